@@ -1,0 +1,13 @@
+// Package flow holds the table of live flows, whichever way their bytes take.
+//
+// A flow is one TCP connection, one UDP address pair or one echo identifier.
+// Its two ends are the initiator, which sent the first packet, and the target
+// it wanted to reach, both as the guest sees them. A flow is opened before its
+// host socket exists, so that a guest that opens flows faster than hosts
+// answer meets the limit and not our memory:
+//
+//	Open ──► counted ──► Close
+//	  └── ErrFull, counted as refused
+//
+// Only the owner of a flow closes it; the table counts and lists.
+package flow
