@@ -1,0 +1,331 @@
+package policy
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+	"testing"
+)
+
+// config is that of a default guest on a host with addresses of both families.
+func config() Config {
+	return Config{
+		Gateway4:  netip.MustParseAddr("10.0.2.2"),
+		Gateway6:  netip.MustParseAddr("fd00::2"),
+		Resolver4: netip.MustParseAddr("10.0.2.3"),
+		Resolver6: netip.MustParseAddr("fd00::3"),
+		Guest4:    netip.MustParsePrefix("10.0.2.100/24"),
+		Guest6:    netip.MustParsePrefix("fd00::64/64"),
+		HostAddrs: []netip.Addr{
+			netip.MustParseAddr("192.0.2.2"),
+			netip.MustParseAddr("2001:db8::2"),
+			netip.MustParseAddr("fe80::1%eth0"),
+			netip.MustParseAddr("169.254.7.7"),
+			netip.MustParseAddr("::ffff:198.51.100.7"),
+		},
+	}
+}
+
+func rules(t testing.TB, change func(*Config)) *Rules {
+	t.Helper()
+	c := config()
+	if change != nil {
+		change(&c)
+	}
+	r, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func mustPorts(t testing.TB, s string) Ports {
+	t.Helper()
+	p, err := ParsePorts(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// checkAll checks destinations against what is wanted: an address to dial, or
+// "!" and the name of the rule that denies.
+func checkAll(t *testing.T, r *Rules, proto Proto, want map[string]string) {
+	t.Helper()
+	for dst, want := range want {
+		got := verdict(r, proto, netip.MustParseAddrPort(dst))
+		if got != want {
+			t.Errorf("%v %v: got %v, want %v", proto, dst, got, want)
+		}
+	}
+}
+
+func verdict(r *Rules, proto Proto, dst netip.AddrPort) string {
+	target, err := r.Check(proto, dst)
+	if denied, ok := errors.AsType[*Denied](err); ok {
+		return "!" + denied.Rule
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return target.String()
+}
+
+func TestCheckDefault(t *testing.T) {
+	r := rules(t, nil)
+	want := map[string]string{
+		// Outside: unchanged.
+		"8.8.8.8:53":                "8.8.8.8:53",
+		"192.168.1.1:80":            "192.168.1.1:80",
+		"10.0.2.55:80":              "10.0.2.55:80",
+		"100.64.0.1:1":              "100.64.0.1:1",
+		"239.0.0.1:1":               "!multicast",
+		"[2001:db8::1]:443":         "[2001:db8::1]:443",
+		"[fd00::65]:443":            "[fd00::65]:443",
+		"[2606:4700::1111]:53":      "[2606:4700::1111]:53",
+		"[::ffff:8.8.8.8]:53":       "8.8.8.8:53",
+		"[64:ff9b::808:808]:53":     "[64:ff9b::808:808]:53",
+		"[64:ff9b:1::808:808]:53":   "[64:ff9b:1::808:808]:53",
+		"[2002:808:808::1]:53":      "[2002:808:808::1]:53",
+		"[64:ff9b:1:fffe::808:1]:1": "[64:ff9b:1:fffe::808:1]:1",
+
+		// Gateway, resolver, the guest itself.
+		"10.0.2.2:80":            "!host-loopback",
+		"[fd00::2]:80":           "!host-loopback",
+		"[::ffff:10.0.2.2]:80":   "!host-loopback",
+		"10.0.2.3:80":            "!resolver",
+		"[fd00::3]:53":           "!resolver",
+		"10.0.2.100:80":          "!guest",
+		"[fd00::64]:80":          "!guest",
+		"10.0.2.255:80":          "!broadcast",
+		"[64:ff9b::10.0.2.2]:80": "!host-loopback",
+
+		// Never.
+		"0.0.0.0:80":                        "!unspecified",
+		"0.1.2.3:80":                        "!unspecified",
+		"[::]:80":                           "!unspecified",
+		"127.0.0.1:80":                      "!loopback",
+		"127.255.255.254:80":                "!loopback",
+		"[::1]:80":                          "!loopback",
+		"[::ffff:127.0.0.1]:80":             "!loopback",
+		"[::ffff:0.0.0.0]:80":               "!unspecified",
+		"[::127.0.0.1]:80":                  "!ipv4-compatible",
+		"[::2]:80":                          "!ipv4-compatible",
+		"[::8.8.8.8]:80":                    "!ipv4-compatible",
+		"224.0.0.251:5353":                  "!multicast",
+		"[ff02::1]:80":                      "!multicast",
+		"[ff0e::1]:80":                      "!multicast",
+		"255.255.255.255:67":                "!broadcast",
+		"240.0.0.1:80":                      "!reserved",
+		"255.255.255.254:80":                "!reserved",
+		"[64:ff9b::7f00:1]:80":              "!loopback",
+		"[64:ff9b::]:80":                    "!unspecified",
+		"[64:ff9b:1::7f00:1]:80":            "!loopback",
+		"[64:ff9b:1:7f00:0:100::]:80":       "!loopback", // length 48
+		"[64:ff9b:1:7f:0:1::]:80":           "!loopback", // length 56
+		"[64:ff9b:1:0:7f:0:100:0]:80":       "!loopback", // length 64
+		"[2002:7f00:1::1]:80":               "!loopback",
+		"[2002:e000:1::]:80":                "!multicast",
+		"[2001:0:808:808::80ff:fffe]:80":    "!loopback", // Teredo, ^127.0.0.1
+		"[::ffff:0:127.0.0.1]:80":           "!loopback",
+		"[2001:db8::5efe:127.0.0.1]:80":     "!loopback", // ISATAP
+		"[2001:db8::200:5efe:127.0.0.1]:80": "!loopback",
+
+		// The host's own addresses.
+		"192.0.2.2:22":            "!host",
+		"198.51.100.7:22":         "!host",
+		"[2001:db8::2]:22":        "!host",
+		"[::ffff:192.0.2.2]:22":   "!host",
+		"[64:ff9b::192.0.2.2]:22": "!host",
+		"169.254.7.7:22":          "!host",
+		"[fe80::1]:22":            "!host",
+		"[fe80::1%3]:22":          "!host",
+		"192.0.2.3:22":            "192.0.2.3:22",
+
+		// Link-local and cloud metadata.
+		"169.254.169.254:80":            "!link-local",
+		"169.254.0.1:80":                "!link-local",
+		"[::ffff:169.254.169.254]:80":   "!link-local",
+		"[64:ff9b::a9fe:a9fe]:80":       "!link-local",
+		"[2002:a9fe:a9fe::]:80":         "!link-local",
+		"[64:ff9b:1:a9fe:a9:fe00::]:80": "!link-local",
+		"[fe80::2]:80":                  "!link-local",
+		"[febf::2]:80":                  "!link-local",
+		"[fd00:ec2::254]:80":            "!link-local",
+		"[fd00:ec2::23]:80":             "!link-local",
+		"[fd20:ce::254]:80":             "!link-local",
+		"100.100.100.200:80":            "!link-local",
+		"168.63.129.16:80":              "!link-local",
+		"192.0.0.192:80":                "!link-local",
+	}
+	for _, proto := range []Proto{TCP, UDP} {
+		checkAll(t, r, proto, want)
+	}
+}
+
+func TestCheckHostLoopback(t *testing.T) {
+	r := rules(t, func(c *Config) { c.HostLoopback = mustPorts(t, "80,8000-8010") })
+	want := map[string]string{
+		"10.0.2.2:80":            "127.0.0.1:80",
+		"10.0.2.2:8005":          "127.0.0.1:8005",
+		"[fd00::2]:80":           "[::1]:80",
+		"[::ffff:10.0.2.2]:80":   "127.0.0.1:80",
+		"10.0.2.2:81":            "!host-loopback",
+		"10.0.2.2:0":             "!host-loopback",
+		"127.0.0.1:80":           "!loopback",
+		"[::1]:80":               "!loopback",
+		"192.0.2.2:80":           "!host",
+		"10.0.2.3:80":            "!resolver",
+		"[64:ff9b::10.0.2.2]:80": "!host-loopback",
+	}
+	for _, proto := range []Proto{TCP, UDP} {
+		checkAll(t, r, proto, want)
+	}
+	checkAll(t, r, ICMP, map[string]string{"10.0.2.2:0": "!host-loopback", "10.0.2.2:80": "!host-loopback"})
+}
+
+func TestCheckAllowHost(t *testing.T) {
+	some := rules(t, func(c *Config) { c.AllowHost = mustPorts(t, "22") })
+	checkAll(t, some, TCP, map[string]string{
+		"192.0.2.2:22":     "192.0.2.2:22",
+		"[2001:db8::2]:22": "[2001:db8::2]:22",
+		"192.0.2.2:23":     "!host",
+		"169.254.7.7:22":   "!link-local",
+		"127.0.0.1:22":     "!loopback",
+		"10.0.2.2:22":      "!host-loopback",
+	})
+	checkAll(t, some, ICMP, map[string]string{"192.0.2.2:0": "!host", "192.0.2.3:0": "192.0.2.3:0"})
+	all := rules(t, func(c *Config) { c.AllowHost = mustPorts(t, "all"); c.AllowLinkLocal = true })
+	checkAll(t, all, ICMP, map[string]string{"192.0.2.2:0": "192.0.2.2:0", "169.254.7.7:0": "169.254.7.7:0"})
+}
+
+func TestCheckAllowLinkLocal(t *testing.T) {
+	r := rules(t, func(c *Config) { c.AllowLinkLocal = true })
+	checkAll(t, r, TCP, map[string]string{
+		"169.254.169.254:80":  "169.254.169.254:80",
+		"[fd00:ec2::254]:80":  "[fd00:ec2::254]:80",
+		"[fe80::2]:80":        "[fe80::2]:80",
+		"169.254.7.7:80":      "!host",
+		"[2002:7f00:1::1]:80": "!loopback",
+		"[2002:a9fe:1::]:80":  "[2002:a9fe:1::]:80",
+	})
+}
+
+func TestCheckWithoutFamilies(t *testing.T) {
+	r := rules(t, func(c *Config) { *c = Config{} })
+	checkAll(t, r, TCP, map[string]string{"8.8.8.8:1": "8.8.8.8:1", "127.0.0.1:1": "!loopback"})
+	if got, want := verdict(r, TCP, netip.AddrPort{}), "!invalid"; got != want {
+		t.Errorf("zero address: got %v, want %v", got, want)
+	}
+	for _, src := range []string{"10.0.2.100", "fd00::64", "fe80::1", "0.0.0.0"} {
+		if r.Source(netip.MustParseAddr(src)) {
+			t.Errorf("Source(%v): got true, want false", src)
+		}
+	}
+}
+
+func TestGatewayMayBeLinkLocal(t *testing.T) {
+	r := rules(t, func(c *Config) {
+		c.Gateway6 = netip.MustParseAddr("fe80::1")
+		c.HostLoopback = mustPorts(t, "80")
+	})
+	checkAll(t, r, TCP, map[string]string{"[fe80::1]:80": "[::1]:80", "[fe80::1]:81": "!host-loopback"})
+}
+
+func TestSetHostAddrs(t *testing.T) {
+	r := rules(t, nil)
+	checkAll(t, r, TCP, map[string]string{"192.0.2.2:22": "!host"})
+	r.SetHostAddrs([]netip.Addr{netip.MustParseAddr("203.0.113.9")})
+	checkAll(t, r, TCP, map[string]string{"192.0.2.2:22": "192.0.2.2:22", "203.0.113.9:22": "!host"})
+}
+
+func TestSetHostAddrsConcurrent(t *testing.T) {
+	r := rules(t, nil)
+	addrs := []netip.Addr{netip.MustParseAddr("203.0.113.9")}
+	var both sync.WaitGroup
+	both.Go(func() {
+		for range 1000 {
+			r.SetHostAddrs(addrs)
+		}
+	})
+	both.Go(func() {
+		for range 1000 {
+			verdict(r, TCP, netip.AddrPortFrom(addrs[0], 1))
+		}
+	})
+	both.Wait()
+}
+
+func TestSource(t *testing.T) {
+	r := rules(t, nil)
+	for src, want := range map[string]bool{
+		"10.0.2.100":        true,
+		"fd00::64":          true,
+		"fe80::5894:1":      true,
+		"10.0.2.101":        false,
+		"10.0.2.2":          false,
+		"10.0.2.3":          false,
+		"8.8.8.8":           false,
+		"0.0.0.0":           false,
+		"127.0.0.1":         false,
+		"255.255.255.255":   false,
+		"169.254.1.1":       false,
+		"fd00::2":           false,
+		"fd00::65":          false,
+		"::":                false,
+		"::1":               false,
+		"::ffff:10.0.2.100": false,
+		"2001:db8::1":       false,
+		"ff02::1":           false,
+	} {
+		if got := r.Source(netip.MustParseAddr(src)); got != want {
+			t.Errorf("Source(%v): got %v, want %v", src, got, want)
+		}
+	}
+	if r.Source(netip.Addr{}) {
+		t.Error("Source(zero): got true, want false")
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"family of gateway": {func(c *Config) { c.Gateway4 = c.Gateway6 }, "policy Gateway4 fd00::2: wrong address family"},
+		"family of guest":   {func(c *Config) { c.Guest6 = c.Guest4 }, "policy Guest6 10.0.2.100: wrong address family"},
+		"mapped resolver": {
+			func(c *Config) { c.Resolver6 = netip.MustParseAddr("::ffff:1.2.3.4") },
+			"policy Resolver6 ::ffff:1.2.3.4: wrong address family",
+		},
+		"network for guest": {
+			func(c *Config) { c.Guest4 = netip.MustParsePrefix("10.0.2.0/24") },
+			"policy guest 10.0.2.0/24: a network, not an address in it",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := config()
+			tt.change(&c)
+			if _, err := New(c); err == nil || err.Error() != tt.want {
+				t.Errorf("New: got %v, want %v", err, tt.want)
+			}
+		})
+	}
+	c := config()
+	c.Guest4 = netip.MustParsePrefix("10.0.2.100/32")
+	if _, err := New(c); err != nil {
+		t.Errorf("New with a /32: got %v, want no error", err)
+	}
+}
+
+func TestDenied(t *testing.T) {
+	_, err := rules(t, nil).Check(UDP, netip.MustParseAddrPort("127.0.0.1:53"))
+	if got, want := err.Error(), "udp 127.0.0.1:53: denied by rule loopback"; got != want {
+		t.Errorf("Error: got %v, want %v", got, want)
+	}
+	for proto, want := range map[Proto]string{TCP: "tcp", UDP: "udp", ICMP: "icmp", 9: "proto(9)"} {
+		if got := proto.String(); got != want {
+			t.Errorf("String: got %v, want %v", got, want)
+		}
+	}
+}
