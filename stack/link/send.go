@@ -1,0 +1,165 @@
+package link
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"taproot/tap"
+)
+
+// AddHeader implements stack.LinkEndpoint: every frame goes to the guest.
+func (e *Endpoint) AddHeader(pkt *stack.PacketBuffer) {
+	e.ethernet(pkt.LinkHeader().Push(header.EthernetMinimumSize), uint16(pkt.NetworkProtocolNumber))
+}
+
+// ParseHeader implements stack.LinkEndpoint.
+func (e *Endpoint) ParseHeader(pkt *stack.PacketBuffer) bool {
+	_, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize)
+	return ok
+}
+
+// ethernet writes the header of a frame to the guest.
+func (e *Endpoint) ethernet(b []byte, etherType uint16) {
+	guest := e.guest.Load()
+	binary.BigEndian.PutUint16(b, uint16(guest>>32))
+	binary.BigEndian.PutUint32(b[2:], uint32(guest))
+	copy(b[6:], e.mac)
+	binary.BigEndian.PutUint16(b[12:], etherType)
+}
+
+// WritePackets implements stack.LinkEndpoint. It queues the packets for the
+// writer, and waits while the queue is full.
+func (e *Endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	n := 0
+	for _, pkt := range pkts.AsSlice() {
+		select {
+		case e.queue <- pkt.IncRef():
+			n++
+		case <-e.stopped:
+			pkt.DecRef()
+			return n, &tcpip.ErrClosedForSend{}
+		}
+	}
+	return n, nil
+}
+
+// send writes queued packets until ctx ends.
+func (e *Endpoint) send(ctx context.Context) {
+	w := e.device.NewWriter()
+	virtio := make([]byte, tap.HeaderLen)
+	defer e.discard()
+	for {
+		select {
+		case pkt := <-e.queue:
+			e.write(w, virtio, pkt)
+			pkt.DecRef()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// discard releases what nobody will write any more.
+func (e *Endpoint) discard() {
+	close(e.stopped)
+	for {
+		select {
+		case pkt := <-e.queue:
+			pkt.DecRef()
+		default:
+			return
+		}
+	}
+}
+
+// write writes one of the stack's packets.
+func (e *Endpoint) write(w *tap.Writer, virtio []byte, pkt *stack.PacketBuffer) {
+	if e.features.Header {
+		virtioHeader(pkt).Put(virtio)
+		w.Add(virtio)
+	}
+	views, _ := pkt.AsViewList()
+	for v := views.Front(); v != nil; v = v.Next() {
+		w.Add(v.AsSlice())
+	}
+	e.flush(w)
+}
+
+func (e *Endpoint) flush(w *tap.Writer) {
+	if w.Flush() != nil {
+		e.Stats.Unsent.Add(1)
+		return
+	}
+	e.Stats.Sent.Add(1)
+}
+
+// virtioHeader says of a packet what the stack left undone. A segment that
+// fits the MSS needs its checksum only; one without data has it.
+func virtioHeader(pkt *stack.PacketBuffer) tap.Header {
+	gso := pkt.GSOOptions
+	if gso.Type == stack.GSONone || !gso.NeedsCsum {
+		return tap.Header{}
+	}
+	h := tap.Header{
+		NeedsChecksum:  true,
+		ChecksumStart:  header.EthernetMinimumSize + gso.L3HdrLen,
+		ChecksumOffset: gso.CsumOffset,
+	}
+	if gso.MSS == 0 || pkt.Data().Size() <= int(gso.MSS) {
+		return h
+	}
+	h.Segmentation = tap.SegmentTCPv4
+	if gso.Type == stack.GSOTCPv6 {
+		h.Segmentation = tap.SegmentTCPv6
+	}
+	h.SegmentSize = gso.MSS
+	h.HeaderLen = uint16(pkt.HeaderSize())
+	return h
+}
+
+// errEmpty says that a packet without a header was to be sent.
+var errEmpty = errors.New("empty packet")
+
+// SendFrame writes a packet that was built elsewhere, in pieces, at once: its
+// IP header and what follows. h counts from the Ethernet header and is ignored
+// on a plain device, whose packets must be complete. The pieces stay the
+// caller's.
+func (e *Endpoint) SendFrame(h tap.Header, pieces ...[]byte) error {
+	if len(pieces) == 0 || len(pieces[0]) == 0 {
+		return errEmpty
+	}
+	etherType := uint16(header.IPv4ProtocolNumber)
+	if pieces[0][0]>>4 == 6 {
+		etherType = uint16(header.IPv6ProtocolNumber)
+	}
+	var front [tap.HeaderLen + header.EthernetMinimumSize]byte
+	b := front[tap.HeaderLen:]
+	if e.features.Header {
+		b = front[:]
+		h.Put(b)
+	}
+	e.ethernet(front[tap.HeaderLen:], etherType)
+	w := e.writers.Get().(*tap.Writer)
+	defer e.writers.Put(w)
+	w.Add(b)
+	for _, p := range pieces {
+		w.Add(p)
+	}
+	if err := w.Flush(); err != nil {
+		e.Stats.Unsent.Add(1)
+		return err
+	}
+	e.Stats.Sent.Add(1)
+	return nil
+}
+
+// Features returns what the device can do.
+func (e *Endpoint) Features() tap.Features { return e.features }
+
+// Device returns the device, for its counters.
+func (e *Endpoint) Device() *tap.Device { return e.device }
