@@ -1,0 +1,101 @@
+package userns
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+)
+
+// StageName is argv[0] of the processes that this package starts from the
+// running program's own binary. A main that finds it there calls Stage and
+// exits with its result.
+const StageName = "taproot-stage"
+
+// An Identity says which user the command is inside the guest.
+type Identity int
+
+const (
+	// IdentityRoot maps the caller to root inside; no other id exists.
+	IdentityRoot Identity = iota
+
+	// IdentityKeep keeps the caller's uid and gid inside; no other id exists,
+	// and the command has no capabilities in its namespaces.
+	IdentityKeep
+
+	// IdentityAuto maps the caller to root inside, and the caller's subordinate
+	// ids (subuid(5), subgid(5)) to 1 and up, by newuidmap and newgidmap.
+	IdentityAuto
+)
+
+// String returns the identity's name: root, keep or auto.
+func (i Identity) String() string {
+	switch i {
+	case IdentityRoot:
+		return "root"
+	case IdentityKeep:
+		return "keep"
+	case IdentityAuto:
+		return "auto"
+	}
+	return "unknown"
+}
+
+// A Config names the command and the namespaces that it gets. The command
+// inherits standard input, output and error, and every descriptor that the
+// supervisor itself was started with.
+type Config struct {
+	// Command is the program, looked up in PATH as a shell does, and its
+	// arguments. It must not be empty.
+	Command []string
+
+	// Dir is the command's working directory; "" means the supervisor's.
+	Dir string
+
+	// Env is the command's environment; nil means the supervisor's.
+	Env []string
+
+	// Identity says which user the command is.
+	Identity Identity
+
+	// PID, IPC and UTS ask for these namespaces too. With PID the guest gets
+	// its own /proc and a process 1 of ours.
+	PID, IPC, UTS bool
+
+	// Log gets each step at debug level and what could not be done, but is not
+	// essential, at warning level; nil means nothing is logged.
+	Log *slog.Logger
+}
+
+// A Setup is what the stage makes inside the guest's namespaces.
+type Setup struct {
+	// Interface is the name of the device, passed to the opener.
+	Interface string
+
+	// MTU is the device's MTU in bytes of IP packet, without the Ethernet
+	// header; 0 leaves it as it is.
+	MTU int
+
+	// MAC is the device's hardware address; nil leaves it as it is.
+	MAC net.HardwareAddr
+
+	// Addresses are the device's addresses with the length of their network.
+	// Without an IPv6 address, IPv6 is switched off on the device.
+	Addresses []netip.Prefix
+
+	// Gateways get a default route each, through the device.
+	Gateways []netip.Addr
+
+	// ResolvConf and Hosts are the contents of /etc/resolv.conf and /etc/hosts
+	// as the guest sees them; nil leaves the host's file in view.
+	ResolvConf, Hosts []byte
+
+	// Device is passed to the opener as it is.
+	Device json.RawMessage
+}
+
+// An Opener opens the network device of that name inside the guest's network
+// namespace. spec is Setup.Device. The report is what Guest.Device returns. The
+// descriptor must be close-on-exec; it is closed by the stage after it was sent.
+type Opener func(name string, spec json.RawMessage) (f *os.File, report json.RawMessage, err error)

@@ -1,0 +1,49 @@
+// Package userns makes the guest: a command in a user, network and mount
+// namespace of its own, with the network set up and not yet running.
+//
+// # Processes
+//
+// The supervisor is the process that calls Start. Two more processes come from
+// its own binary, both with StageName as argv[0], both ending in Stage:
+//
+//   - the stage is born inside the guest's namespaces by clone flags. It opens
+//     the device, sets up interfaces, routes, sysctls and mounts, sends the
+//     device's descriptor back, waits for Guest.Go, and becomes the command by
+//     exec. With Config.PID it stays, as process 1 of the guest, and the
+//     command is its child.
+//   - the guard stays outside, in the supervisor's namespaces and process
+//     group, and does two things nobody else can do: it is a witness of the
+//     signals that the whole process group got, and it kills what is left in
+//     the guest's user namespace when the supervisor is killed.
+//
+// # How it ends
+//
+// The guest ends with its command: whatever then still lives in its user
+// namespace (or in one below) is killed. The same happens when the supervisor
+// or the guard is killed, at any moment:
+//
+//	killed        what follows
+//	supervisor    the command gets its parent death signal; the guard reads
+//	              the end of its socket and kills the rest
+//	command       the supervisor reaps it, kills the rest, reports 128+n
+//	guard         the supervisor reads the end of its socket and ends the guest
+//
+// Mounts live in the guest's mount namespace and vanish with its last process;
+// nothing is written to a file system of the host.
+//
+// # Threads
+//
+// A parent death signal fires when the parent's thread ends, not its process.
+// So processes are started from one goroutine that is locked to its thread and
+// lives until Guest.Close. In the stage everything runs on one locked thread
+// too: capabilities, the parent death signal and the final exec belong to it.
+//
+// # Signals
+//
+// The command stays in the supervisor's process group, so that pipelines and
+// job control work. What the terminal sends, it sends to the whole group, so
+// the command has it already; what was sent to the supervisor alone must be
+// passed on. The supervisor cannot tell the two apart, the guard can: it is in
+// the same group with the same signals blocked. See relay.go for why asking it
+// is free of races.
+package userns
