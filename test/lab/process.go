@@ -1,0 +1,106 @@
+package lab
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// A Process is a line of the process table.
+type Process struct {
+	PID, Parent int
+	State       byte   // of proc(5): 'R' running, 'Z' zombie, 'T' stopped ...
+	Args        string // the command line with spaces, or the name in brackets
+}
+
+// String is for messages of tests.
+func (p Process) String() string { return fmt.Sprintf("%d (%c) %s", p.PID, p.State, p.Args) }
+
+// processes reads the process table. Processes that end meanwhile are left
+// out.
+func processes() []Process {
+	paths, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		panic(err) // the pattern is a constant
+	}
+	var all []Process
+	for _, path := range paths {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		p, ok := parseStat(string(stat))
+		if !ok {
+			continue
+		}
+		if args, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline")); err == nil && len(args) > 0 {
+			p.Args = string(bytes.ReplaceAll(bytes.TrimRight(args, "\x00"), []byte{0}, []byte{' '}))
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// parseStat reads /proc/PID/stat: "12 (name) S 1 ...", where the name may hold
+// spaces and parentheses.
+func parseStat(stat string) (Process, bool) {
+	open, end := strings.IndexByte(stat, '('), strings.LastIndexByte(stat, ')')
+	if open < 1 || end < open {
+		return Process{}, false
+	}
+	rest := strings.Fields(stat[end+1:])
+	if len(rest) < 2 {
+		return Process{}, false
+	}
+	pid, err1 := strconv.Atoi(strings.TrimSpace(stat[:open]))
+	parent, err2 := strconv.Atoi(rest[1])
+	p := Process{PID: pid, Parent: parent, State: rest[0][0], Args: "[" + stat[open+1:end] + "]"}
+	return p, err1 == nil && err2 == nil
+}
+
+// below returns the children of pid, their children, and so on.
+func below(pid int) []Process {
+	children := make(map[int][]Process)
+	for _, p := range processes() {
+		children[p.Parent] = append(children[p.Parent], p)
+	}
+	var found []Process
+	for queue := []int{pid}; len(queue) > 0; queue = queue[1:] {
+		found = append(found, children[queue[0]]...)
+		for _, p := range children[queue[0]] {
+			queue = append(queue, p.PID)
+		}
+	}
+	return found
+}
+
+// Below returns the living descendants of process pid and its zombies.
+func Below(pid int) []Process { return below(pid) }
+
+// Processes returns what runs because of this laboratory: every process that
+// inherited its mark in the environment, or is in the host's network
+// namespace. Threads of the test itself do not count.
+func (l *Lab) Processes() []Process {
+	var found []Process
+	for _, p := range below(l.stage.Init) {
+		if p.PID != os.Getpid() && l.owns(p.PID) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func (l *Lab) owns(pid int) bool {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	if ns, err := os.Readlink(dir + "ns/net"); err == nil && ns == l.Host.id {
+		return true
+	}
+	environ, err := os.ReadFile(dir + "environ")
+	return err == nil && bytes.Contains(environ, []byte(l.mark()))
+}
+
+// mark is in the environment of every command of this laboratory.
+func (l *Lab) mark() string { return "TAPROOT_LAB_ID=" + l.Host.id }
