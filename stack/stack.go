@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -67,7 +68,7 @@ type Stack struct {
 	solicitation func()
 	scratch      []byte // a datagram in one piece; the link's reader owns it
 
-	fragmentID chan uint32 // of packets that SendPacket cuts
+	fragmentID atomic.Uint32 // of the last packet that was cut
 
 	mu sync.Mutex
 	// heads holds the first bytes of the SYNs that are being answered.

@@ -1,0 +1,215 @@
+package stack
+
+import (
+	"io"
+	"net/netip"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// receiveWindow is what a connection advertises at first, in bytes.
+const receiveWindow = 1 << 20
+
+// A Request is the guest's SYN, not answered yet. Exactly one of Accept,
+// Refuse and Drop is called.
+type Request struct {
+	Source, Destination netip.AddrPort
+
+	// Header is the SYN's IP header and the first 8 bytes behind it: what an
+	// ICMP error about it quotes.
+	Header []byte
+
+	stack *Stack
+	req   *tcp.ForwarderRequest
+}
+
+// HandleTCP sets who gets requests. The handler runs on a goroutine of its
+// own for each and may block; the guest's retransmissions meanwhile are
+// swallowed.
+func (s *Stack) HandleTCP(h func(*Request)) {
+	forwarder := tcp.NewForwarder(s.stack, receiveWindow, MaxPending, func(req *tcp.ForwarderRequest) {
+		id := req.ID()
+		h(&Request{
+			Source:      netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
+			Destination: netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort),
+			Header:      s.head(id),
+			stack:       s,
+			req:         req,
+		})
+	})
+	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+		flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
+		if flags&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
+			return false // answered with RST
+		}
+		s.keepHead(id, pkt)
+		return forwarder.HandlePacket(id, pkt)
+	})
+}
+
+// keepHead keeps the first bytes of a SYN for its request.
+func (s *Stack) keepHead(id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.heads[id]; !ok && len(s.heads) < MaxPending {
+		s.heads[id] = appendHeader(nil, pkt)
+	}
+}
+
+// head returns what keepHead kept.
+func (s *Stack) head(id stack.TransportEndpointID) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heads[id]
+}
+
+// Accept completes the guest's handshake and returns its end of the
+// connection. It blocks until the guest has answered.
+func (r *Request) Accept() (*Conn, error) {
+	defer r.complete(false)
+	c := &Conn{}
+	ep, err := r.req.CreateEndpoint(&c.queue)
+	if err != nil {
+		return nil, toError(err)
+	}
+	c.ep = ep
+	c.readable = c.register(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
+	c.writable = c.register(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
+	return c, nil
+}
+
+// Refuse answers with RST: nobody listens at the destination.
+func (r *Request) Refuse() { r.complete(true) }
+
+// Drop gives no answer: the guest sends its SYN again, or gives up.
+func (r *Request) Drop() { r.complete(false) }
+
+func (r *Request) complete(reset bool) {
+	id := r.req.ID()
+	r.stack.mu.Lock()
+	delete(r.stack.heads, id)
+	r.stack.mu.Unlock()
+	r.req.Complete(reset)
+}
+
+// A Conn is the guest's end of a connection: what it writes is read here. One
+// goroutine may read while another writes.
+type Conn struct {
+	ep    tcpip.Endpoint
+	queue waiter.Queue
+
+	readable, writable chan struct{}
+	entries            []*waiter.Entry
+	closeOnce          sync.Once
+}
+
+func (c *Conn) register(events waiter.EventMask) chan struct{} {
+	entry, ch := waiter.NewChannelEntry(events)
+	c.queue.EventRegister(&entry)
+	c.entries = append(c.entries, &entry)
+	return ch
+}
+
+// SetKeepAlive makes the connection probe a guest that was silent for idle,
+// and reset it after count probes without an answer.
+func (c *Conn) SetKeepAlive(idle, interval time.Duration, count int) {
+	i, v := tcpip.KeepaliveIdleOption(idle), tcpip.KeepaliveIntervalOption(interval)
+	_ = c.ep.SetSockOpt(&i)
+	_ = c.ep.SetSockOpt(&v)
+	_ = c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, count)
+	c.ep.SocketOptions().SetKeepAlive(true)
+}
+
+// Readable receives after something has come that ReadTo may return, be it an
+// error. It may receive when there is nothing.
+func (c *Conn) Readable() <-chan struct{} { return c.readable }
+
+// Writable receives after WriteFrom may have become possible again.
+func (c *Conn) Writable() <-chan struct{} { return c.writable }
+
+// A Writer takes what a connection has received, piece by piece, without a
+// copy. Write must not block and not keep b; it takes less than b only
+// together with an error, after which the rest stays in the connection.
+type Writer interface {
+	Write(b []byte) (int, error)
+}
+
+// ReadTo gives w what the guest has sent and returns the number of bytes that
+// w took. It returns ErrWouldBlock when there is nothing, and io.EOF when the
+// guest has sent its FIN and all before it was read. An error of w is not
+// returned: w knows.
+func (c *Conn) ReadTo(w Writer) (int, error) {
+	res, err := c.ep.Read(w, tcpip.ReadOptions{})
+	switch err.(type) {
+	case nil:
+		return res.Count, nil
+	case *tcpip.ErrClosedForReceive:
+		return 0, io.EOF
+	case *tcpip.ErrBadBuffer:
+		return 0, nil // w took nothing
+	}
+	return 0, toError(err)
+}
+
+// A Payload has bytes for the guest. Len says how many, and Read must deliver
+// them all, without blocking, unless it fails.
+type Payload interface {
+	Read(b []byte) (int, error)
+	Len() int
+}
+
+// WriteFrom sends bytes of p to the guest, as many as fit its window and the
+// send buffer, and returns how many it took. It returns ErrWouldBlock when
+// nothing fits.
+func (c *Conn) WriteFrom(p Payload) (int, error) {
+	n, err := c.ep.Write(p, tcpip.WriteOptions{})
+	return int(n), toError(err)
+}
+
+// CloseWrite sends FIN to the guest after all that was written.
+func (c *Conn) CloseWrite() error { return toError(c.ep.Shutdown(tcpip.ShutdownWrite)) }
+
+// Err returns the error that ended the connection, nil while it lives or when
+// both sides closed it.
+func (c *Conn) Err() error {
+	state := tcp.EndpointState(c.ep.State())
+	if state == tcp.StateError {
+		return c.hardError()
+	}
+	return nil
+}
+
+func (c *Conn) hardError() error {
+	if err := c.ep.LastError(); err != nil {
+		return toError(err)
+	}
+	return toError(&tcpip.ErrConnectionReset{})
+}
+
+// Abort sends RST to the guest and forgets the connection.
+func (c *Conn) Abort() {
+	c.closeOnce.Do(func() {
+		c.unregister()
+		c.ep.Abort()
+	})
+}
+
+// Close closes the connection in order: what was written is still delivered.
+func (c *Conn) Close() {
+	c.closeOnce.Do(func() {
+		c.unregister()
+		c.ep.Close()
+	})
+}
+
+func (c *Conn) unregister() {
+	for _, e := range c.entries {
+		c.queue.EventUnregister(e)
+	}
+}
