@@ -8,9 +8,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
-// ErrWouldBlock says that nothing can be read or written at the moment.
-var ErrWouldBlock = errors.New("operation would block")
-
 // toAddress returns gVisor's form of an address. IPv4 in IPv6 stays as it is.
 func toAddress(a netip.Addr) tcpip.Address {
 	if a.Is4() {
@@ -33,7 +30,7 @@ func toError(err tcpip.Error) error {
 	case nil:
 		return nil
 	case *tcpip.ErrWouldBlock:
-		return ErrWouldBlock
+		return syscall.EAGAIN
 	case *tcpip.ErrConnectionReset:
 		return syscall.ECONNRESET
 	case *tcpip.ErrConnectionAborted:

@@ -133,18 +133,13 @@ func (c *Conn) Readable() <-chan struct{} { return c.readable }
 // Writable receives after WriteFrom may have become possible again.
 func (c *Conn) Writable() <-chan struct{} { return c.writable }
 
-// A Writer takes what a connection has received, piece by piece, without a
-// copy. Write must not block and not keep b; it takes less than b only
-// together with an error, after which the rest stays in the connection.
-type Writer interface {
-	Write(b []byte) (int, error)
-}
-
-// ReadTo gives w what the guest has sent and returns the number of bytes that
-// w took. It returns ErrWouldBlock when there is nothing, and io.EOF when the
-// guest has sent its FIN and all before it was read. An error of w is not
-// returned: w knows.
-func (c *Conn) ReadTo(w Writer) (int, error) {
+// ReadTo gives w what the guest has sent, piece by piece and without a copy,
+// and returns the number of bytes that w took. It returns EAGAIN when there is
+// nothing, and io.EOF when the guest has sent its FIN and all before it was
+// read. Write must not block and not keep its argument; it takes less than all
+// only together with an error, after which the rest stays in the connection.
+// That error is not returned: w knows.
+func (c *Conn) ReadTo(w io.Writer) (int, error) {
 	res, err := c.ep.Read(w, tcpip.ReadOptions{})
 	switch err.(type) {
 	case nil:
@@ -159,14 +154,14 @@ func (c *Conn) ReadTo(w Writer) (int, error) {
 
 // A Payload has bytes for the guest. Len says how many, and Read must deliver
 // them all, without blocking, unless it fails.
-type Payload interface {
+type Payload = interface {
 	Read(b []byte) (int, error)
 	Len() int
 }
 
 // WriteFrom sends bytes of p to the guest, as many as fit its window and the
-// send buffer, and returns how many it took. It returns ErrWouldBlock when
-// nothing fits.
+// send buffer, and returns how many it took. It returns EAGAIN when nothing
+// fits.
 func (c *Conn) WriteFrom(p Payload) (int, error) {
 	n, err := c.ep.Write(p, tcpip.WriteOptions{})
 	return int(n), toError(err)

@@ -12,9 +12,6 @@ import (
 // ErrFull says that the table holds as many flows of a protocol as it may.
 var ErrFull = errors.New("flow table full")
 
-// ErrExists says that a flow with the same key is open.
-var ErrExists = errors.New("flow exists")
-
 // A Proto is the protocol of a flow.
 type Proto uint8
 
@@ -57,7 +54,7 @@ func (f *Flow) Close() {
 	}
 	f.table.mu.Lock()
 	defer f.table.mu.Unlock()
-	delete(f.table.flows, f.Key)
+	delete(f.table.flows, f)
 	f.table.stats[f.Proto].Live--
 }
 
@@ -88,7 +85,7 @@ type Table struct {
 
 	mu sync.Mutex
 	// +checklocks:mu
-	flows map[Key]*Flow
+	flows map[*Flow]struct{}
 	// +checklocks:mu
 	stats [protos]Stats
 }
@@ -103,12 +100,13 @@ func New(cfg Config) *Table {
 	}
 	return &Table{
 		max:   [protos]int{TCP: orDefault(cfg.MaxTCP, 16384), UDP: orDefault(cfg.MaxUDP, 8192), ICMP: orDefault(cfg.MaxICMP, 256)},
-		flows: make(map[Key]*Flow),
+		flows: make(map[*Flow]struct{}),
 	}
 }
 
-// Open enters a flow. It returns ErrFull at the protocol's limit and ErrExists
-// when a flow with this key is live; the caller closes the flow otherwise.
+// Open enters a flow, or returns ErrFull at the protocol's limit. The caller
+// closes the flow. Two flows may have the same key for a moment, when the
+// guest uses a port again before the flow before is gone.
 func (t *Table) Open(k Key) (*Flow, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -116,15 +114,12 @@ func (t *Table) Open(k Key) (*Flow, error) {
 		return nil, errors.New("open flow: unknown protocol")
 	}
 	s := &t.stats[k.Proto]
-	if _, ok := t.flows[k]; ok {
-		return nil, ErrExists
-	}
 	if s.Live >= t.max[k.Proto] {
 		s.Refused++
 		return nil, ErrFull
 	}
 	f := &Flow{Key: k, Opened: time.Now(), table: t}
-	t.flows[k] = f
+	t.flows[f] = struct{}{}
 	s.Opened++
 	s.Live++
 	s.Peak = max(s.Peak, s.Live)
@@ -148,7 +143,7 @@ func (t *Table) Len(p Proto) int { return t.Stats(p).Live }
 func (t *Table) All() iter.Seq[*Flow] {
 	t.mu.Lock()
 	flows := make([]*Flow, 0, len(t.flows))
-	for _, f := range t.flows {
+	for f := range t.flows {
 		flows = append(flows, f)
 	}
 	t.mu.Unlock()

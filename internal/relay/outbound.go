@@ -1,0 +1,92 @@
+package relay
+
+import (
+	"io"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A sender is an io.Writer on a non-blocking socket. It stops at the first
+// error, EAGAIN included.
+type sender struct {
+	fd  uintptr
+	err error
+}
+
+// Write sends b, or as much of it as the socket takes.
+func (s *sender) Write(b []byte) (int, error) {
+	sent := 0
+	for sent < len(b) {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, s.fd, uintptr(unsafe.Pointer(&b[sent])), uintptr(len(b)-sent), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			sent += int(n)
+		case unix.EINTR:
+		default:
+			s.err = errno
+			return sent, errno
+		}
+	}
+	return sent, nil
+}
+
+// outbound moves bytes from the guest to the host.
+func (p *pair) outbound() {
+	for {
+		err := p.sendAll()
+		switch err {
+		case syscall.EAGAIN:
+			if !p.wait(p.guest.Readable()) {
+				return
+			}
+		case io.EOF:
+			_ = p.host.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
+			p.end()
+			p.watchGuest()
+			return
+		default:
+			p.abort()
+			return
+		}
+	}
+}
+
+// sendAll sends until the guest has nothing more, which is EAGAIN, or either
+// end fails. It waits for the host's socket.
+func (p *pair) sendAll() error {
+	var err error
+	s := &sender{}
+	waitErr := p.host.Write(func(fd uintptr) bool {
+		s.fd, s.err = fd, nil
+		for {
+			var n int
+			n, err = p.guest.ReadTo(s)
+			p.count.Outbound.Add(int64(n))
+			if s.err != nil {
+				return s.err != syscall.EAGAIN
+			}
+			if err != nil {
+				return true
+			}
+		}
+	})
+	if waitErr != nil {
+		return waitErr
+	}
+	if s.err != nil {
+		return s.err
+	}
+	return err
+}
+
+// watchGuest waits for the end of the relay, or for the guest's RST.
+func (p *pair) watchGuest() {
+	for p.wait(p.guest.Readable()) {
+		if p.guest.Err() != nil {
+			p.abort()
+			return
+		}
+	}
+}
