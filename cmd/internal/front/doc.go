@@ -1,0 +1,22 @@
+// Package front turns a command line into an engine.Config and runs it.
+//
+// There is one command line so far, the native one:
+//
+//	taproot run [OPTION]... [--] [COMMAND [ARG]...]
+//	taproot check [--json]
+//	taproot version
+//	taproot completion SHELL
+//	taproot help [COMMAND]
+//
+// Options of `run` end at the first operand, so that the command's own options
+// need no "--" before them. No option changes what another one means, and the
+// order of options does not matter.
+//
+// Everything a user reads is written here and nowhere below: help texts by hand
+// (help.go), errors as "taproot: operation object: cause" and, when the error
+// has a method Hint, a second line "taproot: hint: what to do".
+//
+// Exit statuses: 2 for a command line that makes no sense, 125 for a failure of
+// taproot itself, 126 and 127 for a command that cannot be executed or found,
+// and otherwise the command's own, which is 128+n after signal n.
+package front

@@ -1,0 +1,138 @@
+package front
+
+import "github.com/spf13/cobra"
+
+// helpOf returns the help text of a command. The texts are written by hand, fit
+// 80 columns, and each option ends with its default; a test holds them to the
+// options there are.
+func helpOf(c *cobra.Command) string {
+	switch c.Name() {
+	case "run":
+		return runHelp
+	case "check":
+		return checkHelp
+	case "version":
+		return versionHelp
+	case "completion":
+		return completionHelp
+	case "help":
+		return helpHelp
+	}
+	return rootHelp
+}
+
+const rootHelp = `Usage: taproot COMMAND [OPTION]... [ARG]...
+
+Give a command its own network without root: a namespace with a TAP device,
+a TCP/IP stack in user space behind it, and ordinary sockets on the host side.
+
+Commands:
+  run         run a command in a network of its own
+  check       say what this machine allows, and how to get the rest
+  version     print the version
+  completion  print a completion script for a shell
+  help        print the help of a command
+
+Options:
+      --version  print the version and exit (default: off)
+  -h, --help     print this help and exit (default: off)
+
+Example:
+  taproot run -- curl https://example.org/
+
+'taproot help COMMAND' tells more, taproot(1) all.
+`
+
+const runHelp = `Usage: taproot run [OPTION]... [--] [COMMAND [ARG]...]
+
+Run COMMAND (default: your shell) in new user, network and mount namespaces
+that reach the host's networks through taproot. The exit status is COMMAND's.
+Options end at COMMAND: its own options need no '--' before them.
+
+Network of the guest:
+      --net=CIDR|auto    IPv4 network; offset 2 is the gateway, 3 the resolver,
+                         100 the guest; auto picks a range that is free on the
+                         host (default: 10.0.2.0/24)
+      --net6=CIDR|auto   the same for IPv6 (default: fd00::/64)
+      --ipv4=on|off      IPv4 in the guest (default: on)
+      --ipv6=on|off      IPv6 in the guest (default: on)
+      --mtu=BYTES        MTU of the TAP device, 576 to 65521, with IPv6 at
+                         least 1280 (default: 1500)
+      --ifname=NAME      name of the TAP device (default: tap0)
+      --mac=MAC          hardware address of the TAP device (default: random)
+      --dns=ADDR[:PORT]|auto|off
+                         what answers the guest's queries: a resolver (repeat
+                         for more), auto for those of the host's resolv.conf,
+                         off to leave names alone (default: auto)
+      --offload=auto|on|off
+                         segmentation and checksum offload of the TAP device;
+                         on fails where the kernel has none (default: auto)
+
+What the guest may reach besides other machines:
+      --host-loopback=PORT[,PORT|FIRST-LAST]...|all|none
+                         ports of the host's loopback, at the gateway's
+                         address (default: none)
+      --allow-host=PORT[,PORT|FIRST-LAST]...|all|none
+                         ports of the host's other addresses (default: none)
+      --allow-link-local
+                         169.254.0.0/16, fe80::/10 and the addresses of cloud
+                         metadata (default: off)
+
+Namespaces:
+      --keep-id          your user and group id inside instead of root's
+                         (default: off)
+      --map-auto         root inside, and your subordinate ids from 1 on
+                         (default: off)
+      --pid              new PID namespace (default: off)
+      --ipc              new IPC namespace (default: off)
+      --uts              new UTS namespace (default: off)
+
+Other:
+  -v, --verbose          log each step to standard error (default: off)
+  -h, --help             print this help and exit (default: off)
+
+Exit status: COMMAND's; 128+n after signal n; 125 if taproot fails, 126 if
+COMMAND cannot be executed, 127 if it is not found, 2 for a wrong option.
+
+Examples:
+  taproot run                                        a shell
+  taproot run -- curl https://example.org/           one command
+  taproot run --host-loopback=5432 -- psql -h host.taproot.internal
+`
+
+const checkHelp = `Usage: taproot check [OPTION]...
+
+Say what this machine allows, one line each: ok, degraded or missing, the
+feature, what was found, and a command that mends it.
+
+Options:
+      --json  print JSON (default: off)
+  -h, --help  print this help and exit (default: off)
+
+Exit status: 0 if 'taproot run' would work, 1 if not.
+`
+
+const versionHelp = `Usage: taproot version
+
+Print the version.
+
+Options:
+  -h, --help  print this help and exit (default: off)
+`
+
+const completionHelp = `Usage: taproot completion bash|zsh|fish|powershell
+
+Print a completion script for a shell. For bash, in this session:
+  . <(taproot completion bash)
+
+Options:
+  -h, --help  print this help and exit (default: off)
+`
+
+const helpHelp = `Usage: taproot help [COMMAND]
+
+Print the help of a command.
+
+Options:
+  -h, --help  print this help and exit (default: off)
+`

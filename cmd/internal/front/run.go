@@ -1,0 +1,102 @@
+package front
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+func (p *program) runCommand() *cobra.Command {
+	var o options
+	c := &cobra.Command{
+		Use: "run",
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := o.check(c.Flags().Changed); err != nil {
+				return err
+			}
+			return p.start(c, &o, args)
+		},
+	}
+	o.register(c.Flags())
+	c.Flags().SetInterspersed(false)
+	completeValues(c)
+	return c
+}
+
+// start runs the guest. The exit status is the engine's also when there is an
+// error: 126 and 127 come with one.
+func (p *program) start(c *cobra.Command, o *options, command []string) (err error) {
+	cfg := o.config()
+	cfg.Guest.Command = command
+	if len(command) == 0 {
+		cfg.Guest.Command = []string{shell()}
+	}
+	cfg.Warn = p.warn
+	cfg.Log = newLog(p.err, o.verbose)
+	cfg.Guest.Log = cfg.Log
+	p.status, err = p.run(c.Context(), cfg)
+	if err != nil && (p.status == 0 || p.status == statusFailure) {
+		return p.explain(c.Context(), err)
+	}
+	return err
+}
+
+// newLog returns the log of a run: silent in normal use.
+func newLog(w io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// shell returns the user's shell, as su(1) and script(1) find it.
+func shell() string {
+	if s := os.Getenv("SHELL"); s != "" {
+		return s
+	}
+	if passwd, err := os.ReadFile("/etc/passwd"); err == nil {
+		if s := passwdShell(passwd, os.Getuid()); s != "" {
+			return s
+		}
+	}
+	return "/bin/sh"
+}
+
+// passwdShell returns the shell of a user in the text of a passwd(5) file, or
+// "" if there is none.
+func passwdShell(passwd []byte, uid int) string {
+	const fields, uidField, shellField = 7, 2, 6 // passwd(5)
+	lines := bufio.NewScanner(bytes.NewReader(passwd))
+	for lines.Scan() {
+		f := strings.Split(lines.Text(), ":")
+		if len(f) == fields && f[uidField] == strconv.Itoa(uid) {
+			return f[shellField]
+		}
+	}
+	return ""
+}
+
+// completeValues gives shells the words that options take.
+func completeValues(c *cobra.Command) {
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		var words []string
+		for _, w := range strings.Split(f.Value.Type(), "|") {
+			if w == strings.ToLower(w) && w != "bool" {
+				words = append(words, w)
+			}
+		}
+		if words == nil {
+			return
+		}
+		// The only error is a second registration for the same option.
+		_ = c.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	})
+}
