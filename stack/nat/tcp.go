@@ -1,0 +1,220 @@
+package nat
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"taproot/internal/relay"
+	"taproot/stack"
+	"taproot/stack/flow"
+	"taproot/stack/policy"
+)
+
+// Both ends of a connection are probed when nothing came for keepAliveIdle.
+// The host's end needs it most: the guest's own probes are answered by the
+// stack, and what stands between host and target would forget the connection.
+// Interval and count are Linux's (tcp(7)), so that an end that is away for ten
+// minutes is not given up.
+const (
+	keepAliveIdle     = 5 * time.Minute
+	keepAliveInterval = 75 * time.Second
+	keepAliveCount    = 9
+)
+
+// A TCPConfig is what NewTCP needs. Log may be nil.
+type TCPConfig struct {
+	Rules *policy.Rules
+	Flows *flow.Table
+	Guest PacketSender
+	Log   *slog.Logger
+
+	// Gateway4 and Gateway6 are the sources of ICMP errors of our own.
+	Gateway4, Gateway6 netip.Addr
+}
+
+// A PacketSender sends complete IP packets to the guest.
+type PacketSender interface {
+	SendPacket(b []byte) error
+}
+
+// TCPStats count requests of the guest by how they were answered.
+type TCPStats struct {
+	Connected   atomic.Uint64 // handshake completed
+	Denied      atomic.Uint64 // by policy: ICMP administratively prohibited
+	Refused     atomic.Uint64 // by the target: RST
+	Unreachable atomic.Uint64 // ICMP unreachable
+	TimedOut    atomic.Uint64 // no answer from the target, none to the guest
+	Exhausted   atomic.Uint64 // flow table or descriptors: RST
+	Abandoned   atomic.Uint64 // by the guest, before the handshake was complete
+}
+
+// A TCP answers the guest's connections from the host's sockets. The guest's
+// handshake is completed only after the host's, so that the guest sees what
+// became of it:
+//
+//	connected       SYN-ACK
+//	refused         RST
+//	unreachable     ICMP unreachable, with the host's reason
+//	denied          ICMP administratively prohibited
+//	no answer       nothing
+//
+// Each connection has two goroutines.
+type TCP struct {
+	Stats TCPStats
+
+	cfg TCPConfig
+	wg  sync.WaitGroup
+	ctx context.Context // ends with Run: what dials gives up
+	end context.CancelFunc
+
+	mu sync.Mutex
+	// live holds the host's sockets, for Run to reset at the end.
+	// +checklocks:mu
+	live map[*os.File]struct{}
+}
+
+// NewTCP returns a TCP whose Handle may be given to stack.Stack.HandleTCP.
+func NewTCP(cfg TCPConfig) *TCP {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	return &TCP{cfg: cfg, ctx: ctx, end: end, live: make(map[*os.File]struct{})}
+}
+
+// Run waits for ctx, then resets all connections and returns when they are
+// gone.
+func (t *TCP) Run(ctx context.Context) error {
+	<-ctx.Done()
+	t.end()
+	t.mu.Lock()
+	for f := range t.live {
+		_ = f.SetDeadline(time.Unix(1, 0))
+	}
+	t.mu.Unlock()
+	t.wg.Wait()
+	return nil
+}
+
+// Handle answers one request and, if it leads to a connection, serves it until
+// its end. It blocks.
+func (t *TCP) Handle(r *stack.Request) {
+	t.wg.Add(1)
+	defer t.wg.Done()
+	target, err := t.cfg.Rules.Check(policy.TCP, r.Destination)
+	if err != nil {
+		t.Stats.Denied.Add(1)
+		t.unreachable(r, AdminProhibited)
+		t.log(r, err)
+		return
+	}
+	f, err := t.cfg.Flows.Open(flow.Key{Proto: flow.TCP, Initiator: r.Source, Target: r.Destination})
+	if err != nil {
+		t.Stats.Exhausted.Add(1)
+		r.Refuse()
+		t.log(r, err)
+		return
+	}
+	defer f.Close()
+	host, err := dial(t.ctx, target)
+	if err != nil {
+		t.refuse(r, err)
+		t.log(r, err)
+		return
+	}
+	t.serve(r, f, host)
+}
+
+// serve completes the guest's handshake and moves bytes until both are done.
+func (t *TCP) serve(r *stack.Request, f *flow.Flow, host *os.File) {
+	if !t.enter(host) {
+		relay.Reset(host)
+		r.Refuse()
+		return
+	}
+	defer t.leave(host)
+	guest, err := r.Accept()
+	if err != nil {
+		t.Stats.Abandoned.Add(1)
+		relay.Reset(host)
+		t.log(r, err)
+		return
+	}
+	t.Stats.Connected.Add(1)
+	guest.SetKeepAlive(keepAliveIdle, keepAliveInterval, keepAliveCount)
+	inOrder := relay.Run(guest, host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator})
+	t.cfg.Log.Debug("flow ended", "proto", "tcp", "initiator", r.Source, "target", r.Destination,
+		"in_order", inOrder, "to_target", f.ToTarget.Load(), "to_initiator", f.ToInitiator.Load())
+}
+
+// enter notes a live socket. It returns false when Run is over.
+func (t *TCP) enter(host *os.File) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil {
+		return false
+	}
+	t.live[host] = struct{}{}
+	return true
+}
+
+func (t *TCP) leave(host *os.File) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.live, host)
+}
+
+// refuse tells the guest why the target was not reached.
+func (t *TCP) refuse(r *stack.Request, err error) {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		t.Stats.Refused.Add(1)
+		r.Refuse()
+	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, context.Canceled):
+		t.Stats.TimedOut.Add(1)
+		r.Drop()
+	case isExhausted(err):
+		t.Stats.Exhausted.Add(1)
+		r.Refuse()
+	default:
+		kind, ok := kindOf(err)
+		if !ok {
+			kind = HostUnreachable
+		}
+		t.Stats.Unreachable.Add(1)
+		t.unreachable(r, kind)
+	}
+}
+
+// isExhausted tells errors of this process or machine from those of the way.
+func isExhausted(err error) bool {
+	for _, e := range [...]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EAGAIN} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// unreachable answers a request with an ICMP error from the gateway.
+func (t *TCP) unreachable(r *stack.Request, kind ErrorKind) {
+	source := t.cfg.Gateway4
+	if r.Source.Addr().Is6() {
+		source = t.cfg.Gateway6
+	}
+	if b := icmpError(kind, r.Header, source, 0); b != nil {
+		_ = t.cfg.Guest.SendPacket(b) // counted by the link
+	}
+	r.Drop()
+}
+
+func (t *TCP) log(r *stack.Request, err error) {
+	t.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", r.Source, "target", r.Destination, "error", err)
+}
