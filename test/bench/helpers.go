@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// A Kind is how a helper and its guest come together.
+type Kind string
+
+// The kinds of helpers.
+const (
+	Taproot     Kind = "taproot"     // makes the namespaces and runs the command
+	Pasta       Kind = "pasta"       // does the same
+	Slirp4netns Kind = "slirp4netns" // joins namespaces that somebody made
+	Veth        Kind = "veth"        // the kernel: routing and masquerading
+)
+
+// A Helper is what a launcher must know of a contestant.
+type Helper struct {
+	Kind Kind
+	Path string   // of the program; empty for Veth
+	Args []string // additional options
+}
+
+// wrapped returns the command line of a helper that runs the command itself.
+// It is false for the others.
+func (h Helper) wrapped(mtu int, command []string) ([]string, bool) {
+	var line []string
+	switch h.Kind {
+	case Taproot:
+		line = []string{h.Path, "run", "--mtu=" + strconv.Itoa(mtu)}
+	case Pasta:
+		// No ports forwarded either way: only the outbound path is measured.
+		// Without -f it would not tell when it ends.
+		line = []string{h.Path, "--config-net", "-f", "-q", "--mtu", strconv.Itoa(mtu),
+			"-t", "none", "-u", "none", "-T", "none", "-U", "none"}
+	default:
+		return nil, false
+	}
+	line = append(line, h.Args...)
+	line = append(line, "--")
+	return append(line, command...), true
+}
+
+// attached returns the command line of a helper that joins the namespaces of
+// a process.
+func (h Helper) attached(mtu, pid int) []string {
+	line := []string{h.Path, "-c", "--mtu=" + strconv.Itoa(mtu)}
+	line = append(line, h.Args...)
+	return append(line, strconv.Itoa(pid), guestInterface)
+}
+
+// namespaces is what the guest of an attached helper or of the kernel limit is
+// started in. An ordinary user needs a user namespace for it; the
+// administrator of the host does not, and keeps its rights over the new one.
+func (h Helper) namespaces(uid, gid int) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWNET}
+	if h.Kind == Slirp4netns {
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
+	}
+	return attr
+}
+
+// installed returns the contestants that are there, in the order of the table:
+// ours, the peers, the limit. What is asked for and missing goes to the notes.
+func installed(options options, taproot string, results *Results) map[string]Helper {
+	helpers := make(map[string]Helper)
+	add := func(c Contestant, h Helper) {
+		if options.wants(c.Name) {
+			results.Contestants = append(results.Contestants, c)
+			helpers[c.Name] = h
+		}
+	}
+	add(Contestant{"taproot", version(taproot, ""), Ours},
+		Helper{Kind: Taproot, Path: taproot, Args: strings.Fields(options.taprootArgs)})
+	for _, peer := range []struct {
+		kind            Kind
+		program, debian string
+	}{{Slirp4netns, "slirp4netns", "slirp4netns"}, {Pasta, "pasta", "passt"}} {
+		path, err := exec.LookPath(peer.program)
+		if err != nil {
+			results.note("%s is not installed", peer.program)
+			continue
+		}
+		add(Contestant{peer.program, version(path, peer.debian), Peer}, Helper{Kind: peer.kind, Path: path})
+	}
+	add(Contestant{"kernel", "veth pair, forwarding and nf_tables masquerade by root of the host namespace", Limit},
+		Helper{Kind: Veth})
+	return helpers
+}
+
+// version returns what a program says about itself, or what Debian says about
+// its package: pasta of Debian 12 calls itself "unknown version".
+func version(path, debian string) string {
+	if debian != "" {
+		out, err := exec.Command("dpkg-query", "-W", "-f", "${Package} ${Version}", debian).Output()
+		if err == nil {
+			return string(out)
+		}
+	}
+	out, err := exec.Command(path, "--version").CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("version unknown: %v", err)
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return line
+}

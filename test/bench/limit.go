@@ -1,0 +1,174 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Names and addresses (RFC 2544 §C.2.2: 198.18.0.0/15 is for benchmarks) of
+// the cable between host and outside that everything is measured over, and of
+// the one between host and guest that the kernel limit uses.
+const (
+	cableName      = "bench0"
+	cableHost      = "198.18.0.1/24"
+	cableOutside   = "198.18.0.2/24"
+	cableMTU       = 65535 // the most that a veth takes
+	limitName      = "guest0"
+	limitHost      = "198.18.1.1/24"
+	limitGuest     = "198.18.1.2/24"
+	guestInterface = "tap0"
+	tableName      = "bench"
+)
+
+// attachVeth gives the network namespace of process pid an interface, an
+// address and a default route through the calling one, which forwards and
+// masquerades as it would for a rootful container.
+func attachVeth(pid, mtu int) error {
+	attributes := netlink.NewLinkAttrs()
+	attributes.Name, attributes.MTU = limitName, mtu
+	veth := netlink.NewVeth(attributes)
+	veth.PeerName = guestInterface
+	veth.PeerNamespace = netlink.NsPid(pid)
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add %s: %w", limitName, err)
+	}
+	// The masquerade exists only while the limit is measured: connection
+	// tracking would cost the other contestants too.
+	return errors.Join(
+		configure(limitName, limitHost, mtu),
+		configureGuest(pid, mtu),
+		os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+		addMasquerade(),
+	)
+}
+
+// configureGuest sets up the guest's end of the veth pair.
+func configureGuest(pid, mtu int) error {
+	return inNetworkOf(pid, func() error {
+		if err := configure(guestInterface, limitGuest, mtu); err != nil {
+			return err
+		}
+		gateway := netip.MustParsePrefix(limitHost).Addr()
+		if err := netlink.RouteAdd(&netlink.Route{Gw: gateway.AsSlice()}); err != nil {
+			return fmt.Errorf("default route: %w", err)
+		}
+		return nil
+	})
+}
+
+// inNetworkOf calls f in the network namespace of a process.
+func inNetworkOf(pid int, f func() error) error {
+	home, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	away, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer away.Close()
+	runtime.LockOSThread()
+	if err := unix.Setns(int(away.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter network of process %d: %w", pid, err)
+	}
+	err = f()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, fmt.Errorf("leave network of process %d: %w", pid, back))
+	}
+	// A thread that ended instead would take with it the guests that it has
+	// started: their parent-death signal is bound to it.
+	runtime.UnlockOSThread()
+	return err
+}
+
+// configure gives an interface of the calling thread's namespace its MTU and address and sets it up.
+func configure(name, address string, mtu int) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	prefix := netip.MustParsePrefix(address)
+	ipNet := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
+	if err := netlink.LinkSetMTU(link, mtu); err != nil {
+		return fmt.Errorf("%s: MTU %d: %w", name, mtu, err)
+	}
+	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet}); err != nil {
+		return fmt.Errorf("%s: address %s: %w", name, address, err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("%s: up: %w", name, err)
+	}
+	return nil
+}
+
+// addMasquerade makes what leaves by the cable look as if it came from here.
+func addMasquerade() error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName})
+	chain := conn.AddChain(&nftables.Chain{
+		Name:     "postrouting",
+		Table:    table,
+		Type:     nftables.ChainTypeNAT,
+		Hooknum:  nftables.ChainHookPostrouting,
+		Priority: nftables.ChainPriorityNATSource,
+	})
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, cableName)
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+		&expr.Masq{},
+	}})
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("add masquerade: %w", err)
+	}
+	return nil
+}
+
+// detachVeth undoes attachVeth. The pair would go with the guest by itself,
+// but only some time after the guest has ended.
+func detachVeth() error {
+	return errors.Join(removeLink(), removeMasquerade())
+}
+
+// removeLink removes the veth pair if it is still there.
+func removeLink() error {
+	link, err := netlink.LinkByName(limitName)
+	if _, gone := errors.AsType[netlink.LinkNotFoundError](err); gone {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find %s: %w", limitName, err)
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove %s: %w", limitName, err)
+	}
+	return nil
+}
+
+// removeMasquerade undoes addMasquerade.
+func removeMasquerade() error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	conn.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName})
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("remove masquerade: %w", err)
+	}
+	return nil
+}

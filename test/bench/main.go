@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"taproot/test/lab"
+)
+
+func main() {
+	os.Exit(run())
+}
+
+// run is main with an exit status.
+func run() int {
+	var c conductor
+	// A role has a word as its first argument, the conductor has options.
+	if len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-") {
+		var err error
+		c.options, err = parseOptions(os.Args[1:], os.Stderr)
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		if err != nil {
+			return exitMisuse
+		}
+	}
+	if c.options.taproot != "" {
+		// How package lab is told what to test.
+		os.Setenv("TAPROOT_BIN", c.options.taproot)
+	}
+	return lab.Main(&c, programs())
+}
+
+// exitMisuse is the exit status for a wrong command line.
+const exitMisuse = 2
+
+// options are the command line.
+type options struct {
+	taproot     string // absolute path; empty means built from this module
+	taprootArgs string
+	helpers     []string // names; empty means all
+	rows        selection
+	pace        pace
+	congestion  string // TCP congestion control; empty means the machine's
+	format      format
+	verbose     bool
+}
+
+// wants reports whether a contestant was asked for.
+func (o options) wants(name string) bool {
+	return len(o.helpers) == 0 || slices.Contains(o.helpers, name)
+}
+
+// parseOptions reads a command line. What is wrong with it has been written
+// to messages when it returns an error.
+func parseOptions(args []string, messages io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(messages)
+	var (
+		rows     = flags.String("rows", "", "measure only rows whose key begins with one of these, separated by commas (default all)")
+		helpers  = flags.String("helpers", "", "of taproot, slirp4netns, pasta, kernel only these, separated by commas (default all)")
+		taproot  = flags.String("taproot", "", "the taproot to measure (default built from this module)")
+		rounds   = flags.Int("rounds", 0, "rounds (default 3, with -quick 1)")
+		quick    = flags.Bool("quick", false, "one short round, under two minutes (default false)")
+		json     = flags.Bool("json", false, "print JSON (default false)")
+		markdown = flags.Bool("markdown", false, "print Markdown tables (default false)")
+	)
+	flags.StringVar(&o.taprootArgs, "taproot-args", "", "more options for taproot run, separated by spaces (default none)")
+	flags.StringVar(&o.congestion, "congestion", "reno", "TCP congestion control of host, outside and guest; empty leaves the machine's (default reno)")
+	flags.BoolVar(&o.verbose, "v", false, "tell every value as it is measured (default false)")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	var err error
+	if o.rows, err = parseSelection(*rows); err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("argument %q: none expected", flags.Arg(0))
+	}
+	if err == nil && *taproot != "" {
+		o.taproot, err = filepath.Abs(*taproot)
+	}
+	if err != nil {
+		fmt.Fprintln(messages, "bench:", err)
+		return o, err
+	}
+	if *helpers != "" {
+		o.helpers = strings.Split(*helpers, ",")
+	}
+	o.pace = usualPace()
+	if *quick {
+		o.pace = quickPace()
+	}
+	if *rounds > 0 {
+		o.pace.rounds = *rounds
+	}
+	switch {
+	case *json:
+		o.format = formatJSON
+	case *markdown:
+		o.format = formatMarkdown
+	}
+	return o, nil
+}
+
+// A conductor is what runs inside the laboratory's user namespace. It stands
+// in for the test that package lab expects.
+type conductor struct {
+	options options
+	cleanup []func()
+	failed  bool
+}
+
+// Run measures and prints, and returns the exit status.
+func (c *conductor) Run() int {
+	level := slog.LevelInfo
+	if c.options.verbose {
+		level = slog.LevelDebug
+	}
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	status := 1
+	done := make(chan struct{})
+	go func() { // Fatal ends a goroutine, as in package testing
+		defer close(done)
+		defer c.cleanUp()
+		if err := c.conduct(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return
+		}
+		status = 0
+	}()
+	<-done
+	return status
+}
+
+// conduct is the whole run.
+func (c *conductor) conduct(ctx context.Context) error {
+	results := &Results{Machine: thisMachine(), Rounds: c.options.pace.rounds}
+	laboratory := lab.New(c)
+	helpers := installed(c.options, laboratory.TaprootPath(), results)
+	world, err := newWorld(ctx, laboratory, c.options.congestion)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	contest := &contest{world: world, pace: c.options.pace, chosen: c.options.rows, helpers: helpers, results: results}
+	if err := errors.Join(contest.run(ctx), world.close()); err != nil {
+		return err
+	}
+	if c.options.congestion != "" {
+		results.Machine.Congestion = c.options.congestion
+	}
+	results.Machine.LoadAfter = loadAverage()
+	slog.Info("done", "took", time.Since(start).Round(time.Second))
+	results.finish(allRows())
+	return results.write(os.Stdout, c.options.format)
+}
+
+// cleanUp calls what Cleanup was given, last in first out.
+func (c *conductor) cleanUp() {
+	for _, f := range slices.Backward(c.cleanup) {
+		f()
+	}
+}
+
+// Helper does nothing: it is one of the methods that package lab wants.
+func (c *conductor) Helper() {}
+
+// Cleanup keeps f for the end.
+func (c *conductor) Cleanup(f func()) { c.cleanup = append(c.cleanup, f) }
+
+// Failed reports whether Error or Fatal was called.
+func (c *conductor) Failed() bool { return c.failed }
+
+// Logf tells something that is interesting only after a failure.
+func (c *conductor) Logf(format string, args ...any) {
+	slog.Info(fmt.Sprintf(format, args...))
+}
+
+// Error reports and goes on.
+func (c *conductor) Error(args ...any) {
+	c.failed = true
+	fmt.Fprintln(os.Stderr, append([]any{"bench:"}, args...)...)
+}
+
+// Fatal reports and ends the calling goroutine.
+func (c *conductor) Fatal(args ...any) {
+	c.Error(args...)
+	runtime.Goexit()
+}
+
+// Fatalf is Fatal with a format.
+func (c *conductor) Fatalf(format string, args ...any) {
+	c.Fatal(fmt.Sprintf(format, args...))
+}
+
+// Skip is Fatal: without a laboratory nothing can be measured.
+func (c *conductor) Skip(args ...any) { c.Fatal(args...) }

@@ -1,0 +1,64 @@
+package main
+
+import "time"
+
+// A pace is how long each measurement takes.
+type pace struct {
+	rounds   int
+	warm     time.Duration // of bulk traffic before the window: slow start and buffers
+	window   time.Duration // of bulk traffic
+	settle   time.Duration // between measurements, and before memory is read
+	pings    int           // round trips
+	pingTime time.Duration // at most for all of them
+	connect  time.Duration
+	trial    time.Duration // of one rate of datagrams
+	halvings int           // of the gap between a rate that passed and one that did not
+	request  time.Duration
+	starts   int
+}
+
+// usualPace keeps the whole run under ten minutes with four contestants.
+func usualPace() pace {
+	return pace{
+		rounds:   3,
+		warm:     500 * time.Millisecond,
+		window:   1500 * time.Millisecond,
+		settle:   300 * time.Millisecond,
+		pings:    5000,
+		pingTime: 2 * time.Second,
+		connect:  1500 * time.Millisecond,
+		trial:    300 * time.Millisecond,
+		halvings: 3,
+		request:  time.Second,
+		starts:   20,
+	}
+}
+
+// quickPace keeps it under two minutes.
+func quickPace() pace {
+	return pace{
+		rounds:   1,
+		warm:     250 * time.Millisecond,
+		window:   600 * time.Millisecond,
+		settle:   100 * time.Millisecond,
+		pings:    3000,
+		pingTime: time.Second,
+		connect:  700 * time.Millisecond,
+		trial:    200 * time.Millisecond,
+		halvings: 2,
+		request:  500 * time.Millisecond,
+		starts:   20,
+	}
+}
+
+// Bounds of the search for a rate of datagrams, per second. The most is above
+// what one sender on one core reaches.
+const (
+	rateFirst = 20_000
+	rateLeast = 1_000
+	rateMost  = 1_280_000
+)
+
+// stepLimit bounds any one call to an agent: the longest measurement and the
+// patience for a helper that does not answer.
+const stepLimit = 20 * time.Second
