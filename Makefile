@@ -1,0 +1,120 @@
+# make builds, make help lists. Only `make deps` (and so `make test`) installs
+# anything, and only as root; nothing else needs root.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-print-directory
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME ?= 30s
+BENCH   ?=
+
+# A build is the same on every machine: static, no paths, and the version from
+# git only, given here.
+GO      ?= go
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+
+TOOLS   := out/tools
+SUMMARY := $(TOOLS)/summary
+
+# What needs namespaces of its own, and what only measures.
+E2E  := ./test/e2e/... ./test/lab/...
+UNIT  = $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab -e /test/bench -e /test/rules)
+
+.PHONY: build
+build: ## build bin/taproot (the default)
+	@mkdir -p bin
+	$(GOBUILD) -o bin/taproot ./cmd/taproot
+
+.PHONY: demo
+demo: build ## show it: git clones over HTTP out of a new namespace
+	@$(GO) run ./test/demo bin/taproot
+
+.PHONY: test
+test: deps ## run everything that CI runs; as root it installs what it needs
+	@$(MAKE) -k check e2e
+
+.PHONY: deps
+deps:
+	@internal/tools/deps.sh
+
+.PHONY: check
+check: lint unit cross ## lint, unit tests and the build for arm64
+
+.PHONY: unit
+unit: $(SUMMARY) ## unit tests with the race detector
+	@echo '== unit tests'
+	@CGO_ENABLED=1 $(GO) test -json -race -shuffle=on -timeout=10m $(UNIT) | $(SUMMARY) -o out/counts.unit
+
+.PHONY: e2e
+e2e: $(SUMMARY) build ## tests in real namespaces, as an ordinary user
+	@echo '== end-to-end tests'
+	@$(GO) test -json -count=1 -timeout=15m $(E2E) | $(SUMMARY) -o out/counts.e2e
+
+.PHONY: cross
+cross:
+	@echo '== build for arm64'
+	@GOARCH=arm64 $(GOBUILD) -o out/taproot-arm64 ./cmd/taproot
+
+.PHONY: lint
+lint: $(SUMMARY) tools ## gofmt, vet, staticcheck, checklocks, test/rules
+	@echo '== gofmt, vet, staticcheck, checklocks'
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
+	@$(GO) vet ./...
+	@$(TOOLS)/staticcheck ./...
+	@$(GO) vet -vettool=$(CURDIR)/$(TOOLS)/checklocks ./...
+	@echo '== rules of the repository'
+	@$(GO) test -json -count=1 ./test/rules | $(SUMMARY) -o out/counts.rules
+
+.PHONY: tools
+tools:
+	@mkdir -p $(TOOLS)
+	@$(GO) build -C internal/tools -o $(CURDIR)/$(TOOLS)/ tool
+
+.PHONY: $(SUMMARY)
+$(SUMMARY):
+	@mkdir -p $(TOOLS)
+	@$(GO) build -o $@ ./test/summary
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@for package in $$($(GO) list ./...); do \
+	    for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+	        echo "== $$package $$target"; \
+	        $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+	    done; \
+	done
+
+.PHONY: bench
+bench: build ## measure against slirp4netns, pasta and the kernel (BENCH=-quick)
+	@internal/tools/deps.sh bench
+	@$(GO) run ./test/bench $(BENCH)
+
+.PHONY: man
+man: ## compress the man page into bin/
+	@mkdir -p bin
+	gzip -9 -n -c docs/man/taproot.1 >bin/taproot.1.gz
+
+.PHONY: install
+install: build man ## install under PREFIX (/usr/local) of DESTDIR
+	install -D -m 0755 bin/taproot $(DESTDIR)$(PREFIX)/bin/taproot
+	install -D -m 0644 bin/taproot.1.gz $(DESTDIR)$(PREFIX)/share/man/man1/taproot.1.gz
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	bin/taproot completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/taproot
+
+.PHONY: release
+release: ## check that this commit can be a release, and build it into out/release
+	@internal/tools/release.sh '$(VERSION)'
+
+.PHONY: clean
+clean: ## remove what make built
+	rm -rf bin out
+
+.PHONY: help
+help: ## print this list
+	@awk -F ': .*## |: ## ' '/^[a-z0-9]+:.* ## / { printf "  %-8s  %s\n", $$1, $$2 }' Makefile

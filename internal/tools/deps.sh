@@ -1,0 +1,44 @@
+#!/bin/sh
+# Checks that the programs the tests use are installed. As root it installs what
+# is missing from Debian's packages; otherwise it names it and fails.
+#
+#	deps.sh         for make test
+#	deps.sh bench   for make bench: the peers to compare with, not required
+set -eu
+
+# program:package
+tests="gcc:gcc curl:curl dig:bind9-dnsutils ping:iputils-ping traceroute:traceroute
+       nc:netcat-openbsd git:git iperf3:iperf3 udhcpc:udhcpc dhclient:isc-dhcp-client
+       rdisc6:ndisc6 newuidmap:uidmap"
+peers="slirp4netns:slirp4netns pasta:passt"
+
+# Some of them live where an ordinary user's PATH does not lead.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+packages=
+if [ "${1:-}" = bench ]; then wanted=$peers; else wanted=$tests; fi
+for pair in $wanted; do
+    command -v "${pair%%:*}" >/dev/null || packages="$packages ${pair#*:}"
+done
+
+# A compiler without the C library's headers is no compiler.
+if [ "${1:-}" != bench ] && ! [ -e /usr/include/stdlib.h ]; then
+    packages="$packages libc6-dev"
+fi
+
+[ -n "$packages" ] || exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "missing Debian packages:$packages" >&2
+    echo "as root: apt-get install --no-install-recommends$packages" >&2
+    [ "${1:-}" = bench ] && exit 0
+    exit 1
+fi
+
+echo "== installing$packages"
+export DEBIAN_FRONTEND=noninteractive
+install="apt-get install -q -y --no-install-recommends $packages"
+if ! $install; then # the package lists may be old, or not be there at all
+    apt-get update -q
+    $install
+fi
