@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"testing"
 )
 
 // A Lab is one laboratory. It lives as long as its test.
@@ -17,7 +16,7 @@ type Lab struct {
 	// user.
 	Dir string
 
-	t     testing.TB
+	t     TB
 	stage stage
 }
 

@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
-	"testing"
 )
 
 // Programs are small programs that the test binary itself can be, by name: a

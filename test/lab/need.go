@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"testing"
 )
 
 // A Feature is something a test needs of the machine, in the words of
@@ -107,3 +106,6 @@ func hasIPv6() bool {
 	_, err := os.Stat("/proc/net/if_inet6")
 	return err == nil
 }
+
+// Available says whether the machine has the feature.
+func (f Feature) Available() bool { return f.check() == nil }

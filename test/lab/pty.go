@@ -58,3 +58,8 @@ func openPTY(dir string) (master, slave *os.File, err error) {
 	}
 	return master, slave, nil
 }
+
+// SetWindow changes the size of a terminal, whose processes get SIGWINCH.
+func SetWindow(master *os.File, rows, columns uint16) error {
+	return unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+}

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"testing"
 	"time"
 )
 

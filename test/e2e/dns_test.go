@@ -1,0 +1,153 @@
+package e2e
+
+import (
+	"regexp"
+	"strconv"
+	"testing"
+
+	"taproot/test/lab"
+)
+
+func TestDNS(t *testing.T) {
+	t.Parallel()
+	lab.NeedProgram(t, "dig")
+	l := newLab(t)
+	serveDNS(t, l.Outside, lab.Outside4, "outside")
+	s := newShell(t, l)
+	tests := []struct{ name, options, want string }{
+		{"udp", "+notcp www.example.test A", lab.Outside4},
+		{"udp AAAA", "+notcp www.example.test AAAA", lab.Outside6},
+		{"tcp", "+tcp www.example.test A", lab.Outside4},
+		{"search list", "+search www A", lab.Outside4},
+		{"DO bit", "+dnssec do.example.test TXT", `"do=true"`},
+		{"no DO bit", "+nodnssec do.example.test TXT", `"do=false"`},
+		{"the gateway's name", "host.taproot.internal A", gateway4},
+		{"the gateway's name AAAA", "host.taproot.internal AAAA", gateway6},
+	}
+	for _, tt := range tests {
+		for _, server := range []string{"", "@" + resolver4, "@" + resolver6} {
+			t.Run(tt.name+server, func(t *testing.T) {
+				if server == "@"+resolver6 {
+					lab.Need(t, lab.IPv6)
+				}
+				wantText(t, "answer", s.must("dig +short +tries=3 "+server+" "+tt.options), tt.want)
+			})
+		}
+	}
+	t.Run("unknown name", func(t *testing.T) {
+		wantContains(t, "dig", s.must("dig nothing.example.test"), "status: NXDOMAIN")
+	})
+}
+
+// TestDNSBig asks for an answer of more than 4 KB.
+func TestDNSBig(t *testing.T) {
+	t.Parallel()
+	lab.NeedProgram(t, "dig")
+	l := newLab(t)
+	serveDNS(t, l.Outside, lab.Outside4, "outside")
+	s := newShell(t, l)
+	size := regexp.MustCompile(`MSG SIZE  rcvd: (\d+)`)
+	truncated := regexp.MustCompile(`flags:[a-z ]* tc[ ;]`)
+	tests := []struct {
+		name, options string
+		big, tc       bool
+	}{
+		{"udp", "+notcp +bufsize=8192", true, false},
+		{"tcp", "+tcp", true, false},
+		{"truncated", "+notcp +ignore +bufsize=1232", false, true},
+		{"tcp after truncation", "+notcp +bufsize=1232", true, false},
+		{"no EDNS", "+notcp +noedns +ignore", false, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			out := s.must("dig +tries=3 " + tt.options + " big.example.test TXT")
+			m := size.FindStringSubmatch(out)
+			if m == nil {
+				t.Fatalf("no answer: %s", out)
+			}
+			if n, err := strconv.Atoi(m[1]); err != nil || (n > 4000) != tt.big {
+				t.Errorf("size: got %s bytes, want more than 4000: %v", m[1], tt.big)
+			}
+			if got := truncated.MatchString(out); got != tt.tc {
+				t.Errorf("truncated: got %v, want %v", got, tt.tc)
+			}
+		})
+	}
+}
+
+// TestDNSOnLoopback has the host's resolver where systemd-resolved has it.
+func TestDNSOnLoopback(t *testing.T) {
+	t.Parallel()
+	lab.NeedProgram(t, "dig")
+	l := newLab(t)
+	serveDNS(t, l.Host, "127.0.0.53", "stub")
+	setResolvConf(t, l, "nameserver 127.0.0.53\n")
+	got := guest(l, nil, "dig", "+short", "+tries=3", "name.example.test", "TXT").MustRun()
+	wantText(t, "who answers", got, `"stub"`)
+	// The way to the stub is for queries only.
+	at := guestProgram(l, nil, "connect", "127.0.0.53:53").MustRun()
+	wantText(t, "the guest's own loopback", at, "ECONNREFUSED")
+}
+
+func TestDNSOption(t *testing.T) {
+	t.Parallel()
+	lab.NeedProgram(t, "dig")
+	l := newLab(t)
+	serveDNS(t, l.Outside, lab.Outside4, "first")
+	serveDNS(t, l.Outside, lab.Second4, "second")
+	dig := []string{"dig", "+short", "+tries=2", "name.example.test", "TXT"}
+	tests := []struct {
+		name, option, want string
+	}{
+		{"auto", "--dns=auto", `"first"`},
+		{"address", "--dns=" + lab.Second4, `"second"`},
+		{"address and port", "--dns=" + lab.Second4 + ":53", `"second"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			wantText(t, "who answers", guest(l.With(t), []string{tt.option}, dig...).MustRun(), tt.want)
+		})
+	}
+	t.Run("off", func(t *testing.T) {
+		got := guest(l.With(t), []string{"--dns=off"}, "cat", "/etc/resolv.conf").MustRun()
+		if got != lab.ResolvConf {
+			t.Errorf("resolv.conf: got %q, want the host's own", got)
+		}
+	})
+}
+
+// TestResolvConfFollowed changes the host's resolv.conf under a running guest
+// in each way that programs do.
+func TestResolvConfFollowed(t *testing.T) {
+	t.Parallel()
+	lab.NeedProgram(t, "dig")
+	l := newLab(t)
+	serveDNS(t, l.Outside, lab.Outside4, "first")
+	serveDNS(t, l.Outside, lab.Second4, "second")
+	s := newShell(t, l)
+	const first, second = "nameserver " + lab.Outside4, "nameserver " + lab.Second4
+	steps := []struct{ name, script, want string }{
+		{"as it was", "true", "first"},
+		{"in place", "echo " + second + " >resolv.conf", "second"},
+		{"renamed", "echo " + first + " >new && mv new resolv.conf", "first"},
+		{"symlink", "mkdir -p run && echo " + second + " >run/a && ln -s run/a new && mv -T new resolv.conf", "second"},
+		{"another symlink", "echo " + first + " >run/b && ln -s run/b new && mv -T new resolv.conf", "first"},
+		{"in place behind the symlink", "echo " + second + " >run/b", "second"},
+		{"renamed behind the symlink", "echo " + first + " >run/new && mv run/new run/b", "first"},
+		{"removed and written", "rm resolv.conf && echo " + second + " >resolv.conf", "second"},
+	}
+	for _, step := range steps {
+		l.Host.Command("sh", "-ec", "cd /etc; "+step.script).MustRun()
+		l.Eventually(step.name+": "+step.want+" answers", func() bool {
+			out, _ := s.do("dig +short +tries=1 +time=1 name.example.test TXT")
+			return out == `"`+step.want+"\"\n"
+		})
+	}
+}
+
+// setResolvConf writes the host's resolv.conf.
+func setResolvConf(t *testing.T, l *lab.Lab, content string) {
+	t.Helper()
+	from := l.WriteFile("resolv.conf", content)
+	l.Host.Command("cp", from, "/etc/resolv.conf").MustRun()
+}

@@ -1,0 +1,151 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"taproot/test/lab"
+)
+
+func TestIdentity(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	tests := []struct {
+		name    string
+		options []string
+		want    string
+	}{
+		{"root", nil, "0 0"},
+		{"kept", []string{"--keep-id"}, fmt.Sprint(lab.UserID, " ", lab.UserID)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := l.With(t)
+			file := filepath.Join(tmpDir(l), tt.name)
+			got := guest(l, tt.options, "sh", "-c", "echo $(id -u) $(id -g); touch "+file).MustRun()
+			defer os.Remove(file)
+			wantText(t, "ids", got, tt.want)
+			info, err := os.Stat(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			directory, err := os.Stat(l.Dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Dir belongs to the ordinary user.
+			if got, want := info.Sys().(*syscall.Stat_t).Uid, directory.Sys().(*syscall.Stat_t).Uid; got != want {
+				t.Errorf("owner on the host: got %d, want %d", got, want)
+			}
+		})
+	}
+}
+
+// TestMapAuto has newuidmap and newgidmap where they work: root's, on a mount
+// that allows set-uid programs, in a namespace with ids to give away.
+func TestMapAuto(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, lab.SubIDs)
+	lab.NeedProgram(t, "newuidmap", "newgidmap")
+	l := newLab(t)
+	bin := l.SetUID("newuidmap", "newgidmap")
+	l.SubIDs("user:10000:20000\n")
+	c := guest(l, []string{"--map-auto"}, "sh", "-c", "id -u; touch $TMPDIR/f && chown 5:5 $TMPDIR/f && stat -c %u $TMPDIR/f && rm $TMPDIR/f")
+	c.Env = append(c.Env, "PATH="+bin+":"+os.Getenv("PATH"))
+	wantText(t, "ids", c.MustRun(), "0\n5")
+}
+
+func TestMapAutoMissing(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	c := guest(l, []string{"--map-auto"}, "true")
+	c.Env = append(c.Env, "PATH=/nowhere")
+	c.MustStart()
+	wantFailure(t, c, 125)
+	wantContains(t, "message", c.Err(), "newuidmap")
+}
+
+// TestCapabilities: the engine has none and can get none, whoever starts it.
+func TestCapabilities(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	root := l.Host.Command(l.TaprootPath(), "run", "--", "sleep", "1000")
+	for name, c := range map[string]*lab.Cmd{"user": guest(l, nil, "sleep", "1000"), "root": root} {
+		t.Run(name, func(t *testing.T) {
+			c.MustStart()
+			// While it starts it may still have what it is about to drop.
+			var text string
+			process(t, l, "sleep 1000")
+			l.Eventually("the engine is there", func() bool {
+				for _, p := range lab.Below(c.Process.Pid) {
+					if strings.HasPrefix(p.Args, engineName) {
+						b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+						text = string(b)
+						return err == nil
+					}
+				}
+				return false
+			})
+			wantContains(t, "status of the engine", text, "NoNewPrivs:\t1",
+				"CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000")
+			if err := c.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			c.Status()
+		})
+	}
+}
+
+// TestNamespaces: each option gives the command one more namespace of its own.
+func TestNamespaces(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	links := func(options ...string) map[string]string {
+		out := guest(l, options, "sh", "-c", "cd /proc/self/ns; for n in user net mnt pid ipc uts; do echo $n $(readlink $n); done").MustRun()
+		found := map[string]string{}
+		for line := range strings.Lines(out) {
+			name, link, _ := strings.Cut(strings.TrimSpace(line), " ")
+			found[name] = link
+		}
+		return found
+	}
+	host := map[string]string{}
+	for _, n := range []string{"user", "net", "mnt", "pid", "ipc", "uts"} {
+		host[n] = strings.TrimSpace(l.User("readlink", "/proc/self/ns/"+n).MustRun())
+	}
+	tests := []struct{ option, own string }{
+		{"", "user net mnt"},
+		{"--pid", "user net mnt pid"},
+		{"--ipc", "user net mnt ipc"},
+		{"--uts", "user net mnt uts"},
+	}
+	for _, tt := range tests {
+		var options []string
+		if tt.option != "" {
+			options = append(options, tt.option)
+		}
+		for name, link := range links(options...) {
+			// Each command of the ordinary user has its own user namespace
+			// in a laboratory; the other links are the host's.
+			own := link != host[name]
+			if want := strings.Contains(tt.own, name); own != want {
+				t.Errorf("%q: own %s namespace: got %v, want %v", tt.option, name, own, want)
+			}
+		}
+	}
+}
+
+func TestPIDNamespace(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	// A fresh /proc cannot be mounted everywhere; then the numbers of the
+	// outside stay visible, but the command still has its own.
+	got := guest(l, []string{"--pid"}, "sh", "-c", "echo $$").MustRun()
+	if n := strings.TrimSpace(got); n != "1" && n != "2" {
+		t.Errorf("process id: got %s, want 1 or, below an init, 2", n)
+	}
+}
