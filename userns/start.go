@@ -4,38 +4,228 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// A Guest is a guest's first process, seen from the supervisor.
-type Guest struct{}
+// selfExe is the running program's binary, even if its file was replaced.
+const selfExe = "/proc/self/exe"
+
+// A Guest is a guest's first process, seen from the supervisor. Start makes it,
+// Close ends it; in between it has three goroutines (the thread that started
+// its processes, and one that waits for each of them), and a fourth after Go if
+// it has a PID namespace.
+type Guest struct {
+	log    *slog.Logger
+	pid1   bool // the stage stays as the guest's process 1
+	thread *thread
+	stage  *process
+	guard  *guard
+	wire   *wire
+	space  *space
+	relay  relay
+
+	device *os.File // until Device hands it over
+	report json.RawMessage
+
+	signals chan os.Signal
+	stops   chan syscall.Signal // of the command, if it is process 1's child
+	listens chan struct{}       // closed when listen has returned; nil without
+}
 
 // Start makes the guest's namespaces and has the stage set everything up in
 // them. When it returns, the device is open and configured and the command does
 // not run yet. If ctx ends before that, everything is undone.
+//
+// An error with a remedy implements interface{ Hint() string }; a command that
+// is not there is a *CommandError already here.
 func Start(ctx context.Context, c Config, s Setup) (*Guest, error) {
-	return nil, errors.ErrUnsupported
+	if len(c.Command) == 0 {
+		return nil, errors.New("config: command: none")
+	}
+	g := &Guest{log: c.Log, pid1: c.PID, stops: make(chan syscall.Signal, 1)}
+	if g.log == nil {
+		g.log = slog.New(slog.DiscardHandler)
+	}
+	g.thread = newThread()
+	if err := g.start(ctx, c, s); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// start does the work of Start; what it leaves behind, Close cleans up.
+func (g *Guest) start(ctx context.Context, c Config, s Setup) error {
+	var sub subordinates
+	var err error
+	if c.Identity == IdentityAuto {
+		if sub, err = findSubordinates(os.Getuid()); err != nil {
+			return err
+		}
+	}
+	if err := g.startStage(c); err != nil {
+		return err
+	}
+	if g.guard, err = startGuard(g.thread); err != nil {
+		return err
+	}
+	if g.space, err = openSpace(g.stage.pid); err != nil {
+		return err
+	}
+	if err := g.guard.protect(g.space); err != nil {
+		return err
+	}
+	g.relay = relay{guard: g.guard, log: g.log}
+	if c.Identity == IdentityAuto {
+		if err := mapSubordinates(ctx, g.stage.pid, sub); err != nil {
+			return err
+		}
+	}
+	return g.prepare(ctx, newOrder(c, s, sub))
+}
+
+// newOrder says it all to the stage.
+func newOrder(c Config, s Setup, sub subordinates) *order {
+	o := &order{
+		Command: c.Command, Dir: c.Dir, Env: c.Env, Identity: c.Identity, PID: c.PID,
+		PingRange: pingRange(c.Identity, os.Getgid(), sub.gids),
+		Setup:     s,
+	}
+	if o.Env == nil {
+		o.Env = os.Environ()
+	}
+	return o
+}
+
+// startStage starts the stage in new namespaces.
+func (g *Guest) startStage(c Config) error {
+	w, theirs, err := newWirePair()
+	if err != nil {
+		return err
+	}
+	g.wire = w
+	defer unix.Close(theirs)
+	uids, gids := identityMaps(c.Identity, os.Getuid(), os.Getgid())
+	attr := &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: inherit(theirs),
+		Sys: &syscall.SysProcAttr{
+			Cloneflags:  cloneFlags(c),
+			UidMappings: uids,
+			GidMappings: gids, // with setgroups denied, as an ordinary user must
+			AmbientCaps: ambientCaps(c.Identity),
+			Pdeathsig:   syscall.SIGKILL,
+		},
+	}
+	var pid int
+	g.thread.do(func() {
+		pid, err = syscall.ForkExec(selfExe, []string{StageName, stageRole, strconv.Itoa(theirs)}, attr)
+	})
+	if err != nil {
+		return namespaceError(err)
+	}
+	g.stage = watch(pid)
+	g.log.Debug("stage started", "pid", pid, "identity", c.Identity.String())
+	return nil
+}
+
+func cloneFlags(c Config) uintptr {
+	flags := uintptr(unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWNS)
+	for _, option := range []struct {
+		on   bool
+		flag uintptr
+	}{{c.PID, unix.CLONE_NEWPID}, {c.IPC, unix.CLONE_NEWIPC}, {c.UTS, unix.CLONE_NEWUTS}} {
+		if option.on {
+			flags |= option.flag
+		}
+	}
+	return flags
+}
+
+// ambientCaps returns the capabilities of its namespaces that the stage needs
+// and would lose by the exec that makes it a stage, because it is not root in
+// there: the caller's uid is kept, or not mapped yet.
+func ambientCaps(id Identity) []uintptr {
+	if id == IdentityRoot {
+		return nil
+	}
+	return []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_KILL}
+}
+
+// inherit returns the list of descriptors for a child that keeps descriptor fd
+// under its number, and all that the child inherits anyway under theirs. A
+// shorter list would put fd in the place of one that the caller passed for the
+// command.
+func inherit(fd int) []uintptr {
+	const closed = ^uintptr(0)
+	files := make([]uintptr, fd+1)
+	for i := range files {
+		files[i] = uintptr(i)
+		flags, err := unix.FcntlInt(uintptr(i), unix.F_GETFD, 0)
+		if i != fd && (err != nil || flags&unix.FD_CLOEXEC != 0) {
+			files[i] = closed
+		}
+	}
+	return files
+}
+
+// prepare gives the stage its order and waits until it is done.
+func (g *Guest) prepare(ctx context.Context, o *order) error {
+	stop := context.AfterFunc(ctx, func() { g.wire.conn.SetDeadline(time.Now()) })
+	defer stop()
+	if err := g.wire.send(message{Order: o}, nil); err != nil {
+		return g.stageError(ctx, err)
+	}
+	m, device, err := g.wire.recv()
+	switch {
+	case err != nil:
+		return g.stageError(ctx, err)
+	case m.Failure != nil:
+		closeFile(device)
+		return m.Failure.err()
+	case m.Ready == nil || device == nil:
+		closeFile(device)
+		return g.stageError(ctx, syscall.EPROTO)
+	}
+	g.device, g.report = device, m.Ready.Report
+	for _, text := range m.Ready.Warnings {
+		g.log.Warn(text)
+	}
+	if !stop() {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// stageError explains that the stage did not answer as it should.
+func (g *Guest) stageError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) {
+		<-g.stage.done
+		return fmt.Errorf("stage: ended with status %d", exitStatus(g.stage.status))
+	}
+	return fmt.Errorf("stage: %w", err)
 }
 
 // Device returns the descriptor that the opener opened, and its report. The
-// caller owns the descriptor and closes it.
-func (g *Guest) Device() (*os.File, json.RawMessage) { return nil, nil }
+// caller owns the descriptor from then on and closes it; it is nil in a second
+// call.
+func (g *Guest) Device() (*os.File, json.RawMessage) {
+	f := g.device
+	g.device = nil
+	return f, g.report
+}
 
 // PID returns the process id, in the supervisor's PID namespace, of the stage,
 // which becomes the command, or the guest's process 1 with Config.PID.
-func (g *Guest) PID() int { return 0 }
-
-// Go runs the command. It returns when the command was executed, or a
-// *CommandError when it could not be.
-func (g *Guest) Go() error { return errors.ErrUnsupported }
-
-// Wait waits for the end of the command and returns its exit status, or 128+n
-// if signal n ended it. Until then it passes signals on and follows the
-// command's stops.
-func (g *Guest) Wait() (status int, err error) { return 0, errors.ErrUnsupported }
-
-// Kill ends the guest. It is safe to call from several goroutines, at any time.
-func (g *Guest) Kill() {}
-
-// Close ends the guest if it still lives, and releases what it holds.
-func (g *Guest) Close() error { return nil }
+func (g *Guest) PID() int { return g.stage.pid }

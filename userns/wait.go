@@ -1,0 +1,151 @@
+package userns
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// maxSignals is how many signals wait for Guest.Wait. Go's runtime merges equal
+// ones before they get here.
+const maxSignals = 64
+
+// Go runs the command. It returns when the command was executed, or a
+// *CommandError when it could not be. From here on the process's signals belong
+// to the guest: they wait for Guest.Wait.
+func (g *Guest) Go() error {
+	g.signals = make(chan os.Signal, maxSignals)
+	if list := witnessed().list(); len(list) > 0 {
+		signal.Notify(g.signals, list...)
+	}
+	if err := g.wire.send(message{Run: true}, nil); err != nil {
+		return fmt.Errorf("stage: %w", err)
+	}
+	m, _, err := g.wire.recv()
+	switch {
+	case errors.Is(err, io.EOF):
+		// exec closed the stage's end. Or the stage has died; Wait tells.
+		return nil
+	case err != nil:
+		return fmt.Errorf("stage: %w", err)
+	case m.Failure != nil:
+		return m.Failure.err()
+	}
+	if g.pid1 {
+		g.listens = make(chan struct{})
+		go g.listen()
+	}
+	return nil
+}
+
+// listen notes what process 1 says about its child, the command.
+func (g *Guest) listen() {
+	defer close(g.listens)
+	for {
+		m, f, err := g.wire.recv()
+		if err != nil {
+			return
+		}
+		closeFile(f)
+		if m.Stopped == 0 {
+			continue
+		}
+		select {
+		case g.stops <- syscall.Signal(m.Stopped):
+		default:
+		}
+	}
+}
+
+// Wait waits for the end of the command and returns its exit status, or 128+n
+// if signal n ended it. Until then it passes signals on and stops when the
+// terminal stops the command. When it returns, nothing lives in the guest's
+// namespaces. The error, if any, says what went wrong beside the command.
+func (g *Guest) Wait() (status int, err error) {
+	for {
+		select {
+		case s := <-g.signals:
+			if sig, ok := s.(syscall.Signal); ok {
+				g.pass(sig)
+			}
+		case sig := <-g.stage.stops:
+			g.follow(sig)
+		case sig := <-g.stops:
+			g.follow(sig)
+		case <-g.guard.done:
+			g.stage.end()
+			err = errGuardGone
+		case <-g.stage.done:
+		}
+		select {
+		case <-g.stage.done:
+			return exitStatus(g.stage.status), errors.Join(err, g.space.clear())
+		default:
+		}
+	}
+}
+
+// pass sends a signal of ours to the command, unless the command has it.
+func (g *Guest) pass(sig syscall.Signal) {
+	group := g.relay.group(sig)
+	g.log.Debug("signal", "number", int(sig), "group", group)
+	var err error
+	switch {
+	case g.pid1:
+		// Only process 1 knows the command's process id.
+		err = g.wire.send(message{Signal: &signalOrder{Number: int(sig), Group: group}}, nil)
+	case !group || !inOurGroup(g.stage.pid):
+		err = g.stage.signal(sig)
+	}
+	if err != nil {
+		g.log.Debug("pass signal", "number", int(sig), "err", err)
+	}
+}
+
+// follow stops this process as the command was stopped. When somebody continues
+// it, SIGCONT comes as a signal to pass on.
+func (g *Guest) follow(sig syscall.Signal) {
+	if !follows(sig) {
+		return
+	}
+	if err := stopSelf(sig); err != nil {
+		g.log.Debug("stop", "number", int(sig), "err", err)
+	}
+}
+
+// Kill ends the guest's first process by SIGKILL. Wait tells when it has gone,
+// and ends the others. It is safe to call from several goroutines, at any time
+// before Close.
+func (g *Guest) Kill() { g.stage.signal(syscall.SIGKILL) }
+
+// Close ends the guest if it still lives, and releases what it holds. It
+// returns when no process and no goroutine of the guest is left. It must not be
+// called while Wait runs, and only once.
+func (g *Guest) Close() error {
+	var err error
+	if g.stage != nil {
+		g.stage.end()
+	}
+	if g.space != nil {
+		err = g.space.clear()
+		g.space.close()
+	}
+	if g.guard != nil {
+		g.guard.close()
+	}
+	if g.wire != nil {
+		g.wire.close()
+	}
+	if g.listens != nil {
+		<-g.listens
+	}
+	if g.signals != nil {
+		signal.Stop(g.signals)
+	}
+	closeFile(g.device)
+	g.thread.stop()
+	return err
+}
