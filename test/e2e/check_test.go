@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	"taproot/internal/probe"
 )
 
 func TestCheck(t *testing.T) {
@@ -11,7 +13,7 @@ func TestCheck(t *testing.T) {
 	l := newLab(t)
 	c := taproot(l, "check")
 	out := c.MustRun()
-	for _, word := range []string{"user", "tun", "offload", "subordinate", "ping", "port", "ipv6", "resolver", "landlock", "seccomp", "nf_tables"} {
+	for _, word := range []string{"user", "tun", "offload", "subordinate", "ping", "port", "ipv6", "resolver", "landlock", "seccomp", "tproxy"} {
 		if !strings.Contains(strings.ToLower(out), word) {
 			t.Errorf("check says nothing about %s:\n%s", word, out)
 		}
@@ -22,18 +24,22 @@ func TestCheckJSON(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	out := taproot(l, "check", "--json").MustRun()
-	var results []struct {
-		Name, Status, Detail, Remedy string
+	var check struct {
+		Works   bool
+		Results []probe.Result
 	}
-	if err := json.Unmarshal([]byte(out), &results); err != nil {
+	if err := json.Unmarshal([]byte(out), &check); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
-	if len(results) < 8 {
-		t.Errorf("got %d results, want one for each thing that run may need", len(results))
+	if !check.Works {
+		t.Errorf("works: got false, want true: %s", out)
 	}
-	for _, r := range results {
-		if r.Name == "" || (r.Status != "ok" && r.Remedy == "") {
-			t.Errorf("got %+v, want a name, and a remedy unless it is ok", r)
+	if len(check.Results) < 8 {
+		t.Errorf("got %d results, want one for each thing that run may need", len(check.Results))
+	}
+	for _, r := range check.Results {
+		if r.Name == "" || r.Detail == "" || r.Required && r.Status == probe.Missing {
+			t.Errorf("got %+v, want a name, a detail, and nothing missing that is required", r)
 		}
 	}
 }

@@ -33,8 +33,8 @@
 //
 // # Skipping
 //
-// What a machine does not offer makes a test skip, with the reason as a typed
-// error. TAPROOT_MUST=netns,ipv6,tun (see [Need]) turns such skips into
+// What a machine does not offer makes a test skip, with a [probe.Unsupported]
+// as the reason. TAPROOT_MUST=netns,ipv6,tun (see [Need]) turns such skips into
 // failures.
 //
 // # Environment

@@ -18,10 +18,11 @@ const wideBase = 1_879_048_192
 // wideIDs is how many ids L has then.
 const wideIDs = 65536
 
-// startInit starts init as root of a new user namespace, L. The calling thread
-// must be locked and is not fit for anything else afterwards.
-func startInit(dir string) (*exec.Cmd, error) {
-	s := stage{Name: "init", Dir: dir, Wide: os.Geteuid() == 0}
+// startInit starts init as root of a new user namespace, L, that has many ids
+// or only the caller's. The calling thread must be locked and is not fit for
+// anything else afterwards.
+func startInit(dir string, wide bool) (*exec.Cmd, error) {
+	s := stage{Name: "init", Dir: dir, Wide: wide}
 	if s.Wide {
 		if err := privateTUN(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "lab: no private /dev/net/tun:", err)

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+
+	"taproot/internal/probe"
 )
 
 // A Feature is something a test needs of the machine, in the words of
@@ -21,25 +23,13 @@ const (
 	SubIDs Feature = "subids" // more than one id in L: started by real root
 )
 
-// Unsupported says that this machine lacks a feature.
-type Unsupported struct {
-	Feature Feature
-	Err     error // why
-}
-
-// Error names the feature and the reason.
-func (u *Unsupported) Error() string { return fmt.Sprintf("%s not supported: %v", u.Feature, u.Err) }
-
-// Unwrap returns the reason.
-func (u *Unsupported) Unwrap() error { return u.Err }
-
 // Need skips the test if the machine lacks one of the features, or fails it if
 // TAPROOT_MUST names that feature.
 func Need(t TB, features ...Feature) {
 	t.Helper()
 	for _, feature := range features {
 		if err := feature.check(); err != nil {
-			lacks(t, &Unsupported{Feature: feature, Err: err})
+			lacks(t, &probe.Unsupported{Feature: string(feature), Err: err})
 		}
 	}
 }
@@ -50,14 +40,14 @@ func NeedProgram(t TB, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		if _, err := exec.LookPath(name); err != nil {
-			lacks(t, &Unsupported{Feature: "programs", Err: err})
+			lacks(t, &probe.Unsupported{Feature: "programs", Err: err})
 		}
 	}
 }
 
-func lacks(t TB, u *Unsupported) {
+func lacks(t TB, u *probe.Unsupported) {
 	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("TAPROOT_MUST"), ","), string(u.Feature)) {
+	if slices.Contains(strings.Split(os.Getenv("TAPROOT_MUST"), ","), u.Feature) {
 		t.Fatal(u)
 	}
 	t.Skip(u)
