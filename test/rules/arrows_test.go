@@ -1,0 +1,82 @@
+package rules
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// arrows says which of our packages each package may import, not counting its
+// tests. A package that is not in the table may not exist: adding it here is the
+// place to say what it is for in review. An arrow more needs a reason in
+// docs/decisions.
+func arrows() map[string][]string {
+	return map[string][]string{
+		"cmd/taproot":        {"cmd/internal/front", "internal/engine", "internal/probe", "userns"},
+		"cmd/internal/front": {"internal/engine", "internal/probe", "stack/policy", "tap", "userns"},
+
+		"internal/engine": {
+			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy",
+			"tap", "userns",
+		},
+		"stack/nat":  {"internal/relay", "stack", "stack/flow", "stack/policy"},
+		"stack":      {"stack/link", "tap"},
+		"stack/link": {"tap"},
+
+		"internal/relay": {},
+		"internal/probe": {"tap"}, // docs/decisions/009-probe-opens-taps.md
+		"stack/dhcp":     {},
+		"stack/dns":      {},
+		"stack/flow":     {},
+		"stack/ndp":      {},
+		"stack/policy":   {},
+		"tap":            {},
+		"userns":         {},
+
+		"tap/taptest":  {"tap"},
+		"test/bench":   {"test/lab"},
+		"test/demo":    {},
+		"test/e2e":     {},
+		"test/lab":     {"internal/probe"},
+		"test/rules":   {},
+		"test/summary": {},
+	}
+}
+
+func TestArrows(t *testing.T) {
+	table := arrows()
+	for _, s := range goFiles(t) {
+		allowed, ok := table[s.pkg]
+		if !ok {
+			t.Errorf("%s: package %s is not in the table", s.path, s.pkg)
+			continue
+		}
+		for _, path := range s.imports() {
+			name, ours := strings.CutPrefix(path, module+"/")
+			if ours && !slices.Contains(allowed, name) {
+				t.Errorf("%s: %s may not import %s", s.path, s.pkg, name)
+			}
+		}
+	}
+}
+
+// TestArrowsAreUsed keeps the table from allowing what nobody does any more.
+func TestArrowsAreUsed(t *testing.T) {
+	unused := map[string]bool{}
+	for pkg, allowed := range arrows() {
+		unused[pkg] = true
+		for _, name := range allowed {
+			unused[pkg+" → "+name] = true
+		}
+	}
+	for _, s := range goFiles(t) {
+		delete(unused, s.pkg)
+		for _, path := range s.imports() {
+			delete(unused, s.pkg+" → "+strings.TrimPrefix(path, module+"/"))
+		}
+	}
+	for _, arrow := range slices.Sorted(maps.Keys(unused)) {
+		t.Errorf("%s: in the table, and nowhere else", arrow)
+	}
+}
