@@ -17,12 +17,12 @@ type ConnectArgs struct {
 
 // Connects is what the clients did.
 type Connects struct {
-	Done    int           // connected, read the end of file, closed
+	Done    int           // connected, read the end of file and closed within Elapsed
 	Failed  int           // refused, reset or cut off
 	Late    int           // timed out, connecting or waiting for the end of file
-	Elapsed time.Duration // until the last client had finished
-	First   string        // the first failure, for the notes
-	Took    Latency
+	Elapsed time.Duration // as asked for; what was under way at its end is not in Done
+	First   string        // one of the failures, for the notes
+	Took    Latency       // of those done
 }
 
 // PerSecond is the rate of whole connections.
@@ -45,8 +45,7 @@ func (a *Agent) Connect(args ConnectArgs, reply *Connects) error {
 		group sync.WaitGroup
 		mu    sync.Mutex // guards reply and times
 		times []time.Duration
-		start = time.Now()
-		end   = start.Add(args.Duration)
+		end   = time.Now().Add(args.Duration)
 	)
 	for range args.Clients {
 		group.Go(func() {
@@ -58,7 +57,7 @@ func (a *Agent) Connect(args ConnectArgs, reply *Connects) error {
 		})
 	}
 	group.Wait()
-	reply.Elapsed = time.Since(start)
+	reply.Elapsed = args.Duration
 	reply.Took = newLatency(times)
 	return nil
 }
@@ -85,9 +84,10 @@ func connectUntil(address string, end time.Time) (Connects, []time.Duration) {
 			return count, times
 		}
 		switch err := connectOnce(address); {
-		case err == nil:
+		case err == nil && time.Now().Before(end):
 			count.Done++
 			times = append(times, time.Since(start))
+		case err == nil:
 		case timedOut(err):
 			count.Late++
 			count.First = err.Error()

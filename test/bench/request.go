@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -21,10 +20,10 @@ type RequestArgs struct {
 
 // Requests is what the flows did.
 type Requests struct {
-	Done    int
-	Lost    int
-	Elapsed time.Duration
-	Took    Latency
+	Done    int           // answered within Elapsed
+	Lost    int           // not answered in time, or not sent
+	Elapsed time.Duration // as asked for; what was under way at its end is not in Done
+	Took    Latency       // of those done
 }
 
 // PerSecond is the rate of responses.
@@ -39,8 +38,7 @@ func (a *Agent) Request(args RequestArgs, reply *Requests) error {
 		mu    sync.Mutex // guards reply, times and errs
 		times []time.Duration
 		errs  []error
-		start = time.Now()
-		end   = start.Add(args.Duration)
+		end   = time.Now().Add(args.Duration)
 	)
 	for range args.Flows {
 		group.Go(func() {
@@ -54,7 +52,7 @@ func (a *Agent) Request(args RequestArgs, reply *Requests) error {
 		})
 	}
 	group.Wait()
-	reply.Elapsed = time.Since(start)
+	reply.Elapsed = args.Duration
 	reply.Took = newLatency(times)
 	return errors.Join(errs...)
 }
@@ -73,11 +71,12 @@ func requestUntil(address string, end time.Time) (times []time.Duration, lost in
 		if start.After(end) {
 			return times, lost, nil
 		}
-		if requestOnce(conn, buffer, id, start.Add(requestTimeout)) != nil {
+		switch err := requestOnce(conn, buffer, id, start.Add(requestTimeout)); {
+		case err != nil:
 			lost++
-			continue
+		case time.Now().Before(end):
+			times = append(times, time.Since(start))
 		}
-		times = append(times, time.Since(start))
 	}
 }
 
@@ -103,29 +102,16 @@ func requestOnce(conn net.Conn, buffer []byte, id uint64, deadline time.Time) er
 }
 
 // serveEcho returns every datagram to its sender until conn is closed.
-func serveEcho(conn *net.UDPConn) error {
-	if err := conn.SetReadBuffer(socketBuffer); err != nil {
-		return err
-	}
+func serveEcho(conn *net.UDPConn) {
 	buffer := make([]byte, 2048)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buffer)
 		if errors.Is(err, net.ErrClosed) {
-			return nil
+			return
 		}
 		if err != nil {
 			continue // an ICMP error of an earlier reply
 		}
 		_, _ = conn.WriteToUDPAddrPort(buffer[:n], from)
 	}
-}
-
-// listenUDP listens on address.
-func listenUDP(ctx context.Context, address string) (*net.UDPConn, error) {
-	var config net.ListenConfig
-	conn, err := config.ListenPacket(ctx, "udp", address)
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.UDPConn), nil
 }

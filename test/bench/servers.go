@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"sync"
 )
 
 // Servers are the addresses (host and port) of what the outside offers.
@@ -17,17 +19,37 @@ type Servers struct {
 	Echo     string // UDP: returns datagrams
 }
 
-// Serve opens all servers on address and replies with where they are. They
-// live as long as the process.
+// Serve opens all servers on an IP address and replies with where they are.
+// They live as long as the process.
 func (a *Agent) Serve(address string, reply *Servers) error {
-	_, err := a.serve(context.Background(), address, reply)
-	return err
+	running := new(service)
+	if err := a.serve(context.Background(), address, running, reply); err != nil {
+		return errors.Join(err, running.Close())
+	}
+	return nil
 }
 
-// serve opens all servers on address with ports of the kernel's choice. The
-// caller closes what it returns, also when there is an error.
-func (a *Agent) serve(ctx context.Context, address string, at *Servers) ([]io.Closer, error) {
-	var open []io.Closer
+// A service is a set of servers. It owns one goroutine for each and one for
+// each TCP connection.
+type service struct {
+	open  []io.Closer
+	group sync.WaitGroup
+}
+
+// Close stops listening and waits until all clients have closed their
+// connections.
+func (s *service) Close() error {
+	var errs []error
+	for _, socket := range s.open {
+		errs = append(errs, socket.Close())
+	}
+	s.group.Wait()
+	return errors.Join(errs...)
+}
+
+// serve adds all servers to running, on ports of the kernel's choice.
+func (a *Agent) serve(ctx context.Context, address string, running *service, at *Servers) error {
+	local := net.JoinHostPort(address, "0")
 	streams := []struct {
 		at    *string
 		serve func(net.Conn)
@@ -39,29 +61,70 @@ func (a *Agent) serve(ctx context.Context, address string, at *Servers) ([]io.Cl
 		{&at.Hold, serveHold},
 	}
 	for _, server := range streams {
-		listener, err := listenTCP(ctx, net.JoinHostPort(address, "0"))
+		listener, err := listenTCP(ctx, local)
 		if err != nil {
-			return open, err
+			return err
 		}
 		*server.at = listener.Addr().String()
-		open = append(open, listener)
-		go acceptLoop(listener, server.serve)
+		running.open = append(running.open, listener)
+		running.group.Go(func() { running.accept(listener, server.serve) })
 	}
 	datagrams := []struct {
 		at    *string
-		serve func(*net.UDPConn) error
+		serve func(*net.UDPConn)
 	}{
 		{&at.Drain, a.datagram.serve},
 		{&at.Echo, serveEcho},
 	}
 	for _, server := range datagrams {
-		conn, err := listenUDP(ctx, net.JoinHostPort(address, "0"))
+		conn, err := listenUDP(ctx, local)
 		if err != nil {
-			return open, err
+			return err
 		}
 		*server.at = conn.LocalAddr().String()
-		open = append(open, conn)
-		go server.serve(conn)
+		running.open = append(running.open, conn)
+		running.group.Go(func() { server.serve(conn) })
 	}
-	return open, nil
+	return nil
+}
+
+// accept hands every connection of listener to serve, on a goroutine of its
+// own, and closes it afterwards. It returns when the listener is closed; the
+// connections end with their clients.
+func (s *service) accept(listener net.Listener, serve func(net.Conn)) {
+	for {
+		conn, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // a connection that was reset before we took it
+		}
+		s.group.Go(func() {
+			defer conn.Close()
+			serve(conn)
+		})
+	}
+}
+
+// listenTCP listens on address with plain TCP: Go's default listener speaks
+// MPTCP, which no peer does and which costs.
+func listenTCP(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	return config.Listen(ctx, "tcp", address)
+}
+
+// listenUDP listens on address, with room for bursts.
+func listenUDP(ctx context.Context, address string) (*net.UDPConn, error) {
+	var config net.ListenConfig
+	packets, err := config.ListenPacket(ctx, "udp", address)
+	if err != nil {
+		return nil, err
+	}
+	conn := packets.(*net.UDPConn)
+	if err := conn.SetReadBuffer(socketBuffer); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }

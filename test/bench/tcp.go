@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -165,31 +164,4 @@ func serveSource(conn net.Conn) {
 // serveHold keeps one connection until the client closes it.
 func serveHold(conn net.Conn) {
 	_, _ = io.Copy(io.Discard, conn)
-}
-
-// listenTCP listens on address with plain TCP: Go's default listener speaks
-// MPTCP, which no peer does and which costs.
-func listenTCP(ctx context.Context, address string) (net.Listener, error) {
-	var config net.ListenConfig
-	config.SetMultipathTCP(false)
-	return config.Listen(ctx, "tcp", address)
-}
-
-// acceptLoop hands every connection of listener to serve, on a goroutine of
-// its own, and closes it afterwards. It returns when the listener is closed;
-// the connections end with their clients.
-func acceptLoop(listener net.Listener, serve func(net.Conn)) {
-	for {
-		conn, err := listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			continue // a connection that was reset before we took it
-		}
-		go func() {
-			defer conn.Close()
-			serve(conn)
-		}()
-	}
 }

@@ -44,11 +44,8 @@ func (a *Agent) Counted(_ Nothing, count *int64) error {
 	return nil
 }
 
-// serveSink counts datagrams until conn is closed.
-func (s *sink) serve(conn *net.UDPConn) error {
-	if err := conn.SetReadBuffer(socketBuffer); err != nil {
-		return err
-	}
+// serve counts datagrams until conn is closed.
+func (s *sink) serve(conn *net.UDPConn) {
 	messages := make([]ipv4.Message, sinkBatch)
 	for i := range messages {
 		messages[i].Buffers = [][]byte{make([]byte, 2048)}
@@ -57,7 +54,7 @@ func (s *sink) serve(conn *net.UDPConn) error {
 	for {
 		n, err := packets.ReadBatch(messages, 0)
 		if errors.Is(err, net.ErrClosed) {
-			return nil
+			return
 		}
 		if err != nil {
 			continue // an ICMP error of an earlier reply

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestParseOptions(t *testing.T) {
+	here, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name string
+		args []string
+		hold func(options) bool // of the result
+	}{
+		{"none", nil, func(o options) bool { return o.pace == usualPace() && o.format == formatText && o.wants("pasta") }},
+		{"quick", []string{"-quick"}, func(o options) bool { return o.pace == quickPace() }},
+		{"rounds", []string{"-quick", "-rounds", "5"}, func(o options) bool { return o.pace.rounds == 5 }},
+		{"json", []string{"-json"}, func(o options) bool { return o.format == formatJSON }},
+		{"markdown", []string{"-markdown"}, func(o options) bool { return o.format == formatMarkdown }},
+		{"helpers", []string{"-helpers", "pasta,kernel"}, func(o options) bool { return o.wants("pasta") && !o.wants("taproot") }},
+		{"taproot", []string{"-taproot", "bin/x"}, func(o options) bool { return o.taproot == filepath.Join(here, "bin/x") }},
+		{"rows", []string{"-rows", "tcp-1500,start"}, func(o options) bool {
+			return o.rows.has("tcp-1500-up-1") && o.rows.has("x", "start") && !o.rows.has("tcp-65520-up-1")
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o, err := parseOptions(tt.args, io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !tt.hold(o) {
+				t.Errorf("got %+v", o)
+			}
+		})
+	}
+}
+
+func TestParseOptionsErrors(t *testing.T) {
+	tests := []struct {
+		name string
+		args []string
+		want string // in the message
+	}{
+		{"unknown option", []string{"-slow"}, "slow"},
+		{"unknown row", []string{"-rows", "tcp-9000"}, "tcp-9000"},
+		{"argument", []string{"-quick", "all"}, "all"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var messages strings.Builder
+			if _, err := parseOptions(tt.args, &messages); err == nil {
+				t.Error("got no error, want one")
+			}
+			if !strings.Contains(messages.String(), tt.want) {
+				t.Errorf("got %q, want %q in it", messages.String(), tt.want)
+			}
+		})
+	}
+}
+
+// TestRowsAreMeasured compares the table's rows with what the sessions
+// measure: a key that is in one only would be lost without a word.
+func TestRowsAreMeasured(t *testing.T) {
+	var keys []string
+	for _, row := range allRows() {
+		if slices.Contains(keys, row.Key) {
+			t.Errorf("row %s: twice", row.Key)
+		}
+		keys = append(keys, row.Key)
+	}
+	for _, s := range sessions() {
+		for _, m := range s.measurements {
+			for _, key := range m.keys {
+				if !slices.Contains(keys, key) {
+					t.Errorf("row %s: measured, not in the table", key)
+				}
+			}
+		}
+	}
+	for _, b := range bars() {
+		if !slices.Contains(keys, b.key) {
+			t.Errorf("row %s: a promise, not in the table", b.key)
+		}
+	}
+}
+
+func TestCommandLines(t *testing.T) {
+	command := []string{"load", "a b"}
+	tests := []struct {
+		name   string
+		helper Helper
+		want   string // words joined by a bar; empty for helpers beside the guest
+	}{
+		{"taproot", Helper{Kind: Taproot, Path: "/t"}, "/t|run|--mtu=1500|--|load|a b"},
+		{"taproot with options", Helper{Kind: Taproot, Path: "/t", Args: []string{"--offload=off"}},
+			"/t|run|--mtu=1500|--offload=off|--|load|a b"},
+		{"pasta", Helper{Kind: Pasta, Path: "/p"},
+			"/p|--config-net|-f|-q|--mtu|1500|-t|none|-u|none|-T|none|-U|none|--|load|a b"},
+		{"slirp4netns", Helper{Kind: Slirp4netns, Path: "/s"}, ""},
+		{"kernel", Helper{Kind: Veth}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			line, wraps := tt.helper.wrapped(1500, command)
+			if got := strings.Join(line, "|"); got != tt.want || wraps != (tt.want != "") {
+				t.Errorf("got %q %v, want %q", got, wraps, tt.want)
+			}
+		})
+	}
+	got := strings.Join(Helper{Kind: Slirp4netns, Path: "/s"}.attached(65520, 12), " ")
+	if want := "/s -c --mtu=65520 12 tap0"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
