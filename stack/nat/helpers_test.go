@@ -1,0 +1,238 @@
+package nat
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"taproot/stack"
+	"taproot/stack/flow"
+	"taproot/stack/policy"
+)
+
+// patience is how long a test waits for what must happen. It is far above what
+// a busy machine needs; no test waits it out to pass.
+const patience = 10 * time.Second
+
+var (
+	guest4   = netip.MustParseAddr("10.0.2.100")
+	guest6   = netip.MustParseAddr("fd00::64")
+	gateway4 = netip.MustParseAddr("10.0.2.2")
+	gateway6 = netip.MustParseAddr("fd00::2")
+)
+
+// TestMain checks that no test leaves a goroutine or a descriptor behind.
+func TestMain(m *testing.M) {
+	goroutines, descriptors := runtime.NumGoroutine(), -1
+	if warmUp() {
+		descriptors = countDescriptors()
+	}
+	code := m.Run()
+	if err := settle(goroutines, descriptors); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// warmUp opens what the runtime keeps open once its poller is used.
+func warmUp() bool {
+	c, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+func settle(goroutines, descriptors int) error {
+	deadline := time.Now().Add(patience)
+	for {
+		g, d := runtime.NumGoroutine(), countDescriptors()
+		if g <= goroutines && (d <= descriptors || descriptors < 0) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("left behind: got %d goroutines and %d descriptors, want %d and %d", g, d, goroutines, descriptors)
+		}
+		runtime.Gosched()
+	}
+}
+
+func countDescriptors() int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return -1
+	}
+	return len(entries)
+}
+
+// A received is a datagram that the guest got.
+type received struct {
+	source, destination netip.AddrPort
+	payload             string
+	segment             int
+}
+
+// A fakeGuest keeps what it is sent.
+type fakeGuest struct {
+	datagrams chan received
+	packets   chan []byte
+}
+
+func newFakeGuest() *fakeGuest {
+	return &fakeGuest{make(chan received, 1024), make(chan []byte, 1024)}
+}
+
+func (g *fakeGuest) SendUDP(source, destination netip.AddrPort, payload []byte, segment int) error {
+	g.datagrams <- received{source, destination, string(payload), segment}
+	return nil
+}
+
+func (g *fakeGuest) SendPacket(b []byte) error {
+	g.packets <- append([]byte(nil), b...)
+	return nil
+}
+
+// next returns the next element of c.
+func next[T any](t *testing.T, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(patience):
+		t.Fatal("nothing came to the guest")
+		panic("unreachable")
+	}
+}
+
+// eventually waits until condition holds.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+func testRules(t testing.TB) *policy.Rules {
+	t.Helper()
+	all, err := policy.ParsePorts("all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := policy.New(policy.Config{
+		Gateway4: gateway4, Gateway6: gateway6,
+		Guest4: netip.PrefixFrom(guest4, 24), Guest6: netip.PrefixFrom(guest6, 64),
+		HostLoopback: all,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules
+}
+
+// newTestUDP returns a UDP that does not run yet.
+func newTestUDP(t testing.TB) (*UDP, *fakeGuest) {
+	t.Helper()
+	guest := newFakeGuest()
+	u, err := NewUDP(UDPConfig{
+		Guest: guest, Rules: testRules(t), Flows: flow.New(flow.Config{}),
+		Gateway4: gateway4, Gateway6: gateway6,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u, guest
+}
+
+// startUDP returns a UDP that runs until the test ends.
+func startUDP(t *testing.T) (*UDP, *fakeGuest) {
+	t.Helper()
+	u, guest := newTestUDP(t)
+	start(t, u.Run)
+	return u, guest
+}
+
+// start runs run until the test ends.
+func start(t *testing.T, run func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+}
+
+// listen opens a socket on the host, until the test ends.
+func listen(t *testing.T, address string) *net.UDPConn {
+	t.Helper()
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// portOf returns the port that a socket is bound to.
+func portOf(c *net.UDPConn) uint16 { return c.LocalAddr().(*net.UDPAddr).AddrPort().Port() }
+
+// freePort returns a UDP port that nobody has on any address.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	c, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	return portOf(c)
+}
+
+// datagram returns what the guest's stack makes of a datagram.
+func datagram(source, destination netip.AddrPort, payload string) stack.Datagram {
+	return stack.Datagram{
+		Source: source, Destination: destination, Payload: []byte(payload), TTL: 64,
+		Header: udpOriginal(source, destination, header{uint16(len(payload)), 64, 0}, nil),
+	}
+}
+
+// read returns the next datagram that c gets.
+func read(t *testing.T, c *net.UDPConn) (payload string, source netip.AddrPort) {
+	t.Helper()
+	b := make([]byte, maxMessage)
+	n, source, err := c.ReadFromUDPAddrPort(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b[:n]), netip.AddrPortFrom(source.Addr().Unmap(), source.Port())
+}
+
+// write sends a datagram from c.
+func write(t *testing.T, c *net.UDPConn, destination netip.AddrPort, payload string) {
+	t.Helper()
+	if _, err := c.WriteToUDPAddrPort([]byte(payload), destination); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// families are the two ways to the host's loopback.
+var families = []struct {
+	name           string
+	guest, gateway netip.Addr
+	loopback       string
+}{
+	{"ipv4", guest4, gateway4, "127.0.0.1:0"},
+	{"ipv6", guest6, gateway6, "[::1]:0"},
+}

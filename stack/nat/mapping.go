@@ -1,0 +1,327 @@
+package nat
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"taproot/stack/flow"
+	"taproot/stack/policy"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+)
+
+// tickLength is how exact idle times are: a flow lives up to this much longer.
+const tickLength = time.Second
+
+const (
+	// errorsPerSecond and errorBurst limit the errors that we make ourselves,
+	// as RFC 1812 section 4.3.2.8 asks. They are what Linux uses
+	// (icmp_msgs_per_sec, icmp_msgs_burst).
+	errorsPerSecond = 1000
+	errorBurst      = 50
+)
+
+var (
+	errClosed  = errors.New("closed")
+	errSpoofed = errors.New("source address is not the guest's")
+)
+
+// A protocol is what UDP and echo do differently with a mapper.
+type protocol interface {
+	// open returns a new host socket for the guest's end. It does not block.
+	open(guest netip.AddrPort) (*socket, error)
+
+	// receive passes a message of the host socket to the guest.
+	receive(m *mapping, msg message)
+
+	// original rebuilds the start of the packet that the guest sent to p last.
+	// quoted is what an error said of its payload.
+	original(p *peer, quoted []byte) []byte
+
+	// idle returns how long a flow to the destination lives without traffic.
+	idle(destination netip.AddrPort) time.Duration
+}
+
+// A mapper owns the mappings of one protocol: host sockets, one for each
+// address and port of the guest, and the peers that each of them talks to. The
+// package text has the picture.
+//
+// A peer is looked up under mu, and its socket is used after mu is free; the
+// reference keeps it open so long.
+type mapper struct {
+	Stats Stats // promoted to UDP and Echo
+
+	protocol protocol
+	proto    flow.Proto
+	check    policy.Proto
+
+	guest   Guest
+	rules   *policy.Rules
+	flows   *flow.Table
+	gateway [2]netip.Addr // IPv4, IPv6; invalid if the guest has no such family
+	log     *slog.Logger
+
+	poller  *poller
+	limiter *rate.Limiter
+	now     atomic.Uint32 // ticks since the start
+	lastID  atomic.Uint64
+
+	mu sync.RWMutex
+	// +checklocks:mu
+	closed bool
+	// +checklocks:mu
+	mappings map[netip.AddrPort]*mapping // by the guest's end
+	// +checklocks:mu
+	ids map[uint64]*mapping // by what the poller calls them
+	// +checklocks:mu
+	peers map[pair]*peer
+}
+
+// A pair names a flow of a mapper, as the guest sees it.
+type pair struct{ guest, destination netip.AddrPort }
+
+// A mapping is one host socket.
+type mapping struct {
+	guest  netip.AddrPort // for echo, the port is the guest's identifier
+	id     uint64
+	socket *socket
+
+	// last is the peer that was sent to last. The kernel reports the size of a
+	// datagram that it refused without saying which port it was for.
+	last atomic.Pointer[peer]
+
+	// The maps are guarded by mapper.mu. peers is by the host's address of the
+	// peer; hosts counts the peers at an address that is the same on both
+	// sides.
+	peers map[netip.AddrPort]*peer
+	hosts map[netip.Addr]int
+}
+
+// A peer is one flow of a mapping.
+type peer struct {
+	mapping     *mapping
+	destination netip.AddrPort // as the guest sees it
+	target      netip.AddrPort // on the host
+	to          sockaddr       // of target
+	flow        *flow.Flow
+	idle        uint32        // in ticks
+	seen        atomic.Uint32 // tick of the last message either way
+	sent        atomic.Uint32 // the last header sent, packed
+}
+
+// pair returns what the peer is called in the table of peers.
+func (p *peer) pair() pair { return pair{p.mapping.guest, p.destination} }
+
+// A header is what an error needs to know of a packet of the guest's that is
+// gone.
+type header struct {
+	length   uint16 // of the payload, in bytes
+	ttl, tos uint8
+}
+
+func (h header) pack() uint32 { return uint32(h.length)<<16 | uint32(h.ttl)<<8 | uint32(h.tos) }
+
+func unpackHeader(v uint32) header { return header{uint16(v >> 16), uint8(v >> 8), uint8(v)} }
+
+// gatewayFor returns the gateway's address of the family of addr.
+func (m *mapper) gatewayFor(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		return m.gateway[0]
+	}
+	return m.gateway[1]
+}
+
+// acquire returns the peer of the pair with a reference to its socket, which
+// the caller releases. It opens the flow if there is none. If that is not to
+// be it tells the guest, where there is something to tell, and returns nil.
+// original is the guest's packet.
+func (m *mapper) acquire(key pair, original []byte) *peer {
+	// The second turn is for a peer that expired between look-up and use.
+	for range 2 {
+		m.mu.RLock()
+		p := m.peers[key]
+		m.mu.RUnlock()
+		if p == nil {
+			var err error
+			if p, err = m.openPeer(key); err != nil {
+				m.refuse(err, original)
+				return nil
+			}
+		}
+		if p.mapping.socket.acquire() {
+			m.touch(p)
+			return p
+		}
+	}
+	m.Stats.Dropped.Add(1)
+	return nil
+}
+
+// touch marks the peer as used. It writes only once per tick, for the sake of
+// the cache line.
+func (m *mapper) touch(p *peer) {
+	if now := m.now.Load(); p.seen.Load() != now {
+		p.seen.Store(now)
+	}
+}
+
+// openPeer opens a flow, and a mapping where the guest's end has none.
+func (m *mapper) openPeer(key pair) (*peer, error) {
+	if !m.rules.Source(key.guest.Addr()) {
+		return nil, errSpoofed
+	}
+	asked := key.destination
+	if m.check == policy.ICMP {
+		asked = netip.AddrPortFrom(asked.Addr(), 0)
+	}
+	target, err := m.rules.Check(m.check, asked)
+	if err != nil {
+		return nil, err
+	}
+	f, err := m.flows.Open(flow.Key{Proto: m.proto, Initiator: key.guest, Target: key.destination})
+	if err != nil {
+		return nil, err
+	}
+	p := &peer{
+		destination: key.destination,
+		target:      target,
+		to:          newSockaddr(target),
+		flow:        f,
+		idle:        ticks(m.protocol.idle(key.destination)),
+	}
+	p.seen.Store(m.now.Load())
+	attached, err := m.attach(p, key.guest)
+	if attached != p {
+		f.Close()
+		return attached, err
+	}
+	m.log.LogAttrs(context.Background(), slog.LevelDebug, "flow opened", slog.String("proto", m.proto.String()),
+		slog.String("initiator", key.guest.String()), slog.String("target", key.destination.String()))
+	return p, nil
+}
+
+// ticks rounds up.
+func ticks(d time.Duration) uint32 { return uint32((d + tickLength - 1) / tickLength) }
+
+// attach gives p to the mapping of the guest's end, which it makes if needed,
+// and returns it, or the peer of the same pair that another goroutine attached
+// in the meantime.
+func (m *mapper) attach(p *peer, guest netip.AddrPort) (*peer, error) {
+	m.mu.Lock()
+	if mp := m.mappings[guest]; mp != nil || m.closed {
+		defer m.mu.Unlock()
+		return m.attachLocked(p, mp)
+	}
+	m.mu.Unlock()
+
+	s, err := m.protocol.open(guest)
+	if err != nil {
+		return nil, err
+	}
+	// The poller may report the id before it means something; that is ignored.
+	fresh := &mapping{guest: guest, id: m.lastID.Add(1), socket: s}
+	if err := m.poller.add(s, fresh.id); err != nil {
+		s.release()
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mp := m.mappings[guest]
+	if mp != nil || m.closed { // somebody was faster
+		defer s.release()
+	} else {
+		mp = fresh
+		mp.peers = make(map[netip.AddrPort]*peer)
+		mp.hosts = make(map[netip.Addr]int)
+		m.mappings[guest], m.ids[mp.id] = mp, mp
+	}
+	return m.attachLocked(p, mp)
+}
+
+// attachLocked is attach where the mapping exists.
+//
+// +checklocks:m.mu
+func (m *mapper) attachLocked(p *peer, mp *mapping) (*peer, error) {
+	if m.closed {
+		return nil, errClosed
+	}
+	p.mapping = mp
+	if other := m.peers[p.pair()]; other != nil {
+		return other, nil
+	}
+	mp.peers[p.target] = p
+	if p.sameAddress() {
+		mp.hosts[p.target.Addr()]++
+	}
+	m.peers[p.pair()] = p
+	return p, nil
+}
+
+// sameAddress reports whether the guest knows the target by its own address,
+// not by the gateway's.
+func (p *peer) sameAddress() bool { return p.target.Addr() == p.destination.Addr() }
+
+// inbound decides whether a message from source, an address of the host's
+// side, may pass the mapping, and returns what the guest sees as its source.
+// p is nil if source is an address that the guest has sent to, but another
+// port: RFC 4787 REQ-8, address-dependent filtering.
+func (m *mapper) inbound(mp *mapping, source netip.AddrPort) (p *peer, seen netip.AddrPort, ok bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if p := mp.peers[source]; p != nil {
+		return p, p.destination, true
+	}
+	return nil, source, mp.hosts[source.Addr()] > 0
+}
+
+// refuse counts the reason why a packet of the guest's goes nowhere and tells
+// the guest.
+func (m *mapper) refuse(err error, original []byte) {
+	kind, ok := kindOf(err)
+	switch {
+	case errors.Is(err, errSpoofed):
+		m.Stats.Spoofed.Add(1)
+	case errors.Is(err, flow.ErrFull), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		m.Stats.Full.Add(1)
+	case errors.As(err, new(*policy.Denied)):
+		m.Stats.Denied.Add(1)
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS), errors.Is(err, errClosed):
+		m.Stats.Dropped.Add(1)
+	default:
+		m.Stats.Failed.Add(1)
+	}
+	// The size that would have fitted comes through the error queue.
+	if ok && kind != PacketTooBig {
+		m.tell(kind, original)
+	}
+}
+
+// tell sends the guest an error in the gateway's name.
+func (m *mapper) tell(kind ErrorKind, original []byte) {
+	if !m.limiter.Allow() {
+		m.Stats.Suppressed.Add(1)
+		return
+	}
+	gateway := m.gateway[0]
+	if len(original) > 0 && original[0]>>4 == 6 {
+		gateway = m.gateway[1]
+	}
+	m.sendError(icmpError(kind, original, gateway, 0))
+}
+
+func (m *mapper) sendError(packet []byte) {
+	if packet == nil {
+		return
+	}
+	if err := m.guest.SendPacket(packet); err != nil {
+		m.Stats.Undelivered.Add(1)
+		return
+	}
+	m.Stats.Errors.Add(1)
+}

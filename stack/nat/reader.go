@@ -1,0 +1,218 @@
+package nat
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// run reads the host sockets and expires flows until ctx ends. It owns one
+// goroutine more than the caller's, which has returned when run returns; the
+// sockets are closed by then.
+func (m *mapper) run(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- m.read() }()
+	ticker := time.NewTicker(tickLength)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			m.sweep()
+		case err := <-done:
+			m.close()
+			return err
+		case <-ctx.Done():
+			m.close()
+			<-done // says only that the poller is closed
+			return nil
+		}
+	}
+}
+
+// read serves the host sockets until the poller is closed.
+func (m *mapper) read() error {
+	b := newBatch()
+	var ready []readiness
+	var err error
+	for {
+		if ready, err = m.poller.wait(ready[:0]); err != nil {
+			return err
+		}
+		for _, r := range ready {
+			m.serve(b, r)
+		}
+	}
+}
+
+// serve takes one batch from a socket that is ready. What is left makes the
+// poller report the socket again, after the others.
+func (m *mapper) serve(b *batch, r readiness) {
+	m.mu.RLock()
+	mp := m.ids[r.id]
+	m.mu.RUnlock()
+	if mp == nil || !mp.socket.acquire() {
+		return
+	}
+	defer mp.socket.release()
+	if r.failed {
+		mp.socket.errors.Lock()
+		n, _ := b.receive(mp.socket, unix.MSG_ERRQUEUE) // EAGAIN: a sender met the error first
+		mp.socket.errors.Unlock()
+		for i := range n {
+			m.report(mp, b.message(i))
+		}
+	}
+	n, _ := b.receive(mp.socket, 0) // a pending error, which the error queue tells better
+	for i := range n {
+		m.protocol.receive(mp, b.message(i))
+	}
+}
+
+// report translates one message of the error queue.
+func (m *mapper) report(mp *mapping, msg message) {
+	e, ok := msg.extendedError()
+	if !ok {
+		return
+	}
+	kind, ok := e.kind()
+	p := m.peerOf(mp, msg.source)
+	if !ok || p == nil {
+		m.Stats.Ignored.Add(1)
+		return
+	}
+	m.sendError(icmpError(kind, m.protocol.original(p, msg.payload), m.speaker(p, e.offender), e.info))
+}
+
+// kind returns what the guest is told about the error.
+func (e extendedError) kind() (ErrorKind, bool) {
+	switch e.origin {
+	case unix.SO_EE_ORIGIN_ICMP:
+		return kindOfICMP4(e.typ, e.code)
+	case unix.SO_EE_ORIGIN_ICMP6:
+		return kindOfICMP6(e.typ, e.code)
+	case unix.SO_EE_ORIGIN_LOCAL: // the rest of these came back from sendmsg
+		return PacketTooBig, e.errno == unix.EMSGSIZE
+	}
+	return 0, false
+}
+
+// peerOf returns the peer that a message was sent to, or nil. The kernel's own
+// errors may come without a port.
+func (m *mapper) peerOf(mp *mapping, target netip.AddrPort) *peer {
+	m.mu.RLock()
+	p := mp.peers[target]
+	m.mu.RUnlock()
+	if p != nil || target.Port() != 0 {
+		return p
+	}
+	if p := mp.last.Load(); p != nil && p.target.Addr() == target.Addr() {
+		return p
+	}
+	return nil
+}
+
+// speaker returns whom the guest sees as the sender of an error: the target
+// under the address that the guest knows, a router under its own, and the
+// gateway for everybody that the guest may not reach, the host above all.
+func (m *mapper) speaker(p *peer, offender netip.Addr) netip.Addr {
+	if offender == p.target.Addr() {
+		return p.destination.Addr()
+	}
+	if !offender.IsValid() || offender.BitLen() != p.destination.Addr().BitLen() {
+		return m.gatewayFor(p.destination.Addr())
+	}
+	if _, err := m.rules.Check(m.check, netip.AddrPortFrom(offender, 0)); err != nil {
+		return m.gatewayFor(offender)
+	}
+	return offender
+}
+
+// sweep lets a tick pass and ends the flows that were idle for too long.
+func (m *mapper) sweep() {
+	now := m.now.Add(1)
+	var idle []*peer
+	m.mu.RLock()
+	for _, p := range m.peers {
+		if p.expired(now) {
+			idle = append(idle, p)
+		}
+	}
+	m.mu.RUnlock()
+	if len(idle) == 0 {
+		return
+	}
+	var unused []*socket
+	m.mu.Lock()
+	for i, p := range idle {
+		if m.peers[p.pair()] != p || !p.expired(now) { // gone or used meanwhile
+			idle[i] = nil
+			continue
+		}
+		if s := m.detachLocked(p); s != nil {
+			unused = append(unused, s)
+		}
+	}
+	m.mu.Unlock()
+	end(idle, unused)
+}
+
+// expired reports whether the peer has been idle for longer than it may. The
+// tick in which it was seen does not count, so it is never early.
+func (p *peer) expired(now uint32) bool { return now-p.seen.Load() > p.idle }
+
+// detachLocked takes p out of the tables. It returns the socket if p was the
+// last peer of its mapping, which is then gone too.
+//
+// +checklocks:m.mu
+func (m *mapper) detachLocked(p *peer) *socket {
+	mp := p.mapping
+	delete(m.peers, p.pair())
+	if mp.peers[p.target] == p {
+		delete(mp.peers, p.target)
+	}
+	if p.sameAddress() {
+		if mp.hosts[p.target.Addr()]--; mp.hosts[p.target.Addr()] == 0 {
+			delete(mp.hosts, p.target.Addr())
+		}
+	}
+	if len(mp.peers) > 0 {
+		return nil
+	}
+	delete(m.mappings, mp.guest)
+	delete(m.ids, mp.id)
+	return mp.socket
+}
+
+// end closes flows and gives back the tables' references to sockets.
+func end(peers []*peer, sockets []*socket) {
+	for _, p := range peers {
+		if p != nil {
+			p.flow.Close()
+		}
+	}
+	for _, s := range sockets {
+		s.release()
+	}
+}
+
+// close ends all flows and makes read return. It may be called once.
+func (m *mapper) close() {
+	m.mu.Lock()
+	m.closed = true
+	var peers []*peer
+	for _, p := range m.peers {
+		peers = append(peers, p)
+	}
+	var sockets []*socket
+	for _, mp := range m.mappings {
+		sockets = append(sockets, mp.socket)
+	}
+	clear(m.peers)
+	clear(m.mappings)
+	clear(m.ids)
+	m.mu.Unlock()
+	end(peers, sockets)
+	m.poller.close() // nothing is written through it, so nothing can be lost
+}

@@ -1,0 +1,320 @@
+package nat
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"taproot/stack"
+	"taproot/stack/flow"
+	"taproot/stack/policy"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+)
+
+// A Guest is the guest as the NAT sees it: *stack.Stack. Both methods may be
+// called from several goroutines; what they are given stays the caller's.
+type Guest interface {
+	// SendUDP sends a datagram to the guest; source is the outside end as the
+	// guest sees it. With segment > 0, payload is several datagrams of that
+	// size, the last one of which may be shorter.
+	SendUDP(source, destination netip.AddrPort, payload []byte, segment int) error
+
+	// SendPacket sends a complete IP packet to the guest, in fragments where
+	// it is larger than the guest's MTU.
+	SendPacket(b []byte) error
+}
+
+const (
+	// defaultIdle is how long a UDP flow lives without a datagram either way.
+	// RFC 4787 REQ-5: not less than 2 minutes.
+	defaultIdle = 2 * time.Minute
+
+	// defaultDNSIdle is the same for port 53, where a flow is one question and
+	// its answer, and resolvers take a new port for each. RFC 4787 REQ-5 a
+	// allows shorter times for well-known ports.
+	defaultDNSIdle = 10 * time.Second
+
+	dnsPort = 53
+
+	// ethernetMTU bounds, in bytes of IP packet, what we do not let the host
+	// fragment when the guest says so; see the package text.
+	ethernetMTU = 1500
+
+	// hostTTL is the TTL that the host's kernel takes by itself, RFC 1700. A
+	// guest's packet that has it needs no control message.
+	hostTTL = 64
+)
+
+// A UDPConfig says what a UDP works with.
+type UDPConfig struct {
+	Guest Guest         // gets replies and errors
+	Rules *policy.Rules // asked for each new flow
+	Flows *flow.Table   // counts the flows
+
+	// Gateway4 and Gateway6 are the gateway's addresses in the guest's
+	// network: the source of errors that nobody else sent. The zero Addr
+	// stands for a family that the guest does not have.
+	Gateway4, Gateway6 netip.Addr
+
+	// Idle is how long a flow lives without traffic, DNSIdle the same for
+	// flows to port 53. 0 means 2 minutes and 10 seconds. They are rounded up
+	// to seconds.
+	Idle, DNSIdle time.Duration
+
+	// Log gets each flow at level Debug; nil means no log.
+	Log *slog.Logger
+}
+
+// Stats count what did not go the usual way. Everything here can be caused by
+// the guest or a peer, so it is counted and not logged.
+type Stats struct {
+	Denied      atomic.Uint64 // packets of the guest's that a rule forbids
+	Spoofed     atomic.Uint64 // packets whose source is not the guest's
+	Full        atomic.Uint64 // packets dropped at the limit of flows or descriptors
+	Expired     atomic.Uint64 // packets whose TTL ended at the gateway
+	Dropped     atomic.Uint64 // packets dropped because the host was not ready
+	Failed      atomic.Uint64 // packets that the host refused
+	Filtered    atomic.Uint64 // messages from the host's side that nobody asked for
+	Undelivered atomic.Uint64 // messages and errors that the guest's link refused
+	Errors      atomic.Uint64 // ICMP errors sent to the guest
+	Suppressed  atomic.Uint64 // ICMP errors held back by the rate limit
+	Ignored     atomic.Uint64 // ICMP errors of the host's side with no meaning for the guest
+}
+
+// A UDP carries the guest's datagrams to the host and back. The package text
+// says how. Handle may be called from several goroutines.
+type UDP struct {
+	mapper
+	idleTime, dnsIdleTime time.Duration
+}
+
+// NewUDP returns a UDP whose Run is to be called once: it releases what the
+// UDP takes.
+func NewUDP(cfg UDPConfig) (*UDP, error) {
+	u := &UDP{idleTime: cfg.Idle, dnsIdleTime: cfg.DNSIdle}
+	if u.idleTime <= 0 {
+		u.idleTime = defaultIdle
+	}
+	if u.dnsIdleTime <= 0 {
+		u.dnsIdleTime = defaultDNSIdle
+	}
+	u.mapper = mapper{
+		protocol: u,
+		proto:    flow.UDP,
+		check:    policy.UDP,
+		guest:    cfg.Guest,
+		rules:    cfg.Rules,
+		flows:    cfg.Flows,
+		gateway:  [2]netip.Addr{cfg.Gateway4, cfg.Gateway6},
+		log:      cfg.Log,
+	}
+	if err := u.init(); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// init checks what the constructors of UDP and Echo were given and makes the
+// rest.
+func (m *mapper) init() error {
+	switch {
+	case m.guest == nil:
+		return errors.New("nat: Guest is missing")
+	case m.rules == nil:
+		return errors.New("nat: Rules are missing")
+	case m.flows == nil:
+		return errors.New("nat: Flows are missing")
+	}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	m.limiter = rate.NewLimiter(errorsPerSecond, errorBurst)
+	m.mappings = make(map[netip.AddrPort]*mapping)
+	m.ids = make(map[uint64]*mapping)
+	m.peers = make(map[pair]*peer)
+	var err error
+	m.poller, err = newPoller()
+	return err
+}
+
+// Run reads replies and expires flows until ctx ends, then closes all flows
+// and returns nil. It owns two goroutines, one of them the caller's; both have
+// returned when it returns. It fails only if the host's poller does.
+func (u *UDP) Run(ctx context.Context) error { return u.run(ctx) }
+
+// Handle sends a datagram of the guest's on its way. It does not block and
+// keeps nothing of d.
+func (u *UDP) Handle(d stack.Datagram) {
+	if u.expires(d.TTL, d.Destination.Addr(), d.Header) {
+		return
+	}
+	p := u.acquire(pair{d.Source, d.Destination}, d.Header)
+	if p == nil {
+		return
+	}
+	s := p.mapping.socket
+	defer s.release()
+	size := len(d.Payload)
+	if d.Segment > 0 {
+		size = min(size, d.Segment)
+	}
+	p.remember(header{uint16(size), d.TTL, d.TOS})
+	s.setDontFragment(dontFragment(d.Header, udpHeaderLen+size))
+	var c control
+	p.addHeader(&c, d.TTL, d.TOS)
+	if err := sendDatagrams(p, d, c); err != nil {
+		u.refuse(err, d.Header)
+		return
+	}
+	p.flow.ToTarget.Add(int64(len(d.Payload)))
+}
+
+// expires answers for packets whose TTL ends at the gateway, which is the
+// first hop of a traceroute. What is meant for the gateway itself has arrived.
+func (m *mapper) expires(ttl uint8, destination netip.Addr, original []byte) bool {
+	if ttl > 1 || destination == m.gatewayFor(destination) {
+		return false
+	}
+	m.Stats.Expired.Add(1)
+	m.tell(TimeExceeded, original)
+	return true
+}
+
+// remember keeps what an error that comes later needs to know.
+func (p *peer) remember(h header) {
+	if v := h.pack(); p.sent.Load() != v {
+		p.sent.Store(v)
+	}
+	if p.mapping.last.Load() != p {
+		p.mapping.last.Store(p)
+	}
+}
+
+// addHeader makes the host send with the guest's TTL less this hop, and with
+// its TOS. Traffic to the host's own services keeps the host's.
+func (p *peer) addHeader(c *control, ttl, tos uint8) {
+	v4 := p.target.Addr().Is4()
+	if ttl != hostTTL && p.sameAddress() {
+		if v4 {
+			c.add(unix.IPPROTO_IP, unix.IP_TTL, int32(ttl-1))
+		} else {
+			c.add(unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, int32(ttl-1))
+		}
+	}
+	if tos == 0 {
+		return
+	}
+	if v4 {
+		c.add(unix.IPPROTO_IP, unix.IP_TOS, int32(tos))
+	} else {
+		c.add(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int32(tos))
+	}
+}
+
+// dontFragment reports whether the guest's packet, of which head is the start
+// and length what follows the IP header, must not be fragmented on its way.
+func dontFragment(head []byte, length int) bool {
+	return len(head) >= ipv4HeaderLen && head[0]>>4 == 4 && head[6]&0x40 != 0 &&
+		ipv4HeaderLen+length <= ethernetMTU
+}
+
+// sendDatagrams sends a datagram, or the datagrams of a superframe: in one
+// call where the kernel takes them so, else one by one.
+func sendDatagrams(p *peer, d stack.Datagram, c control) error {
+	if d.Segment <= 0 || d.Segment >= len(d.Payload) {
+		return p.send(nil, d.Payload, &c)
+	}
+	whole := c
+	whole.addSegment(d.Segment)
+	err := p.send(nil, d.Payload, &whole)
+	switch {
+	case errors.Is(err, unix.EINVAL): // more datagrams than the kernel takes at once
+	case errors.Is(err, unix.EIO): // no checksum offload on the way out
+	case errors.Is(err, unix.EMSGSIZE): // each must be fragmented, or refused
+	default:
+		return err
+	}
+	for rest := d.Payload; len(rest) > 0; {
+		n := min(d.Segment, len(rest))
+		if err := p.send(nil, rest[:n], &c); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// send sends one message. The kernel reports an error about an earlier message
+// once, on whatever call comes next; that call has then done nothing and is
+// repeated. What really belongs to this message comes again.
+func (p *peer) send(head, payload []byte, c *control) error {
+	s := p.mapping.socket
+	err := s.send(&p.to, head, payload, c)
+	if err == nil {
+		return nil
+	}
+	s.errors.Lock()
+	defer s.errors.Unlock()
+	// Only an ICMP error that arrives right now can come in between.
+	for range 3 {
+		// An error about the size is not repeated: each would be queued.
+		if kind, ok := kindOf(err); !ok || kind == PacketTooBig {
+			break
+		}
+		err = s.send(&p.to, head, payload, c)
+	}
+	return err
+}
+
+// open implements protocol.
+func (u *UDP) open(guest netip.AddrPort) (*socket, error) {
+	s, err := openSocket(guest.Addr().Is6(), unix.IPPROTO_UDP)
+	if err != nil {
+		return nil, err
+	}
+	// Without it (before Linux 5.0) datagrams come one by one.
+	_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	if err := s.bind(guest.Port()); err != nil {
+		s.release()
+		return nil, err
+	}
+	return s, nil
+}
+
+// receive implements protocol.
+func (u *UDP) receive(mp *mapping, msg message) {
+	p, source, ok := u.inbound(mp, msg.source)
+	if !ok {
+		u.Stats.Filtered.Add(1)
+		return
+	}
+	segment := msg.integer(unix.SOL_UDP, unix.UDP_GRO)
+	if segment >= len(msg.payload) {
+		segment = 0
+	}
+	if p != nil {
+		u.touch(p)
+		p.flow.ToInitiator.Add(int64(len(msg.payload)))
+	}
+	if err := u.guest.SendUDP(source, mp.guest, msg.payload, segment); err != nil {
+		u.Stats.Undelivered.Add(1)
+	}
+}
+
+// original implements protocol.
+func (u *UDP) original(p *peer, quoted []byte) []byte {
+	return udpOriginal(p.mapping.guest, p.destination, unpackHeader(p.sent.Load()), quoted)
+}
+
+// idle implements protocol.
+func (u *UDP) idle(destination netip.AddrPort) time.Duration {
+	if destination.Port() == dnsPort {
+		return u.dnsIdleTime
+	}
+	return u.idleTime
+}
