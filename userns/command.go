@@ -30,12 +30,11 @@ func lookPath(name string, env []string) (string, error) {
 			dir = "."
 		}
 		path := strings.TrimSuffix(dir, "/") + "/" + name
-		err := executable(path)
-		switch err {
-		case nil:
+		switch err := executable(path); {
+		case err == nil:
 			return path, nil
-		case syscall.EACCES:
-			cause = syscall.EACCES
+		case err == syscall.EACCES && exists(path):
+			cause = syscall.EACCES // unless a later directory has it
 		}
 	}
 	return "", &CommandError{name, cause}
@@ -51,6 +50,11 @@ func executable(path string) error {
 		return syscall.EISDIR
 	}
 	return unix.Access(path, unix.X_OK)
+}
+
+// exists says whether there is such a file, as far as we can see.
+func exists(path string) bool {
+	return unix.Access(path, unix.F_OK) == nil
 }
 
 // variable returns a variable of an environment.

@@ -53,7 +53,7 @@ type failure struct {
 	Text    string
 	Hint    string
 	Errno   syscall.Errno // 0 if there is none
-	Command string        // of a CommandError; Errno is its cause
+	Command *string       // of a CommandError, whose cause is Errno; else nil
 }
 
 // newFailure packs err.
@@ -66,15 +66,15 @@ func newFailure(err error) *failure {
 	errors.As(err, &f.Errno)
 	var command *CommandError
 	if errors.As(err, &command) {
-		f.Command = command.Command
+		f.Command = &command.Command
 	}
 	return f
 }
 
 // err unpacks the error.
 func (f *failure) err() error {
-	if f.Command != "" && f.Errno != 0 {
-		return &CommandError{Command: f.Command, Err: f.Errno}
+	if f.Command != nil {
+		return &CommandError{Command: *f.Command, Err: f.Errno}
 	}
 	err := error(&remoteError{text: f.Text, errno: f.Errno})
 	hint := f.Hint

@@ -1,0 +1,3 @@
+package userns
+
+func shell() int { return 1 }

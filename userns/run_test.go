@@ -1,0 +1,356 @@
+package userns
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// report runs the guest program that reports, and returns what it sees.
+func report(t *testing.T, p *supervised) facts {
+	t.Helper()
+	if status := p.run(); status != 0 {
+		t.Fatalf("status: got %d, want 0", status)
+	}
+	var f facts
+	if err := json.Unmarshal([]byte(p.out.String()), &f); err != nil {
+		t.Fatal(err)
+	}
+	p.gone()
+	return f
+}
+
+func TestIdentity(t *testing.T) {
+	user := ordinary(t)
+	one := func(inside, outside int) string { return fmt.Sprintf("%d %d 1", inside, outside) }
+	const noCaps = "0000000000000000"
+	for _, tt := range []struct {
+		identity       Identity
+		uid, gid       int
+		uidMap, gidMap string
+		setgroups      string
+		ping           string
+		allCaps        bool
+	}{
+		{IdentityRoot, 0, 0, one(0, user.uid), one(0, user.gid), "deny", "0 0", true},
+		{IdentityKeep, user.uid, user.gid, one(user.uid, user.uid), one(user.gid, user.gid), "deny",
+			fmt.Sprintf("%d %d", user.gid, user.gid), false},
+	} {
+		for _, pid := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v/pid=%v", tt.identity, pid), func(t *testing.T) {
+				s := defaultScript("report")
+				s.Config.Identity, s.Config.PID = tt.identity, pid
+				s.Config.IPC, s.Config.UTS = pid, pid
+				f := report(t, newSupervisor(t, s))
+				if f.UID != tt.uid || f.GID != tt.gid {
+					t.Errorf("ids: got %d:%d, want %d:%d", f.UID, f.GID, tt.uid, tt.gid)
+				}
+				if f.UIDMap != tt.uidMap || f.GIDMap != tt.gidMap {
+					t.Errorf("maps: got %q %q, want %q %q", f.UIDMap, f.GIDMap, tt.uidMap, tt.gidMap)
+				}
+				if f.Setgroups != tt.setgroups {
+					t.Errorf("setgroups: got %s, want %s", f.Setgroups, tt.setgroups)
+				}
+				if all := f.CapEff != noCaps; all != tt.allCaps || f.CapInh != noCaps || f.CapAmb != noCaps {
+					t.Errorf("capabilities: got %s, inheritable %s, ambient %s", f.CapEff, f.CapInh, f.CapAmb)
+				}
+				if f.PingRange != tt.ping {
+					t.Errorf("ping range: got %q, want %q", f.PingRange, tt.ping)
+				}
+				checkNetwork(t, f)
+				checkPID(t, f, pid)
+			})
+		}
+	}
+}
+
+func checkPID(t *testing.T, f facts, own bool) {
+	t.Helper()
+	if own && (f.PID != 2 || f.ProcSelf != "2") {
+		t.Errorf("process id: got %d, /proc/self %s, want 2", f.PID, f.ProcSelf)
+	}
+	if !own && f.PID <= 2 {
+		t.Errorf("process id: got %d, want one of the host's", f.PID)
+	}
+}
+
+func checkNetwork(t *testing.T, f facts) {
+	t.Helper()
+	if got, want := f.Links["tap0"], (link{1400, "02:00:00:01:02:03", true}); got != want {
+		t.Errorf("tap0: got %v, want %v", got, want)
+	}
+	if !f.Links["lo"].Up {
+		t.Error("lo is down")
+	}
+	for _, want := range []string{"0.0.0.0/0 via 10.0.2.2", "::/0 via fd00::2"} {
+		if !slices.Contains(f.Routes, want) {
+			t.Errorf("routes: got %q, want %q among them", f.Routes, want)
+		}
+	}
+	// The flags are the fifth column: 0x40 is tentative.
+	addresses := 0
+	for _, line := range strings.Split(f.IfInet6, "\n") {
+		fields := strings.Fields(line)
+		if len(fields) != 6 || fields[5] != "tap0" {
+			continue
+		}
+		addresses++
+		if fields[4] != "80" && fields[4] != "82" { // permanent, without detection
+			t.Errorf("address %s: got flags %s, want 80 or 82", fields[0], fields[4])
+		}
+	}
+	if addresses != 2 {
+		t.Errorf("IPv6 addresses of tap0: got %d, want the link-local and the global one", addresses)
+	}
+	if f.BindV6 != "" {
+		t.Errorf("bind to the IPv6 address: %s", f.BindV6)
+	}
+}
+
+func TestIdentityAuto(t *testing.T) {
+	user := ordinary(t)
+	sub, err := findSubordinates(user.uid)
+	if err != nil {
+		t.Skipf("no subordinate ids: %v", err)
+	}
+	if _, err := exec.LookPath("newuidmap"); err != nil {
+		t.Skipf("no newuidmap: %v", err)
+	}
+	for _, pid := range []bool{false, true} {
+		t.Run(fmt.Sprintf("pid=%v", pid), func(t *testing.T) {
+			s := defaultScript("report")
+			s.Config.Identity, s.Config.PID = IdentityAuto, pid
+			f := report(t, newSupervisor(t, s))
+			r := sub.uids[0]
+			if want := fmt.Sprintf("0 %d 1, 1 %d %d", user.uid, r.start, r.count); !strings.HasPrefix(f.UIDMap, want) {
+				t.Errorf("uid map: got %q, want %q", f.UIDMap, want)
+			}
+			if f.UID != 0 || f.GID != 0 || f.Setgroups != "allow" {
+				t.Errorf("got ids %d:%d, setgroups %s, want 0:0, allow", f.UID, f.GID, f.Setgroups)
+			}
+			if want := pingRange(IdentityAuto, user.gid, sub.gids); f.PingRange != want || want == "0 0" {
+				t.Errorf("ping range: got %q, want %q", f.PingRange, want)
+			}
+			if f.CapInh != "0000000000000000" {
+				t.Errorf("inheritable capabilities: got %s, want none", f.CapInh)
+			}
+			checkNetwork(t, f)
+			checkPID(t, f, pid)
+		})
+	}
+}
+
+func TestAsRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("not root")
+	}
+	for _, identity := range []Identity{IdentityRoot, IdentityKeep} {
+		t.Run(identity.String(), func(t *testing.T) {
+			s := defaultScript("report")
+			s.Config.Identity = identity
+			f := report(t, newProcess(t, supervisorName, s, account{}))
+			if f.UIDMap != "0 0 1" || f.UID != 0 {
+				t.Errorf("got uid %d, map %q, want 0, 0 0 1", f.UID, f.UIDMap)
+			}
+			checkNetwork(t, f)
+		})
+	}
+}
+
+func TestFiles(t *testing.T) {
+	before := content("/etc/resolv.conf") + content("/etc/hosts")
+	mounts := content("/proc/self/mountinfo")
+	s := defaultScript("report")
+	f := report(t, newSupervisor(t, s))
+	if f.ResolvConf != string(s.Setup.ResolvConf) || f.Hosts != string(s.Setup.Hosts) {
+		t.Errorf("got %q and %q, want %q and %q", f.ResolvConf, f.Hosts, s.Setup.ResolvConf, s.Setup.Hosts)
+	}
+	if after := content("/etc/resolv.conf") + content("/etc/hosts"); after != before {
+		t.Errorf("host's files: got %q, want %q", after, before)
+	}
+	if after := content("/proc/self/mountinfo"); after != mounts {
+		t.Errorf("host's mounts: got %q, want %q", after, mounts)
+	}
+	if got := strings.Count(f.Mounts, " - tmpfs tmpfs"); strings.Contains(f.Mounts, " /tmp rw,nosuid,nodev,noexec") {
+		t.Errorf("scratch is still mounted; %d tmpfs mounts: %s", got, f.Mounts)
+	}
+
+	s.Setup.ResolvConf, s.Setup.Hosts = nil, []byte{}
+	f = report(t, newSupervisor(t, s))
+	if f.ResolvConf != content("/etc/resolv.conf") || f.Hosts != "" {
+		t.Errorf("got %q and %q, want the host's resolv.conf and an empty hosts", f.ResolvConf, f.Hosts)
+	}
+}
+
+func TestLargeHosts(t *testing.T) {
+	s := defaultScript("report")
+	s.HostsLines = 200_000 // 6 MB, more than a packet and a socket's buffer hold
+	f := report(t, newSupervisor(t, s))
+	if want := strings.Repeat(hostsLine, s.HostsLines); f.Hosts != want {
+		t.Errorf("hosts: got %d bytes, want %d", len(f.Hosts), len(want))
+	}
+}
+
+func TestIPv4Only(t *testing.T) {
+	s := defaultScript("report")
+	s.Setup.Addresses, s.Setup.Gateways = s.Setup.Addresses[:1], s.Setup.Gateways[:1]
+	f := report(t, newSupervisor(t, s))
+	if strings.Contains(f.IfInet6, "tap0") {
+		t.Errorf("tap0 has an IPv6 address: %s", f.IfInet6)
+	}
+}
+
+func TestSysClassNet(t *testing.T) {
+	f := report(t, newSupervisor(t, defaultScript("report")))
+	want := []string{"lo", "peer0", "tap0"}
+	if slices.Contains(f.SysNet, "tap0") && !slices.Equal(f.SysNet, want) {
+		t.Errorf("/sys/class/net: got %v, want %v", f.SysNet, want)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{dir, dir + "/.."} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plain, script := dir+"/plain", dir+"/script"
+	os.WriteFile(plain, []byte("text"), 0o644)
+	os.WriteFile(script, []byte("exit 9\n"), 0o755)
+	for _, tt := range []struct {
+		name    string
+		command []string
+		want    int
+		stderr  string
+	}{
+		{"zero", guestCommand("exit", "0"), 0, ""},
+		{"some", guestCommand("exit", "42"), 42, ""},
+		{"255", guestCommand("exit", "255"), 255, ""},
+		{"killed", guestCommand("die", "9"), 128 + 9, ""},
+		{"terminated", guestCommand("die", "15"), 128 + 15, ""},
+		{"path", []string{"sh", "-c", "exit 3"}, 3, ""},
+		{"no format", []string{script}, 9, ""},
+		{"missing", []string{"no-such-command-here"}, 127, "no-such-command-here: not found"},
+		{"missing path", []string{"/no/such/command"}, 127, "/no/such/command: not found"},
+		{"under a file", []string{plain + "/x"}, 127, "not a directory"},
+		{"not executable", []string{plain}, 126, "permission denied"},
+		{"directory", []string{dir}, 126, "is a directory"},
+		{"empty", []string{""}, 127, "not found"},
+	} {
+		for _, pid := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/pid=%v", tt.name, pid), func(t *testing.T) {
+				s := defaultScript()
+				s.Config.Command, s.Config.PID = tt.command, pid
+				p := newSupervisor(t, s)
+				if got := p.run(); got != tt.want {
+					t.Errorf("status: got %d, want %d", got, tt.want)
+				}
+				if !strings.Contains(p.err.String(), tt.stderr) || tt.stderr == "" && p.err.Len() > 0 {
+					t.Errorf("stderr: got %q, want %q", p.err.String(), tt.stderr)
+				}
+				p.gone()
+			})
+		}
+	}
+}
+
+func TestStartErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*script)
+		want   string
+	}{
+		{"no command", func(s *script) { s.Config.Command = nil }, "config: command: none"},
+		{"no directory", func(s *script) { s.Config.Dir = "/no/such/dir" }, "chdir /no/such/dir"},
+		{"no device", func(s *script) { s.Setup.Device = []byte(`"missing"`) },
+			"open /dev/net/tun: no such file or directory\ntaproot: hint: sudo modprobe tun\n"},
+		{"gateway", func(s *script) { s.Setup.Gateways = []netip.Addr{netip.MustParseAddr("8.8.8.8")} },
+			"tap0: default route via 8.8.8.8: network is unreachable"},
+		{"mtu", func(s *script) { s.Setup.MTU = -5 }, "tap0: mtu -5"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := defaultScript("exit", "0")
+			tt.change(&s)
+			p := newSupervisor(t, s)
+			if got := p.run(); got != 125 {
+				t.Errorf("status: got %d, want 125", got)
+			}
+			if !strings.Contains(p.err.String(), tt.want) {
+				t.Errorf("stderr: got %q, want %q", p.err.String(), tt.want)
+			}
+			p.gone()
+		})
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	s := defaultScript("report")
+	s.Config.Dir = "/usr"
+	s.Config.Env = []string{"A=1", "PATH=/nowhere"}
+	f := report(t, newSupervisor(t, s))
+	if f.Dir != "/usr" || !slices.Equal(f.Env, s.Config.Env) {
+		t.Errorf("got directory %s, environment %q, want /usr, %q", f.Dir, f.Env, s.Config.Env)
+	}
+}
+
+// The command has 0, 1, 2 and what the caller passed, under their numbers.
+func TestDescriptors(t *testing.T) {
+	for _, pid := range []bool{false, true} {
+		t.Run(fmt.Sprintf("pid=%v", pid), func(t *testing.T) {
+			s := defaultScript("report")
+			s.Config.PID = pid
+			p := newSupervisor(t, s)
+			null, err := os.Open(os.DevNull)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer null.Close()
+			// 3 and 5 to 40 are free, 4 and 41 are passed.
+			p.cmd.ExtraFiles = make([]*os.File, 39)
+			p.cmd.ExtraFiles[1], p.cmd.ExtraFiles[38] = null, null
+			f := report(t, p)
+			for fd, target := range f.Descriptors {
+				switch fd {
+				case 0, 1, 2:
+				case 4, 41:
+					if target != os.DevNull {
+						t.Errorf("descriptor %d: got %s, want %s", fd, target, os.DevNull)
+					}
+				default:
+					t.Errorf("descriptor %d: got %s, want none", fd, target)
+				}
+			}
+			if len(f.Descriptors) != 5 {
+				t.Errorf("descriptors: got %v, want 0, 1, 2, 4, 41", f.Descriptors)
+			}
+		})
+	}
+}
+
+// Go's runtime raises the soft limit; the command gets the caller's.
+func TestFileLimit(t *testing.T) {
+	const want = 321
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	lower := syscall.Rlimit{Cur: want, Max: limit.Max}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &lower); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	for _, pid := range []bool{false, true} {
+		s := defaultScript("report")
+		s.Config.PID = pid
+		if f := report(t, newSupervisor(t, s)); f.FileLimit != want {
+			t.Errorf("pid=%v: limit: got %d, want %d", pid, f.FileLimit, want)
+		}
+	}
+}
