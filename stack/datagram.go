@@ -54,25 +54,6 @@ func (s *Stack) HandleEcho(h func(Echo)) { s.echo = h }
 // HandleSolicitation sets who is told of router solicitations.
 func (s *Stack) HandleSolicitation(h func()) { s.solicitation = h }
 
-// Classify implements link.Classifier: it takes router solicitations, which
-// gVisor answers for nobody.
-func (s *Stack) Classify(head []byte) bool {
-	const icmpType = header.EthernetMinimumSize + header.IPv6MinimumSize
-	if len(head) <= icmpType || s.solicitation == nil {
-		return false
-	}
-	ip := head[header.EthernetMinimumSize:]
-	if binary.BigEndian.Uint16(head[12:]) != uint16(header.IPv6ProtocolNumber) ||
-		ip[6] != uint8(header.ICMPv6ProtocolNumber) || head[icmpType] != byte(header.ICMPv6RouterSolicit) {
-		return false
-	}
-	// RFC 4861 §6.1.1: a solicitation from further away is not valid.
-	if ip[7] == 255 && head[icmpType+1] == 0 {
-		s.solicitation()
-	}
-	return true
-}
-
 // sourceFilter returns the link's filter for a rule about source addresses.
 // Unspecified sources belong to guests without an address: DHCP and duplicate
 // address detection need them, and no flow starts with them.

@@ -115,16 +115,13 @@ func openOffloaded(name string) (*os.File, Features, error) {
 	if err != nil {
 		return nil, Features{}, openError("open "+devicePath, err)
 	}
-	f, err := pollable(fd, name)
-	if err != nil {
-		return nil, Features{}, err
-	}
 	features, err := setUp(fd, name)
 	if err != nil {
-		f.Close()
+		unix.Close(fd)
 		return nil, Features{}, err
 	}
-	return f, features, nil
+	f, err := pollable(fd, name)
+	return f, features, err
 }
 
 // setUp attaches fd to a device called name and negotiates its offloads.
@@ -157,7 +154,8 @@ func negotiate(fd int, name string) (Features, error) {
 	return Features{Header: true, Checksum: true, TSO: true, Why: "UDP segmentation offload needs Linux 6.2"}, nil
 }
 
-// pollable makes fd, which it takes over, a file that the runtime polls.
+// pollable makes fd, which it takes over, a file that the runtime polls. The
+// device must be attached: the poller learns nothing of what comes later.
 func pollable(fd int, name string) (*os.File, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)

@@ -32,6 +32,7 @@ type receiver struct {
 	reader     *tap.Reader
 	virtio     []byte // nil on a plain device
 	views      [3]*buffer.View
+	head6      [headViewV6]byte
 }
 
 // receive reads frames until the device is closed or gone.
@@ -78,7 +79,7 @@ func (r *receiver) frame(n int) {
 	if !e.admit(head) || e.classifier != nil && e.classifier.Classify(head) {
 		return
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: r.take(n)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: r.take(n, head)})
 	defer pkt.DecRef()
 	if h.Segmentation == tap.SegmentUDP {
 		pkt.GSOOptions.MSS = h.SegmentSize
@@ -87,9 +88,16 @@ func (r *receiver) frame(n int) {
 }
 
 // head returns the first bytes of a frame of n bytes: all of its headers,
-// unless it has IP options or extension headers.
+// unless it has IP options or extension headers. It is valid until the next
+// frame.
 func (r *receiver) head(n int) []byte {
-	return r.views[0].AsSlice()[:min(n, headView)]
+	head := r.views[0].AsSlice()[:min(n, headView)]
+	if n <= headView || !isIPv6(head) {
+		return head
+	}
+	copy(r.head6[:], head)
+	copy(r.head6[headView:], r.views[1].AsSlice())
+	return r.head6[:min(n, headViewV6)]
 }
 
 // admit counts and refuses frames that are not for us or not from the guest,
@@ -111,8 +119,10 @@ func (e *Endpoint) admit(head []byte) bool {
 }
 
 // take returns the frame's bytes as a buffer and puts new views in the place
-// of those that it used.
-func (r *receiver) take(n int) buffer.Buffer {
+// of those that it used. The headers of an IPv6 frame are longer than the first
+// view: they become a view of their own, so that they are contiguous and the
+// payload is not.
+func (r *receiver) take(n int, head []byte) buffer.Buffer {
 	var b buffer.Buffer
 	left := n
 	for i := 0; i < len(r.views) && left > 0; i++ {
@@ -122,8 +132,10 @@ func (r *receiver) take(n int) buffer.Buffer {
 		r.replace(i, fresh)
 		v.CapLength(size)
 		left -= size
-		if i == 1 && isIPv6(b) {
-			joinHead(&b, v)
+		if i == 1 && len(head) > headView {
+			b.Release()
+			_ = b.Append(buffer.NewViewWithData(head))
+			v.TrimFront(min(v.Size(), len(head)-headView))
 		}
 		if v.Size() == 0 {
 			v.Release()
@@ -134,22 +146,8 @@ func (r *receiver) take(n int) buffer.Buffer {
 	return b
 }
 
-// joinHead moves the rest of an IPv6 frame's headers from v to the end of the
-// view before it, so that they are contiguous and the payload is not.
-func joinHead(b *buffer.Buffer, v *buffer.View) {
-	head := buffer.NewView(headViewV6)
-	b.Apply(func(old *buffer.View) { _, _ = head.Write(old.AsSlice()) })
-	rest := min(v.Size(), headViewV6-headView)
-	_, _ = head.Write(v.AsSlice()[:rest])
-	v.TrimFront(rest)
-	b.Release()
-	_ = b.Append(head)
-}
-
-// isIPv6 looks at the Ethernet header at the front of b.
-func isIPv6(b buffer.Buffer) bool {
-	list := b.AsViewList()
-	head := list.Front().AsSlice()
+// isIPv6 looks at the Ethernet header.
+func isIPv6(head []byte) bool {
 	return binary.BigEndian.Uint16(head[12:]) == uint16(header.IPv6ProtocolNumber)
 }
 

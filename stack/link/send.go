@@ -83,9 +83,12 @@ func (e *Endpoint) write(w *tap.Writer, virtio []byte, pkt *stack.PacketBuffer) 
 		virtioHeader(pkt).Put(virtio)
 		w.Add(virtio)
 	}
-	views, _ := pkt.AsViewList()
+	views, unused := pkt.AsViewList() // unused is room in front of the headers
 	for v := views.Front(); v != nil; v = v.Next() {
-		w.Add(v.AsSlice())
+		b := v.AsSlice()
+		skip := min(unused, len(b))
+		unused -= skip
+		w.Add(b[skip:])
 	}
 	e.flush(w)
 }
