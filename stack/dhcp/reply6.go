@@ -2,7 +2,6 @@ package dhcp
 
 import (
 	"bytes"
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -46,18 +45,6 @@ func (s *Server) Reply6(request []byte, src netip.Addr) (reply []byte, ok bool) 
 		return nil, false
 	}
 	return answer.ToBytes(), true
-}
-
-// parse6 reads a message that a client may send.
-func parse6(b []byte) (*dhcpv6.Message, error) {
-	if len(b) > maxRequest {
-		return nil, fmt.Errorf("parse dhcpv6 request: %d bytes are too many", len(b))
-	}
-	m, err := dhcpv6.MessageFromBytes(b)
-	if err != nil {
-		return nil, fmt.Errorf("parse dhcpv6 request: %w", err)
-	}
-	return m, nil
 }
 
 // answer6 returns the answer to m, or nil if there is none.

@@ -17,9 +17,7 @@ const (
 	defaultLease = time.Hour
 
 	// maxRequest is the largest request that is looked at, in bytes of UDP
-	// payload. Real ones have some 300. The codec's work on a list of
-	// compressed names grows with the cube of its length, and a datagram can
-	// have 64 KiB; at this size it is not to be noticed.
+	// payload. Real ones have some 300; a datagram can have 64 KiB.
 	maxRequest = 1500
 
 	// maxSearch bounds the search list, in bytes of its encoded form, so that
