@@ -1,0 +1,18 @@
+// Package ndp writes the router advertisements (RFC 4861, RFC 8106) that tell
+// the guest about its IPv6 network, and recognises the solicitations that ask
+// for them. It has no sockets; address resolution is the stack's own.
+//
+// What an advertisement says, and why:
+//
+//   - The sender is a default router, for Config.Lifetime. Whoever sends
+//     advertisements repeats them before that is over: guests ask once.
+//   - M and O: addresses and everything else are to be had by DHCPv6.
+//   - Prefix information: on-link, but not for address autoconfiguration (L
+//     set, A clear). The guest has one address, which it was configured with
+//     or gets by DHCPv6; one that it made up itself would be a source that the
+//     gateway does not accept.
+//   - MTU, the sender's link-layer address, RDNSS and DNSSL.
+//
+// Nothing is taken from what a guest sends but the fact that it asks; its own
+// advertisements and redirects are not looked at.
+package ndp

@@ -1,0 +1,170 @@
+package ndp
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/ndp"
+)
+
+func config() Config {
+	return Config{
+		Prefix:    netip.MustParsePrefix("fd00::64/64"),
+		MTU:       65520,
+		Resolver:  netip.MustParseAddr("fd00::3"),
+		Search:    []string{"corp.example.com", "example.com"},
+		RouterMAC: net.HardwareAddr{0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xee},
+		Lifetime:  time.Hour,
+	}
+}
+
+func advertise(t *testing.T, c Config) *ndp.RouterAdvertisement {
+	t.Helper()
+	b, err := Advertisement(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const most = 1280 - 40
+	if len(b) > most || b[0] != 134 || b[1] != 0 || b[2] != 0 || b[3] != 0 {
+		t.Errorf("message of %v bytes, begins with %x", len(b), b[:4])
+	}
+	m, err := ndp.ParseMessage(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.(*ndp.RouterAdvertisement)
+}
+
+// option returns the option of type T, and fails the test if there are not as
+// many as wanted.
+func option[T ndp.Option](t *testing.T, ra *ndp.RouterAdvertisement, want int) (found T) {
+	t.Helper()
+	n := 0
+	for _, o := range ra.Options {
+		if o, ok := o.(T); ok {
+			found = o
+			n++
+		}
+	}
+	if n != want {
+		t.Errorf("options of type %T: got %v, want %v", found, n, want)
+	}
+	return found
+}
+
+func TestAdvertisement(t *testing.T) {
+	ra := advertise(t, config())
+	if !ra.ManagedConfiguration || !ra.OtherConfiguration || ra.CurrentHopLimit != 64 || ra.RouterLifetime != time.Hour {
+		t.Errorf("header: got %+v", ra)
+	}
+	p := option[*ndp.PrefixInformation](t, ra, 1)
+	if got := netip.PrefixFrom(p.Prefix, int(p.PrefixLength)).String(); got != "fd00::/64" {
+		t.Errorf("prefix: got %v, want fd00::/64", got)
+	}
+	if !p.OnLink || p.AutonomousAddressConfiguration || p.ValidLifetime != time.Hour || p.PreferredLifetime != time.Hour {
+		t.Errorf("prefix: got %+v", p)
+	}
+	if got := option[*ndp.MTU](t, ra, 1).MTU; got != 65520 {
+		t.Errorf("MTU: got %v, want 65520", got)
+	}
+	if got := option[*ndp.LinkLayerAddress](t, ra, 1).Addr.String(); got != "5a:94:ef:e4:0c:ee" {
+		t.Errorf("link-layer address: got %v", got)
+	}
+	if got := option[*ndp.RecursiveDNSServer](t, ra, 1); got.Servers[0].String() != "fd00::3" || got.Lifetime != time.Hour {
+		t.Errorf("RDNSS: got %+v", got)
+	}
+	if got := option[*ndp.DNSSearchList](t, ra, 1); !slices.Equal(got.DomainNames, config().Search) {
+		t.Errorf("DNSSL: got %+v", got)
+	}
+}
+
+func TestAdvertisementLeavesOut(t *testing.T) {
+	c := config()
+	c.MTU, c.Resolver, c.Search, c.Lifetime = 0, netip.Addr{}, nil, 0
+	ra := advertise(t, c)
+	option[*ndp.MTU](t, ra, 0)
+	option[*ndp.RecursiveDNSServer](t, ra, 0)
+	option[*ndp.DNSSearchList](t, ra, 0)
+	if ra.RouterLifetime != defaultLifetime {
+		t.Errorf("lifetime: got %v, want %v", ra.RouterLifetime, defaultLifetime)
+	}
+}
+
+func TestAdvertisementOfLongSearchList(t *testing.T) {
+	name := func(first string, size int) string {
+		return (first + strings.Repeat("."+strings.Repeat("a", 50), 5))[:size]
+	}
+	c := config()
+	c.Lifetime = 1000 * time.Hour
+	c.Search = []string{name("a", 100), name("too-long", 239), name("b", 100), name("c", 238), name("too-much", 100), "d"}
+	ra := advertise(t, c)
+	var got []string
+	for _, o := range ra.Options {
+		if o, ok := o.(*ndp.DNSSearchList); ok {
+			got = append(got, o.DomainNames...)
+		}
+	}
+	if want := []string{c.Search[0], c.Search[2], c.Search[3], "d"}; !slices.Equal(got, want) {
+		t.Errorf("search list: got %v, want %v", got, want)
+	}
+	if ra.RouterLifetime != maxLifetime {
+		t.Errorf("lifetime: got %v, want %v", ra.RouterLifetime, maxLifetime)
+	}
+}
+
+func TestAdvertisementRefuses(t *testing.T) {
+	for _, prefix := range []netip.Prefix{{}, netip.MustParsePrefix("10.0.2.0/24")} {
+		c := config()
+		c.Prefix = prefix
+		if _, err := Advertisement(c); err == nil {
+			t.Errorf("%v: got no error", prefix)
+		}
+	}
+}
+
+func TestIsSolicitation(t *testing.T) {
+	header := []byte{133, 0, 0xab, 0xcd, 0, 0, 0, 0}
+	with := func(b ...byte) []byte { return slices.Concat(header, b) }
+	for _, tt := range []struct {
+		name string
+		icmp []byte
+		want bool
+	}{
+		{"bare", header, true},
+		{"source address", with(1, 1, 2, 0, 0, 0, 0, 1), true},
+		{"unknown option", with(200, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), true},
+		{"empty", nil, false},
+		{"short", header[:7], false},
+		{"advertisement", append([]byte{134}, header[1:]...), false},
+		{"code", append([]byte{133, 1}, header[2:]...), false},
+		{"option of no length", with(1, 0, 0, 0, 0, 0, 0, 0), false},
+		{"option too long", with(1, 2, 0, 0, 0, 0, 0, 0), false},
+		{"half an option", with(1), false},
+	} {
+		if got := IsSolicitation(tt.icmp); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func FuzzIsSolicitation(f *testing.F) {
+	f.Add([]byte{133, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 1})
+	f.Add([]byte{133, 0, 0, 0, 0, 0, 0, 0, 1, 0})
+	f.Fuzz(func(t *testing.T, icmp []byte) {
+		if !IsSolicitation(icmp) {
+			return
+		}
+		// One more option keeps it valid; a part of one does not.
+		option := []byte{14, 1, 1, 2, 3, 4, 5, 6}
+		if !IsSolicitation(slices.Concat(icmp, option)) {
+			t.Errorf("%x with an option: got false, want true", icmp)
+		}
+		if IsSolicitation(slices.Concat(icmp, option[:5])) {
+			t.Errorf("%x with half an option: got true, want false", icmp)
+		}
+	})
+}
