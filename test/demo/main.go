@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 )
@@ -22,6 +23,8 @@ func main() {
 }
 
 func demo(taproot string) error {
+	// An interrupt ends the guest; the directory is still to be removed.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	dir, err := os.MkdirTemp("", "taproot-demo-")
 	if err != nil {
 		return err
@@ -40,16 +43,17 @@ func demo(taproot string) error {
 	if err != nil {
 		return err
 	}
+	url := "http://host.taproot.internal:" + port + "/hello.git"
 	clone := filepath.Join(dir, "clone")
 	script := strings.Join([]string{
 		"set -e",
-		"echo 'The interfaces of the guest:'",
 		"grep : /proc/net/dev",
-		"git clone http://host.taproot.internal:" + port + "/hello.git " + clone,
+		"git -c http.proxy= clone " + url + " " + clone,
 		"cat " + clone + "/README",
-	}, "\n")
-	fmt.Printf("$ %s run --host-loopback=%s -- sh -c '\n%s'\n\n", taproot, port, script)
-	return run(taproot, "run", "--host-loopback="+port, "--", "sh", "-c", script)
+	}, "\n  ")
+	args := []string{"run", "--net=auto", "--net6=auto", "--host-loopback=" + port, "--", "sh", "-c"}
+	fmt.Printf("$ %s %s '\n  %s'\n\n", taproot, strings.Join(args, " "), script)
+	return run(taproot, append(args, script)...)
 }
 
 // makeRepository makes a bare repository with one commit that any HTTP server

@@ -57,10 +57,7 @@ func (p *program) main(ctx context.Context, args []string) int {
 	if m := (*misuse)(nil); errors.As(err, &m) {
 		return statusMisuse
 	}
-	if p.status != 0 {
-		return p.status
-	}
-	return statusFailure
+	return max(p.status, statusFailure) // 126 and 127 say more
 }
 
 // complain prints err and, if it has one, its hint.

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"syscall"
 	"testing"
 
 	"taproot/internal/engine"
 	"taproot/internal/probe"
+	"taproot/userns"
 )
 
 // call runs a command line with an engine that fails with err after status, on
@@ -38,6 +40,7 @@ func (c *call) main(args ...string) (status int) {
 }
 
 func TestExitStatus(t *testing.T) {
+	notFound := &userns.CommandError{Command: "x", Err: syscall.ENOENT}
 	noTUN := []probe.Result{{Name: "tun", Status: probe.Missing, Required: true, Remedy: "modprobe tun"}}
 	tests := []struct {
 		name   string
@@ -48,7 +51,11 @@ func TestExitStatus(t *testing.T) {
 		{"command's status", call{status: 7}, 7, ""},
 		{"signal", call{status: 130}, 130, ""},
 		{"own failure", call{err: errors.New("open x: gone")}, 125, "taproot: open x: gone\n"},
-		{"not found", call{status: 127, err: errors.New("exec x: not found")}, 127, "taproot: exec x: not found\n"},
+		{"not found", call{err: notFound}, 127, "taproot: x: not found\n"},
+		{
+			"not executable", call{err: &userns.CommandError{Command: "x", Err: syscall.EACCES}}, 126,
+			"taproot: x: permission denied\n",
+		},
 		{
 			"own failure with hint", call{err: &misused{"open x: gone", "do y"}}, 125,
 			"taproot: open x: gone\ntaproot: hint: do y\n",
@@ -59,8 +66,8 @@ func TestExitStatus(t *testing.T) {
 		},
 		{
 			"not found is not explained by a probe",
-			call{status: 127, err: errors.New("exec x: not found"), results: noTUN}, 127,
-			"taproot: exec x: not found\n",
+			call{err: notFound, results: noTUN}, 127,
+			"taproot: x: not found\n",
 		},
 	}
 	for _, tt := range tests {

@@ -3,6 +3,7 @@ package front
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"taproot/userns"
 )
 
 func (p *program) runCommand() *cobra.Command {
@@ -30,8 +33,8 @@ func (p *program) runCommand() *cobra.Command {
 	return c
 }
 
-// start runs the guest. The exit status is the engine's also when there is an
-// error: 126 and 127 come with one.
+// start runs the guest. The exit status is the command's; a command that cannot
+// be executed has one too.
 func (p *program) start(c *cobra.Command, o *options, command []string) (err error) {
 	cfg := o.config()
 	cfg.Guest.Command = command
@@ -42,10 +45,15 @@ func (p *program) start(c *cobra.Command, o *options, command []string) (err err
 	cfg.Log = newLog(p.err, o.verbose)
 	cfg.Guest.Log = cfg.Log
 	p.status, err = p.run(c.Context(), cfg)
-	if err != nil && (p.status == 0 || p.status == statusFailure) {
-		return p.explain(c.Context(), err)
+	if err == nil {
+		return nil
 	}
-	return err
+	if command := (*userns.CommandError)(nil); errors.As(err, &command) {
+		p.status = command.Status()
+		return err
+	}
+	p.status = statusFailure
+	return p.explain(c.Context(), err)
 }
 
 // newLog returns the log of a run: silent in normal use.
