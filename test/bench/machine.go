@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -46,6 +47,14 @@ func thisMachine() Machine {
 func (m Machine) String() string {
 	return fmt.Sprintf("%s: %s, %s, %.0f GB, Linux %s, %s, TCP %s, load %s before and %s after",
 		m.When, plural(m.CPUs, "CPU"), m.Processor, m.MemoryGB, m.Kernel, m.Go, m.Congestion, m.LoadBefore, m.LoadAfter)
+}
+
+// busy reports whether something else used more than a tenth of the processors
+// during the minute before the run, and returns the load.
+func (m Machine) busy() (load string, busy bool) {
+	load, _, _ = strings.Cut(m.LoadBefore, " ")
+	average, err := strconv.ParseFloat(load, 64)
+	return load, err == nil && average > 0.1*float64(m.CPUs)
 }
 
 // loadAverage returns the three load averages.

@@ -164,6 +164,9 @@ func (c *conductor) conduct(ctx context.Context) error {
 	if c.options.congestion != "" {
 		results.Machine.Congestion = c.options.congestion
 	}
+	if load, busy := results.Machine.busy(); busy {
+		results.note("the machine had a load of %s before the run: these figures are noisy", load)
+	}
 	results.Machine.LoadAfter = loadAverage()
 	slog.Info("done", "took", time.Since(start).Round(time.Second))
 	results.finish(allRows())

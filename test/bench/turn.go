@@ -254,8 +254,12 @@ func requests(flows int) measurement {
 }
 
 // memory measures the helper's processes fresh, then with idle connections.
+// The kernel limit has no processes.
 func (t *turn) memory(ctx context.Context) error {
 	idle := t.usage()
+	if idle.count == 0 {
+		return nil
+	}
 	t.record("memory-idle", float64(idle.resident())/1e6)
 	if idle.pss == 0 {
 		t.results.note("%s: memory is RSS, the kernel does not tell PSS", t.contestant)
