@@ -23,8 +23,10 @@ type Agent struct {
 	received counter // payload bytes that arrived over TCP
 	datagram sink
 
-	mu   sync.Mutex
-	held []net.Conn // idle connections of Hold; guarded by mu
+	mu sync.Mutex
+	// held are the idle connections of Hold.
+	// +checklocks:mu
+	held []net.Conn
 }
 
 // newAgent returns an agent that has received nothing.

@@ -23,8 +23,10 @@ const (
 // guest with its helper at a time. All of its descendants are the helper's
 // processes, except those that run this program.
 type Launcher struct {
-	mu      sync.Mutex
-	current *launched // guarded by mu; nil if there is none
+	mu sync.Mutex
+	// current is nil if there is none.
+	// +checklocks:mu
+	current *launched
 }
 
 // LaunchArgs describes a guest.
@@ -201,8 +203,9 @@ const tailSize = 2048
 // A tail keeps the end of what is written to it. It is safe for concurrent
 // use.
 type tail struct {
-	mu   sync.Mutex
-	text []byte // guarded by mu
+	mu sync.Mutex
+	// +checklocks:mu
+	text []byte
 }
 
 // Write never fails.
