@@ -1,0 +1,145 @@
+package engine
+
+import (
+	"context"
+	"path/filepath"
+	"reflect"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/vishvananda/netlink"
+)
+
+// settle is how long the host's state must be quiet before it is read again:
+// programs write resolv.conf in several steps, and addresses come in groups.
+const settle = 50 * time.Millisecond
+
+// followHost tells the engine of changes of the host's addresses and resolvers
+// until ctx ends.
+func (s *supervisor) followHost(ctx context.Context) {
+	changed := make(chan struct{}, 1)
+	note := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	stopAddresses := s.watchAddresses(note)
+	defer stopAddresses()
+	files := s.watchFiles()
+	if files != nil {
+		defer files.Close()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-events(files):
+		case <-errorsOf(files):
+		}
+		if !s.quiet(ctx, changed, files) {
+			return
+		}
+		s.refresh(files)
+	}
+}
+
+// quiet waits until nothing has happened for settle. It returns false when ctx
+// has ended.
+func (s *supervisor) quiet(ctx context.Context, changed <-chan struct{}, files *fsnotify.Watcher) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
+		case <-events(files):
+		case <-errorsOf(files):
+		case <-time.After(settle):
+			return true
+		}
+	}
+}
+
+// refresh reads the host's state and passes it on if it is new.
+func (s *supervisor) refresh(files *fsnotify.Watcher) {
+	s.addWatches(files)
+	h, err := s.readHost()
+	if err != nil {
+		s.log.Warn("host's state not read", "error", err)
+		return
+	}
+	s.mu.Lock()
+	same := reflect.DeepEqual(h, s.host)
+	s.mu.Unlock()
+	if !same {
+		s.log.Debug("host changed", "addresses", h.Addresses, "servers", h.Servers)
+		s.tell(h)
+	}
+}
+
+// watchAddresses calls note when the host's addresses change, until the
+// function that it returns is called.
+func (s *supervisor) watchAddresses(note func()) (stop func()) {
+	updates, done := make(chan netlink.AddrUpdate), make(chan struct{})
+	if err := netlink.AddrSubscribe(updates, done); err != nil {
+		s.log.Warn("host's addresses not followed", "error", err)
+		return func() {}
+	}
+	finished := make(chan struct{})
+	go func() { // ends when the library closes updates, after done
+		defer close(finished)
+		for range updates {
+			note()
+		}
+	}()
+	return func() {
+		close(done)
+		<-finished
+	}
+}
+
+// watchFiles watches the directories that resolv.conf and what it links to
+// are in. A file of its own would be lost when it is replaced.
+func (s *supervisor) watchFiles() *fsnotify.Watcher {
+	if s.cfg.DNS.Off || len(s.cfg.DNS.Servers) > 0 {
+		return nil
+	}
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		s.log.Warn(resolvConfPath+" not followed", "error", err)
+		return nil
+	}
+	s.addWatches(w)
+	return w
+}
+
+// addWatches watches the directories on the way to resolv.conf as it is now.
+// What is watched already stays watched once.
+func (s *supervisor) addWatches(w *fsnotify.Watcher) {
+	if w == nil {
+		return
+	}
+	for _, path := range symlinkChain(resolvConfPath) {
+		if err := w.Add(filepath.Dir(path)); err != nil {
+			s.log.Debug("directory not watched", "path", filepath.Dir(path), "error", err)
+		}
+	}
+}
+
+// events returns a watcher's events; those of none never come.
+func events(w *fsnotify.Watcher) <-chan fsnotify.Event {
+	if w == nil {
+		return nil
+	}
+	return w.Events
+}
+
+// errorsOf returns a watcher's errors, an overflow for instance, after which
+// everything is read again.
+func errorsOf(w *fsnotify.Watcher) <-chan error {
+	if w == nil {
+		return nil
+	}
+	return w.Errors
+}

@@ -1,0 +1,138 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A process is one life of the engine.
+type process struct {
+	cmd  *exec.Cmd
+	wire *wire
+
+	exited chan struct{} // closed when the process is gone
+	err    error         // how it ended; valid once exited is closed
+}
+
+// startProcess starts an engine, which waits for its work. The engine gets a
+// session of its own, so that the terminal's signals do not reach it, and dies
+// with the thread that started it.
+func startProcess(threads *threads) (*process, error) {
+	ours, theirs, err := newWire()
+	if err != nil {
+		return nil, fmt.Errorf("start the engine: %w", err)
+	}
+	defer theirs.Close()
+	p := &process{wire: ours, exited: make(chan struct{})}
+	p.cmd = &exec.Cmd{
+		Path:        "/proc/self/exe",
+		Args:        []string{EngineName},
+		Stderr:      os.Stderr,
+		Dir:         "/",
+		ExtraFiles:  []*os.File{theirs},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	if err := threads.do(p.cmd.Start); err != nil {
+		ours.close()
+		return nil, fmt.Errorf("start the engine: %w", err)
+	}
+	go func() { // ends with the process
+		p.err = p.cmd.Wait()
+		close(p.exited)
+	}()
+	return p, nil
+}
+
+// begin gives the engine its work and the device, and waits until it is ready.
+func (p *process) begin(s *spec, device *os.File) error {
+	if err := p.wire.send(message{Start: s}, device); err != nil {
+		return p.ended(fmt.Errorf("start the engine: %w", err))
+	}
+	m, _, err := p.wire.receive()
+	switch {
+	case err != nil:
+		return p.ended(fmt.Errorf("start the engine: %w", err))
+	case m.Failed != "":
+		return errors.New("start the engine: " + m.Failed)
+	case !m.Ready:
+		return errors.New("start the engine: unexpected message")
+	}
+	return nil
+}
+
+// ended returns err, or how the process ended if it did.
+func (p *process) ended(err error) error {
+	select {
+	case <-p.exited:
+		return fmt.Errorf("engine: %w", p.err)
+	case <-time.After(time.Second): // of a process that closed its socket
+		return err
+	}
+}
+
+// watch returns when the engine is gone. gone is why the device is, "" if it
+// is not.
+func (p *process) watch() (gone string) {
+	for {
+		m, _, err := p.wire.receive()
+		if err != nil {
+			break
+		}
+		if m.Gone != "" {
+			gone = m.Gone
+		}
+	}
+	<-p.exited
+	return gone
+}
+
+// stop ends the engine and waits for it. Closing the wire is enough for one
+// that works; the signal is for one that does not.
+func (p *process) stop() {
+	p.wire.close()
+	select {
+	case <-p.exited:
+		return
+	case <-time.After(stopGrace):
+	}
+	_ = p.cmd.Process.Kill()
+	<-p.exited
+}
+
+// stopGrace is how long an engine may take to end its flows.
+const stopGrace = 500 * time.Millisecond
+
+// threads starts processes on one thread that lives until the end: a parent's
+// death signal is sent when the thread that made the process ends
+// (PR_SET_PDEATHSIG(2const)).
+type threads struct{ work chan func() }
+
+func newThreads(ctx context.Context, wg *sync.WaitGroup) *threads {
+	t := &threads{work: make(chan func())}
+	wg.Go(func() {
+		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+		for {
+			select {
+			case f := <-t.work:
+				f()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return t
+}
+
+// do calls f on the thread.
+func (t *threads) do(f func() error) error {
+	result := make(chan error, 1)
+	t.work <- func() { result <- f() }
+	return <-result
+}

@@ -1,0 +1,81 @@
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"taproot/stack/dns"
+)
+
+const (
+	resolvConfPath = "/etc/resolv.conf"
+	hostsPath      = "/etc/hosts"
+	resolvConfHint = "taproot run --dns=ADDRESS names the resolver"
+)
+
+// readResolvConf reads the host's resolver configuration. Without a file, or a
+// server in it, the resolver is on the loopback (resolv.conf(5)).
+func readResolvConf() (dns.ResolvConf, error) {
+	text, err := os.ReadFile(resolvConfPath)
+	conf := dns.ParseResolvConf(text)
+	if len(conf.Servers) == 0 {
+		conf.Servers = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}
+	}
+	if os.IsNotExist(err) {
+		return conf, nil
+	}
+	return conf, err
+}
+
+// guestResolvConf is the guest's resolver configuration: our addresses, the
+// host's search list.
+func guestResolvConf(p plan, h hostState) []byte {
+	var b strings.Builder
+	for _, n := range []network{p.v4, p.v6} {
+		if n.on() {
+			fmt.Fprintf(&b, "nameserver %v\n", n.resolver)
+		}
+	}
+	if len(h.Search) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(h.Search, " "))
+	}
+	return []byte(b.String())
+}
+
+// guestHosts is the host's list of hosts, with the gateway's name.
+func guestHosts(p plan) []byte {
+	b, err := os.ReadFile(hostsPath)
+	if err != nil {
+		b = []byte("127.0.0.1 localhost\n::1 localhost\n")
+	}
+	if len(b) > 0 && b[len(b)-1] != '\n' {
+		b = append(b, '\n')
+	}
+	for _, n := range []network{p.v4, p.v6} {
+		if n.on() {
+			b = fmt.Appendf(b, "%v %s\n", n.gateway, hostName)
+		}
+	}
+	return b
+}
+
+// symlinkChain returns path and all that it leads to by symbolic links, at
+// most forty as the kernel (path_resolution(7)).
+func symlinkChain(path string) []string {
+	chain := []string{path}
+	for range 40 {
+		to, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(path), to)
+		}
+		path = filepath.Clean(to)
+		chain = append(chain, path)
+	}
+	return chain
+}

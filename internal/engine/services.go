@@ -1,0 +1,166 @@
+package engine
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"taproot/stack"
+	"taproot/stack/dhcp"
+	"taproot/stack/dns"
+	"taproot/stack/ndp"
+)
+
+// Ports of what the gateway itself serves.
+const (
+	dnsPort          = 53
+	dhcpServerPort   = 67 // RFC 2131 §4.1
+	dhcpv6ServerPort = 547
+	dhcpv6ClientPort = 546 // RFC 8415 §7.2
+)
+
+// allNodes is where router advertisements go (RFC 4861 §4.2).
+var allNodes = netip.MustParseAddr("ff02::1")
+
+// addServices makes what the gateway itself answers.
+func (g *gateway) addServices() {
+	s := g.spec
+	g.dns = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: valid(s.Gateway4, s.Gateway6)}, Log: g.log})
+	g.dhcp = dhcp.New(dhcp.Config{
+		Guest4: s.Guest4, Gateway4: s.Gateway4, Resolver4: g.resolver(s.Resolver4),
+		Guest6: s.Guest6.Addr(), Resolver6: g.resolver(s.Resolver6),
+		MTU: s.MTU, ServerMAC: s.MAC,
+	})
+	g.setHost(s.Host)
+}
+
+// resolver returns a, or no address where DNS is off.
+func (g *gateway) resolver(a netip.Addr) netip.Addr {
+	if !g.spec.ServeDNS {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// setHost takes over what is new about the host.
+func (g *gateway) setHost(h hostState) {
+	g.rules.SetHostAddrs(h.Addresses)
+	g.dns.SetServers(h.Servers)
+	g.dhcp.SetSearch(h.Search)
+	g.host.Store(&h)
+}
+
+// valid returns those of addrs that are addresses.
+func valid(addrs ...netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// isResolver tells whether a guest's destination is the gateway's DNS.
+func (g *gateway) isResolver(a netip.AddrPort) bool {
+	return g.spec.ServeDNS && a.Port() == dnsPort && (a.Addr() == g.spec.Resolver4 || a.Addr() == g.spec.Resolver6)
+}
+
+// handleTCP serves DNS itself and passes the rest on.
+func (g *gateway) handleTCP(r *stack.Request) {
+	if r.Source.Addr().IsUnspecified() {
+		r.Drop()
+		return
+	}
+	if !g.isResolver(r.Destination) {
+		g.tcp.Handle(r)
+		return
+	}
+	g.services.Add(1)
+	defer g.services.Done()
+	c, err := r.Accept()
+	if err != nil {
+		return
+	}
+	conn := c.NetConn()
+	defer conn.Close()
+	if err := g.dns.ServeConn(g.ctx, conn); err != nil {
+		g.log.Debug("DNS over TCP", "initiator", r.Source, "error", err)
+	}
+}
+
+// handleUDP serves DHCP and DNS itself and passes the rest on.
+func (g *gateway) handleUDP(d stack.Datagram) {
+	switch {
+	case d.Destination.Port() == dhcpServerPort && d.Destination.Addr().Is4() && g.toGateway(d.Destination.Addr()):
+		g.serveDHCP(d)
+	case d.Destination.Port() == dhcpv6ServerPort && g.toGateway(d.Destination.Addr()):
+		g.serveDHCPv6(d)
+	case d.Source.Addr().IsUnspecified(), d.Destination.Addr().IsMulticast():
+		// nobody to answer
+	case g.isResolver(d.Destination):
+		g.serveDNS(d)
+	default:
+		g.udp.Handle(d)
+	}
+}
+
+// toGateway tells whether a destination means the gateway among others.
+func (g *gateway) toGateway(a netip.Addr) bool {
+	return a == g.spec.Gateway4 || a == g.spec.Gateway6 || a == g.stack.LinkLocal() ||
+		a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+func (g *gateway) serveDHCP(d stack.Datagram) {
+	reply, to, ok := g.dhcp.Reply4(d.Payload)
+	if !ok {
+		return
+	}
+	g.answer(netip.AddrPortFrom(g.spec.Gateway4, dhcpServerPort), to, reply)
+}
+
+func (g *gateway) serveDHCPv6(d stack.Datagram) {
+	reply, ok := g.dhcp.Reply6(d.Payload, d.Source.Addr())
+	if !ok {
+		return
+	}
+	g.answer(netip.AddrPortFrom(g.stack.LinkLocal(), dhcpv6ServerPort), netip.AddrPortFrom(d.Source.Addr(), dhcpv6ClientPort), reply)
+}
+
+// serveDNS forwards a query; the forwarder bounds how many there are.
+func (g *gateway) serveDNS(d stack.Datagram) {
+	query := slices.Clone(d.Payload)
+	g.services.Go(func() {
+		reply, err := g.dns.Datagram(g.ctx, query)
+		if err != nil {
+			g.log.Debug("DNS over UDP", "initiator", d.Source, "error", err)
+			return
+		}
+		g.answer(d.Destination, d.Source, reply)
+	})
+}
+
+func (g *gateway) answer(source, destination netip.AddrPort, payload []byte) {
+	if err := g.stack.SendUDP(source, destination, payload, 0); err != nil {
+		g.log.Debug("answer of the gateway", "source", source, "destination", destination, "error", err)
+	}
+}
+
+// handleEcho passes echo requests on.
+func (g *gateway) handleEcho(e stack.Echo) {
+	if !e.Source.IsUnspecified() {
+		g.echo.Handle(e)
+	}
+}
+
+// advertise answers a router solicitation, to all nodes.
+func (g *gateway) advertise() {
+	s := g.spec
+	if !s.Guest6.IsValid() {
+		return
+	}
+	b, err := ndp.Advertisement(ndp.Config{
+		Prefix: s.Guest6.Masked(), MTU: s.MTU, Resolver: g.resolver(s.Resolver6), Search: g.host.Load().Search, RouterMAC: s.MAC,
+	})
+	if err == nil {
+		err = g.stack.SendICMP6(g.stack.LinkLocal(), allNodes, b)
+	}
+	if err != nil && !errors.Is(err, syscall.EIO) { // EIO: the guest's device is down
+		g.log.Warn("router advertisement", "error", err)
+	}
+}
