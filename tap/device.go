@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -84,8 +85,11 @@ func (r *Reader) Run(frame func(n int)) error {
 			readErr = r.drain(fd, frame)
 			return readErr != unix.EAGAIN
 		})
-		if err != nil {
-			return nil // closed by us
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil { // the poller gave up on a device that is gone
+			readErr = r.cause(frame)
 		}
 		if readErr == io.EOF {
 			return nil
@@ -94,6 +98,15 @@ func (r *Reader) Run(frame func(n int)) error {
 			return fmt.Errorf("read %s: %w", r.device.file.Name(), readErr)
 		}
 	}
+}
+
+// cause reads once more, for the device's own error.
+func (r *Reader) cause(frame func(n int)) error {
+	var readErr error
+	if err := r.device.raw.Control(func(fd uintptr) { readErr = r.drain(fd, frame) }); err != nil {
+		return err
+	}
+	return readErr
 }
 
 // drainMax bounds the frames that are read in one go, so that the runtime's

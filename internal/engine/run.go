@@ -66,6 +66,7 @@ func (s *supervisor) run(ctx context.Context) (int, error) {
 	defer thread.Wait()
 	defer release()
 	defer wg.Wait()
+	defer s.stopEngine()
 	defer cancel()
 	starter := newThreads(last, &thread)
 
@@ -73,7 +74,6 @@ func (s *supervisor) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { s.current().stop() }()
 	s.engine = engine
 	guest, err := s.makeGuest(ctx, p)
 	if err != nil {
@@ -120,6 +120,13 @@ func (s *supervisor) makeGuest(ctx context.Context, p plan) (*userns.Guest, erro
 	return guest, nil
 }
 
+// stopEngine ends the engine if there is one.
+func (s *supervisor) stopEngine() {
+	if engine := s.current(); engine != nil {
+		engine.stop()
+	}
+}
+
 // current returns the engine that runs or ran last.
 func (s *supervisor) current() *process {
 	s.mu.Lock()
@@ -150,7 +157,7 @@ func (s *supervisor) keep(ctx context.Context, starter *threads) {
 			return
 		}
 		if gone != "" {
-			s.cfg.warn("the guest has no network any more: "+gone, "")
+			s.deviceGone(ctx, gone)
 			return
 		}
 		now := time.Now()
@@ -163,6 +170,19 @@ func (s *supervisor) keep(ctx context.Context, starter *threads) {
 			s.cfg.warn(fmt.Sprintf("the guest has no network any more: %v", err), "")
 			return
 		}
+	}
+}
+
+// goneGrace is how long a command may take to end after its network: the two
+// go together when the guest's last process ends.
+const goneGrace = time.Second
+
+// deviceGone says that the guest deleted its device, unless the guest ends.
+func (s *supervisor) deviceGone(ctx context.Context, why string) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(goneGrace):
+		s.cfg.warn("the guest has no network any more: "+why, "")
 	}
 }
 
