@@ -36,10 +36,11 @@
 // makes no flow, so a peer cannot fill the table.
 //
 // A peer expires when nothing went either way for its idle time (REQ-5): 120 s
-// for UDP, 10 s for port 53, 60 s for echo (RFC 5508 REQ-2). What comes in
-// refreshes too (REQ-6 leaves it open), or a guest that listens to a one-way
-// stream would go deaf. The policy is asked when a flow opens. There is no
-// hairpinning (REQ-9): the host's own addresses are the policy's business.
+// for UDP, 10 s for port 53, or 1 s when every question there has its answer,
+// and 60 s for echo (RFC 5508 REQ-2). What comes in refreshes too, which REQ-6
+// leaves open: a guest that listens to a one-way stream would go deaf. The
+// policy is asked when a flow opens. There is no hairpinning (REQ-9): the
+// host's own addresses are the policy's business.
 //
 // UDP.Handle and Echo.Handle send at once on the caller's goroutine; what the
 // host does not take is dropped and counted. One goroutine for each of UDP and

@@ -160,4 +160,6 @@ func (e *Echo) original(p *peer, quoted []byte) []byte {
 }
 
 // idle implements protocol.
-func (e *Echo) idle(netip.AddrPort) time.Duration { return e.idleTime }
+func (e *Echo) idle(netip.AddrPort) (idle, answered time.Duration) {
+	return e.idleTime, e.idleTime
+}

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -33,6 +34,9 @@ func TestMain(m *testing.M) {
 		descriptors = countDescriptors()
 	}
 	code := m.Run()
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		os.Exit(code) // the fuzzing engine has goroutines of its own
+	}
 	if err := settle(goroutines, descriptors); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -235,4 +239,29 @@ var families = []struct {
 }{
 	{"ipv4", guest4, gateway4, "127.0.0.1:0"},
 	{"ipv6", guest6, gateway6, "[::1]:0"},
+}
+
+// sizes counts what a mapper holds.
+func (m *mapper) sizes() (mappings, peers int) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if len(m.mappings) != len(m.ids) {
+		panic("mappings and ids differ")
+	}
+	return len(m.mappings), len(m.peers)
+}
+
+// mappingOf returns the mapping of a guest's end, or nil.
+func (m *mapper) mappingOf(guest netip.AddrPort) *mapping {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.mappings[guest]
+}
+
+// wantMappings checks the number of mappings.
+func wantMappings(t *testing.T, m *mapper, when string, want int) {
+	t.Helper()
+	if got, _ := m.sizes(); got != want {
+		t.Errorf("%s: got %d mappings, want %d", when, got, want)
+	}
 }

@@ -45,11 +45,10 @@ func (k ErrorKind) String() string {
 // Types and codes of RFC 792, RFC 1812 section 5.2.7.1 and RFC 4443 that are
 // used here.
 const (
-	icmp4EchoReply      = 0
-	icmp4Unreachable    = 3
-	icmp4Echo           = 8
-	icmp4TimeExceeded   = 11
-	icmp4ParameterIssue = 12
+	icmp4EchoReply    = 0
+	icmp4Unreachable  = 3
+	icmp4Echo         = 8
+	icmp4TimeExceeded = 11
 
 	icmp6Unreachable  = 1
 	icmp6TooBig       = 2

@@ -44,8 +44,9 @@ type protocol interface {
 	// quoted is what an error said of its payload.
 	original(p *peer, quoted []byte) []byte
 
-	// idle returns how long a flow to the destination lives without traffic.
-	idle(destination netip.AddrPort) time.Duration
+	// idle returns how long a flow to the destination lives without traffic;
+	// answered is for when as much has come back as was sent.
+	idle(destination netip.AddrPort) (idle, answered time.Duration)
 }
 
 // A mapper owns the mappings of one protocol: host sockets, one for each
@@ -111,8 +112,10 @@ type peer struct {
 	to          sockaddr       // of target
 	flow        *flow.Flow
 	idle        uint32        // in ticks
+	answered    uint32        // the same when nothing is pending
 	seen        atomic.Uint32 // tick of the last message either way
 	sent        atomic.Uint32 // the last header sent, packed
+	pending     atomic.Int32  // messages sent less messages received
 }
 
 // pair returns what the peer is called in the table of peers.
@@ -188,12 +191,14 @@ func (m *mapper) openPeer(key pair) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
+	idle, answered := m.protocol.idle(key.destination)
 	p := &peer{
 		destination: key.destination,
 		target:      target,
 		to:          newSockaddr(target),
 		flow:        f,
-		idle:        ticks(m.protocol.idle(key.destination)),
+		idle:        ticks(idle),
+		answered:    ticks(answered),
 	}
 	p.seen.Store(m.now.Load())
 	attached, err := m.attach(p, key.guest)
@@ -201,8 +206,8 @@ func (m *mapper) openPeer(key pair) (*peer, error) {
 		f.Close()
 		return attached, err
 	}
-	m.log.LogAttrs(context.Background(), slog.LevelDebug, "flow opened", slog.String("proto", m.proto.String()),
-		slog.String("initiator", key.guest.String()), slog.String("target", key.destination.String()))
+	m.log.LogAttrs(context.Background(), slog.LevelDebug, "flow opened", slog.Any("proto", m.proto),
+		slog.Any("initiator", key.guest), slog.Any("target", key.destination))
 	return p, nil
 }
 

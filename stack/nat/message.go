@@ -181,7 +181,7 @@ func (s *socket) send(to *sockaddr, head, payload []byte, c *control) error {
 	_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&h)),
 		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	if errno != 0 {
-		return errno // every errno in an error interface is allocated once, by the runtime, if at all
+		return errno
 	}
 	return nil
 }

@@ -160,7 +160,13 @@ func (m *mapper) sweep() {
 
 // expired reports whether the peer has been idle for longer than it may. The
 // tick in which it was seen does not count, so it is never early.
-func (p *peer) expired(now uint32) bool { return now-p.seen.Load() > p.idle }
+func (p *peer) expired(now uint32) bool {
+	idle := p.idle
+	if p.pending.Load() <= 0 {
+		idle = p.answered
+	}
+	return now-p.seen.Load() > idle
+}
 
 // detachLocked takes p out of the tables. It returns the socket if p was the
 // last peer of its mapping, which is then gone too.

@@ -39,6 +39,11 @@ const (
 	// allows shorter times for well-known ports.
 	defaultDNSIdle = 10 * time.Second
 
+	// answeredIdle is the same when every question has its answer. A resolver
+	// with a new port for each of 1000 questions per second would fill the
+	// flow table in 8 s otherwise.
+	answeredIdle = time.Second
+
 	dnsPort = 53
 
 	// ethernetMTU bounds, in bytes of IP packet, what we do not let the host
@@ -63,7 +68,8 @@ type UDPConfig struct {
 
 	// Idle is how long a flow lives without traffic, DNSIdle the same for
 	// flows to port 53. 0 means 2 minutes and 10 seconds. They are rounded up
-	// to seconds.
+	// to seconds. A flow to port 53 ends 1 second after the last answer when
+	// no question is left.
 	Idle, DNSIdle time.Duration
 
 	// Log gets each flow at level Debug; nil means no log.
@@ -134,6 +140,8 @@ func (m *mapper) init() error {
 		m.log = slog.New(slog.DiscardHandler)
 	}
 	m.limiter = rate.NewLimiter(errorsPerSecond, errorBurst)
+	m.mu.Lock() // nobody else has m yet, but checklocks cannot know
+	defer m.mu.Unlock()
 	m.mappings = make(map[netip.AddrPort]*mapping)
 	m.ids = make(map[uint64]*mapping)
 	m.peers = make(map[pair]*peer)
@@ -172,6 +180,7 @@ func (u *UDP) Handle(d stack.Datagram) {
 		return
 	}
 	p.flow.ToTarget.Add(int64(len(d.Payload)))
+	p.pending.Add(1)
 }
 
 // expires answers for packets whose TTL ends at the gateway, which is the
@@ -299,6 +308,7 @@ func (u *UDP) receive(mp *mapping, msg message) {
 	}
 	if p != nil {
 		u.touch(p)
+		p.pending.Add(-1)
 		p.flow.ToInitiator.Add(int64(len(msg.payload)))
 	}
 	if err := u.guest.SendUDP(source, mp.guest, msg.payload, segment); err != nil {
@@ -312,9 +322,9 @@ func (u *UDP) original(p *peer, quoted []byte) []byte {
 }
 
 // idle implements protocol.
-func (u *UDP) idle(destination netip.AddrPort) time.Duration {
+func (u *UDP) idle(destination netip.AddrPort) (idle, answered time.Duration) {
 	if destination.Port() == dnsPort {
-		return u.dnsIdleTime
+		return u.dnsIdleTime, min(u.dnsIdleTime, answeredIdle)
 	}
-	return u.idleTime
+	return u.idleTime, u.idleTime
 }

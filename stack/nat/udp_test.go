@@ -65,9 +65,7 @@ func TestUDPOneMapping(t *testing.T) {
 	if got := u.flows.Len(flow.UDP); got != 2 {
 		t.Errorf("flows: got %d, want 2", got)
 	}
-	if got := len(u.mappings); got != 1 {
-		t.Errorf("mappings: got %d, want 1", got)
-	}
+	wantMappings(t, &u.mapper, "two destinations", 1)
 }
 
 // RFC 4787 REQ-3: the guest's port where it is free, else another.
@@ -113,7 +111,7 @@ func TestInbound(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	mp := u.mappings[guest]
+	mp := u.mappingOf(guest)
 	for _, test := range []struct {
 		source, seen string
 		ok           bool
@@ -138,7 +136,9 @@ func TestInbound(t *testing.T) {
 		if _, _, ok := u.inbound(mp, netip.MustParseAddrPort("198.51.100.1:1")); !ok {
 			t.Error("address of a live flow: got filtered")
 		}
+		u.mu.Lock()
 		u.detachLocked(p)
+		u.mu.Unlock()
 		p.flow.Close()
 	}
 	if _, _, ok := u.inbound(mp, netip.MustParseAddrPort("198.51.100.1:1")); ok {
@@ -233,8 +233,9 @@ func TestUDPSpoofed(t *testing.T) {
 	u, guest := newTestUDP(t)
 	defer u.close()
 	u.Handle(datagram(netip.MustParseAddrPort("10.0.2.101:1000"), netip.MustParseAddrPort("198.51.100.1:80"), "x"))
-	if got := u.Stats.Spoofed.Load(); got != 1 || len(guest.packets) != 0 || len(u.peers) != 0 {
-		t.Errorf("got %d counted, %d packets, %d flows, want 1, 0, 0", got, len(guest.packets), len(u.peers))
+	_, peers := u.sizes()
+	if got := u.Stats.Spoofed.Load(); got != 1 || len(guest.packets) != 0 || peers != 0 {
+		t.Errorf("got %d counted, %d packets, %d flows, want 1, 0, 0", got, len(guest.packets), peers)
 	}
 }
 
@@ -299,28 +300,51 @@ func TestUDPExpiry(t *testing.T) {
 	u.Handle(datagram(long, netip.AddrPortFrom(gateway4, 4000), "x"))
 	u.Handle(datagram(short, netip.AddrPortFrom(gateway4, dnsPort), "x"))
 	sweep(10)
-	if got := len(u.mappings); got != 2 {
-		t.Errorf("after 10 s: got %d mappings, want 2", got)
-	}
+	wantMappings(t, &u.mapper, "after 10 s", 2)
 	sweep(1)
-	if u.mappings[short] != nil || u.mappings[long] == nil {
-		t.Errorf("after 11 s: got %v, want only %v", u.mappings, long)
+	if u.mappingOf(short) != nil || u.mappingOf(long) == nil {
+		t.Errorf("after 11 s: got %v and %v, want only %v", u.mappingOf(short), u.mappingOf(long), long)
 	}
 	sweep(100)
 	u.Handle(datagram(long, netip.AddrPortFrom(gateway4, 4000), "refresh"))
 	sweep(120)
-	if got := len(u.mappings); got != 1 {
-		t.Errorf("120 s after the last datagram: got %d mappings, want 1", got)
-	}
+	wantMappings(t, &u.mapper, "120 s after the last datagram", 1)
 	sweep(1)
-	if got := len(u.mappings) + len(u.ids) + len(u.peers) + u.flows.Len(flow.UDP); got != 0 {
-		t.Errorf("after 121 s: got %d left, want 0", got)
+	wantMappings(t, &u.mapper, "after 121 s", 0)
+	if _, peers := u.sizes(); peers+u.flows.Len(flow.UDP) != 0 {
+		t.Errorf("after 121 s: got %d peers and %d flows, want 0", peers, u.flows.Len(flow.UDP))
 	}
 	c, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(long.Port())})
 	if err != nil {
 		t.Fatalf("port of the expired mapping: %v", err)
 	}
 	c.Close()
+}
+
+// A DNS flow ends soon after its last answer, but not before: resolvers ask for
+// both families of addresses from one port.
+func TestUDPAnswered(t *testing.T) {
+	u, _ := newTestUDP(t)
+	defer u.close()
+	guest, server := netip.AddrPortFrom(guest4, freePort(t)), netip.AddrPortFrom(gateway4, dnsPort)
+	for range 2 {
+		u.Handle(datagram(guest, server, "question"))
+	}
+	mp := u.mappingOf(guest)
+	answer := func() {
+		loopback := netip.MustParseAddrPort("127.0.0.1:53")
+		u.receive(mp, message{source: loopback, payload: []byte("answer")})
+	}
+	answer()
+	for range 10 {
+		u.sweep()
+	}
+	wantMappings(t, &u.mapper, "one of two questions answered", 1)
+	answer()
+	u.sweep()
+	wantMappings(t, &u.mapper, "1 s after the last answer", 1)
+	u.sweep()
+	wantMappings(t, &u.mapper, "2 s after the last answer", 0)
 }
 
 // RFC 4787 REQ-6: outbound traffic refreshes, and so does what comes back.
@@ -481,8 +505,8 @@ func TestNewUDPChecks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer u.close()
-	if got := ticks(u.idle(netip.MustParseAddrPort("198.51.100.1:1000"))); got != 2 {
-		t.Errorf("1.5 s in ticks: got %d, want 2", got)
+	if idle, _ := u.idle(netip.MustParseAddrPort("198.51.100.1:1000")); ticks(idle) != 2 {
+		t.Errorf("%v in ticks: got %d, want 2", idle, ticks(idle))
 	}
 }
 
