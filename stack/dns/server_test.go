@@ -90,13 +90,18 @@ func listenBoth(t testing.TB) (*net.UDPConn, *net.TCPListener) {
 	return nil, nil
 }
 
-// refusing returns an address of 127.0.0.1 where nobody listens.
+// refusing returns an address of 127.0.0.1 where nobody listens. Until the test
+// ends it belongs to a socket that is connected to somebody else, so that no
+// fake server gets it.
 func refusing(t testing.TB) netip.AddrPort {
 	t.Helper()
-	pc, l := listenBoth(t)
-	pc.Close()
-	l.Close()
-	return pc.LocalAddr().(*net.UDPAddr).AddrPort()
+	loopback := net.IPv4(127, 0, 0, 1)
+	c, err := net.DialUDP("udp", &net.UDPAddr{IP: loopback}, &net.UDPAddr{IP: loopback, Port: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
 // echo answers every query with itself, marked as a response.
