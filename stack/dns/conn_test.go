@@ -76,10 +76,9 @@ func TestServeConnPipelines(t *testing.T) {
 	// The server answers the first query only after the second one came.
 	second := make(chan struct{})
 	server := upstream(func(q []byte) [][]byte {
-		switch isTXT := q[len(q)-14] == 16; isTXT { // behind: class and EDNS record
-		case true:
+		if q[len(q)-14] == 16 { // TXT; class and EDNS record are behind
 			close(second)
-		default:
+		} else {
 			<-second
 		}
 		return [][]byte{append(response(q, 0), make([]byte, 60000)...)}
