@@ -41,7 +41,7 @@ func (r *Results) cell(contestant, key string) string {
 }
 
 // ratios is the table of our values divided by those of the best peer and of
-// the limit. It is empty if we did not take part.
+// the limit. It has only a head if there is nothing to compare.
 func (r *Results) ratios() table {
 	ours, ok := r.contestant(Ours)
 	if !ok {
@@ -55,14 +55,18 @@ func (r *Results) ratios() table {
 		}
 		peer, name, hasPeer := r.best(Peer, row)
 		limit, _, hasLimit := r.best(Limit, row)
-		if name == "" {
+		if toPeer == none {
 			name = none
+		}
+		toPeer, toLimit := ratio(value, peer, hasPeer), ratio(value, limit, hasLimit)
+		if toPeer == none && toLimit == none {
+			continue
 		}
 		sense := "more"
 		if row.Lower {
 			sense = "less"
 		}
-		t = append(t, []string{row.Title, ratio(value, peer, hasPeer), name, ratio(value, limit, hasLimit), sense})
+		t = append(t, []string{row.Title, toPeer, name, toLimit, sense})
 	}
 	return t
 }
