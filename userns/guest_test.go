@@ -26,7 +26,7 @@ func guest(name string, args []string) int {
 	case "die":
 		n, _ := strconv.Atoi(args[0])
 		syscall.Kill(os.Getpid(), syscall.Signal(n))
-		select {}
+		return forever()
 	case "signals":
 		return guestSignals()
 	case "stop":
@@ -35,7 +35,7 @@ func guest(name string, args []string) int {
 		return guestFamily(args)
 	case "sleep":
 		fmt.Println("ready")
-		select {}
+		return forever()
 	case "orphan":
 		return guestOrphan()
 	}
@@ -211,7 +211,7 @@ func guestFamily(args []string) int {
 	if len(args) > 0 { // leave them behind
 		return 0
 	}
-	select {}
+	return forever()
 }
 
 // guestOrphan leaves an orphan that ends, and says when nothing but itself is
@@ -232,5 +232,12 @@ func guestOrphan() int {
 			fmt.Println("alone", os.Getpid() != 1)
 			return 0
 		}
+	}
+}
+
+// forever blocks without the runtime taking it for a deadlock.
+func forever() int {
+	for {
+		unix.Pause()
 	}
 }

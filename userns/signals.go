@@ -74,6 +74,9 @@ func blockSignals(s signalSet) (unblock func()) {
 // largest has 32 bytes). All zero, it means the default action everywhere.
 type sigaction [8]uint64
 
+// sigIgnore is SIG_IGN.
+const sigIgnore = 1
+
 // sigsetSize is the size of the kernel's signal set, which rt_sigaction checks.
 const sigsetSize = 8
 
@@ -87,12 +90,17 @@ func setAction(sig syscall.Signal, action *sigaction) (old sigaction, err error)
 	return old, nil
 }
 
+// ignoreAction is the action of a signal that is ignored: SIG_IGN in the first
+// field. On mips the flags are first, and there it is a harmless flag.
+func ignoreAction() (action sigaction) {
+	*(*uintptr)(unsafe.Pointer(&action)) = sigIgnore
+	return action
+}
+
 // ignored says whether the kernel throws the signal away for us.
 func ignored(sig syscall.Signal) bool {
-	const ignore = 1 // SIG_IGN
 	action, err := setAction(sig, nil)
-	handler := *(*uintptr)(unsafe.Pointer(&action)) // the first field but on mips
-	return err == nil && handler == ignore
+	return err == nil && *(*uintptr)(unsafe.Pointer(&action)) == sigIgnore
 }
 
 // stopSelf stops this process by sig, as the signal's default action does it,

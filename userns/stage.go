@@ -28,8 +28,8 @@ func Stage(open Opener) int {
 	if err != nil {
 		return statusFailed
 	}
-	if os.Args[1] == guardRole {
-		return runGuard(fd)
+	if os.Args[1] == sweepRole {
+		return sweep(fd)
 	}
 	w, err := newWire(fd)
 	if err != nil {

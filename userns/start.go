@@ -74,13 +74,10 @@ func (g *Guest) start(ctx context.Context, c Config, s Setup) error {
 	if err := g.startStage(c); err != nil {
 		return err
 	}
-	if g.guard, err = startGuard(g.thread); err != nil {
-		return err
-	}
 	if g.space, err = openSpace(g.stage.pid); err != nil {
 		return err
 	}
-	if err := g.guard.protect(g.space); err != nil {
+	if g.guard, err = startGuard(g.thread, g.space); err != nil {
 		return err
 	}
 	g.relay = relay{guard: g.guard, log: g.log}
