@@ -75,13 +75,13 @@ func parseOptions(args []string, messages io.Writer) (options, error) {
 		helpers  = flags.String("helpers", "", "of taproot, slirp4netns, pasta, kernel only these, separated by commas (default all)")
 		taproot  = flags.String("taproot", "", "the taproot to measure (default built from this module)")
 		rounds   = flags.Int("rounds", 0, "rounds (default 3, with -quick 1)")
-		quick    = flags.Bool("quick", false, "one short round, under two minutes (default false)")
-		json     = flags.Bool("json", false, "print JSON (default false)")
-		markdown = flags.Bool("markdown", false, "print Markdown tables (default false)")
+		quick    = flags.Bool("quick", false, "one short round, under two minutes")
+		json     = flags.Bool("json", false, "print JSON")
+		markdown = flags.Bool("markdown", false, "print Markdown tables")
 	)
 	flags.StringVar(&o.taprootArgs, "taproot-args", "", "more options for taproot run, separated by spaces (default none)")
-	flags.StringVar(&o.congestion, "congestion", "reno", "TCP congestion control of host, outside and guest; empty leaves the machine's (default reno)")
-	flags.BoolVar(&o.verbose, "v", false, "tell every value as it is measured (default false)")
+	flags.StringVar(&o.congestion, "congestion", "reno", "TCP congestion control of host, outside and guest; empty leaves the machine's")
+	flags.BoolVar(&o.verbose, "v", false, "tell every value as it is measured")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}

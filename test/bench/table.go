@@ -55,12 +55,12 @@ func (r *Results) ratios() table {
 		}
 		peer, name, hasPeer := r.best(Peer, row)
 		limit, _, hasLimit := r.best(Limit, row)
-		if toPeer == none {
-			name = none
-		}
 		toPeer, toLimit := ratio(value, peer, hasPeer), ratio(value, limit, hasLimit)
 		if toPeer == none && toLimit == none {
 			continue
+		}
+		if toPeer == none {
+			name = none
 		}
 		sense := "more"
 		if row.Lower {
