@@ -1,7 +1,6 @@
 package tap
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,6 +25,8 @@ type Device struct {
 	raw      syscall.RawConn
 	features Features
 
+	closed atomic.Bool // by us
+
 	// dropped counts frames that the device did not take.
 	dropped atomic.Uint64
 }
@@ -48,7 +49,10 @@ func (d *Device) Features() Features { return d.features }
 func (d *Device) Dropped() uint64 { return d.dropped.Load() }
 
 // Close ends Reader.Run and further writes.
-func (d *Device) Close() error { return d.file.Close() }
+func (d *Device) Close() error {
+	d.closed.Store(true)
+	return d.file.Close()
+}
 
 // A Reader reads a device's frames into buffers of its caller. It is not safe
 // for concurrent use.
@@ -68,6 +72,9 @@ func (d *Device) NewReader(bufs ...[]byte) *Reader {
 	return r
 }
 
+// Len returns the number of buffers.
+func (r *Reader) Len() int { return r.n }
+
 // SetBuffer replaces the i-th buffer, from the next frame on.
 func (r *Reader) SetBuffer(i int, b []byte) {
 	r.iov[i].Base = unsafe.SliceData(b)
@@ -85,7 +92,7 @@ func (r *Reader) Run(frame func(n int)) error {
 			readErr = r.drain(fd, frame)
 			return readErr != unix.EAGAIN
 		})
-		if errors.Is(err, os.ErrClosed) {
+		if r.device.closed.Load() {
 			return nil
 		}
 		if err != nil { // the poller gave up on a device that is gone

@@ -112,6 +112,8 @@ type gateway struct {
 	dhcp  *dhcp.Server
 	host  atomic.Pointer[hostState]
 
+	dnsConns chan struct{} // as many as there are connections
+
 	// services are the gateway's own answers that are being worked out.
 	services sync.WaitGroup
 	ctx      context.Context // ends with run
@@ -135,7 +137,7 @@ func newGateway(s *spec, file *os.File, log *slog.Logger) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{log: log, spec: s, rules: rules, flows: flow.New(flow.Config{})}
+	g := &gateway{log: log, spec: s, rules: rules, flows: flow.New(flow.Config{}), dnsConns: make(chan struct{}, maxDNSConns)}
 	if g.stack, err = stack.New(stack.Config{
 		Device: device, MTU: s.MTU, MAC: s.MAC, Addresses: valid(s.Gateway4, s.Gateway6, s.Resolver4, s.Resolver6), Source: rules.Source,
 	}); err != nil {
@@ -156,6 +158,9 @@ func (g *gateway) addNAT() error {
 	if g.echo, err = nat.NewEcho(nat.EchoConfig{Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log, Gateway4: s.Gateway4, Gateway6: s.Gateway6}); err != nil {
 		return err
 	}
+	if err := g.echo.PingAllowed(); err != nil {
+		g.log.Debug("no echo outside", "error", err)
+	}
 	g.stack.HandleTCP(g.handleTCP)
 	g.stack.HandleUDP(g.handleUDP)
 	g.stack.HandleEcho(g.handleEcho)
@@ -169,7 +174,7 @@ func (g *gateway) run(ctx context.Context) error {
 	defer cancel()
 	g.ctx = ctx
 	var wg sync.WaitGroup
-	for name, part := range map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "icmp": g.echo.Run} {
+	for name, part := range map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil} {
 		wg.Go(func() {
 			if err := part(ctx); err != nil {
 				g.log.Error("stopped", "part", name, "error", err)

@@ -1,10 +1,10 @@
 package engine
 
 import (
-	"errors"
+	"context"
 	"net/netip"
 	"slices"
-	"syscall"
+	"time"
 
 	"taproot/stack"
 	"taproot/stack/dhcp"
@@ -19,6 +19,10 @@ const (
 	dhcpv6ServerPort = 547
 	dhcpv6ClientPort = 546 // RFC 8415 §7.2
 )
+
+// maxDNSConns is how many DNS connections the guest may hold: a stub resolver
+// needs one, and idle ones are closed after seconds.
+const maxDNSConns = 64
 
 // allNodes is where router advertisements go (RFC 4861 §4.2).
 var allNodes = netip.MustParseAddr("ff02::1")
@@ -73,6 +77,18 @@ func (g *gateway) handleTCP(r *stack.Request) {
 	}
 	g.services.Add(1)
 	defer g.services.Done()
+	g.serveDNSConn(r)
+}
+
+// serveDNSConn serves a connection to the resolver, of which dnsConns may be.
+func (g *gateway) serveDNSConn(r *stack.Request) {
+	select {
+	case g.dnsConns <- struct{}{}:
+		defer func() { <-g.dnsConns }()
+	default:
+		r.Refuse()
+		return
+	}
 	c, err := r.Accept()
 	if err != nil {
 		return
@@ -84,17 +100,30 @@ func (g *gateway) handleTCP(r *stack.Request) {
 	}
 }
 
+// split hands a superframe on as the datagrams that it is made of.
+func (g *gateway) split(d stack.Datagram, to func(stack.Datagram)) {
+	size := d.Segment
+	if size <= 0 {
+		size = max(len(d.Payload), 1)
+	}
+	whole := d.Payload
+	d.Segment = 0
+	for d.Payload = range slices.Chunk(whole, size) {
+		to(d)
+	}
+}
+
 // handleUDP serves DHCP and DNS itself and passes the rest on.
 func (g *gateway) handleUDP(d stack.Datagram) {
 	switch {
 	case d.Destination.Port() == dhcpServerPort && d.Destination.Addr().Is4() && g.toGateway(d.Destination.Addr()):
-		g.serveDHCP(d)
+		g.split(d, g.serveDHCP)
 	case d.Destination.Port() == dhcpv6ServerPort && g.toGateway(d.Destination.Addr()):
-		g.serveDHCPv6(d)
+		g.split(d, g.serveDHCPv6)
 	case d.Source.Addr().IsUnspecified(), d.Destination.Addr().IsMulticast():
 		// nobody to answer
 	case g.isResolver(d.Destination):
-		g.serveDNS(d)
+		g.split(d, g.serveDNS)
 	default:
 		g.udp.Handle(d)
 	}
@@ -148,7 +177,26 @@ func (g *gateway) handleEcho(e stack.Echo) {
 	}
 }
 
-// advertise answers a router solicitation, to all nodes.
+// Advertisements are good for half an hour and sent every ten minutes, so that
+// two may be lost (RFC 4861 §6.2.1: at most every 30 minutes), besides one for
+// each solicitation.
+const advertiseEvery = 10 * time.Minute
+
+// advertiseUntil advertises the gateway as router until ctx ends.
+func (g *gateway) advertiseUntil(ctx context.Context) error {
+	ticker := time.NewTicker(advertiseEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			g.advertise()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// advertise sends a router advertisement to all nodes.
 func (g *gateway) advertise() {
 	s := g.spec
 	if !s.Guest6.IsValid() {
@@ -160,7 +208,7 @@ func (g *gateway) advertise() {
 	if err == nil {
 		err = g.stack.SendICMP6(g.stack.LinkLocal(), allNodes, b)
 	}
-	if err != nil && !errors.Is(err, syscall.EIO) { // EIO: the guest's device is down
-		g.log.Warn("router advertisement", "error", err)
+	if err != nil { // the guest's device is down, for instance
+		g.log.Debug("router advertisement", "error", err)
 	}
 }
