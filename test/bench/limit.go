@@ -44,10 +44,10 @@ func attachVeth(pid, mtu int) error {
 	// The masquerade exists only while the limit is measured: connection
 	// tracking would cost the other contestants too.
 	return errors.Join(
-		configure(limitName, limitHost, mtu),
-		configureGuest(pid, mtu),
 		os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
 		addMasquerade(),
+		configure(limitName, limitHost, mtu),
+		configureGuest(pid, mtu), // last: the guest tries to connect all the time
 	)
 }
 
