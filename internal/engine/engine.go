@@ -158,7 +158,7 @@ func (g *gateway) addNAT() error {
 	if g.echo, err = nat.NewEcho(nat.EchoConfig{Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log, Gateway4: s.Gateway4, Gateway6: s.Gateway6}); err != nil {
 		return err
 	}
-	if err := g.echo.PingAllowed(); err != nil {
+	if err := nat.PingAllowed(); err != nil {
 		g.log.Debug("no echo outside", "error", err)
 	}
 	g.stack.HandleTCP(g.handleTCP)
