@@ -117,15 +117,22 @@ func New(cfg Config) (*Stack, error) {
 // per second can use a port again at once.
 const timeWait = tcpip.TCPTimeWaitTimeoutOption(time.Second)
 
+// noProbes switches RACK and tail loss probes off (RFC 8985). They wait for
+// about a round trip, which here is shorter than a busy machine keeps us from
+// running: what they find is no loss but our own absence, and each time the
+// congestion window is halved. A frame that the guest's kernel did drop is
+// still found by duplicate ACKs, SACK and the retransmission timer.
+const noProbes = tcpip.TCPRecovery(0)
+
 // setOptions sets TCP up for a link without loss.
 func (s *Stack) setOptions() error {
 	sack, moderate, delay := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.TCPDelayEnabled(false)
-	wait := timeWait
+	wait, recovery := timeWait, noProbes
 	congestion := tcpip.CongestionControlOption("cubic")
 	// 1 MiB each way at the start, 4 MiB at most: more made no difference.
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &delay, &wait, &congestion, &send, &receive} {
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &delay, &wait, &recovery, &congestion, &send, &receive} {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("set TCP option %T: %w", o, toError(err))
 		}
