@@ -23,7 +23,6 @@ func shell() int {
 	unix.CloseOnExec(4)
 	tell := os.NewFile(4, "tell")
 	signal.Ignore(syscall.SIGTTOU)
-	os.Setenv("TAPROOT_TEST_SHELL", "")
 	pid, err := syscall.ForkExec(selfExe, []string{supervisorName}, &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: []uintptr{0, 1, 2},
@@ -68,13 +67,14 @@ func newTerminal(t *testing.T, s script) *terminal {
 		t.Skipf("no pseudo-terminals: %v", err)
 	}
 	t.Cleanup(func() { ptmx.Close() })
-	if err := unix.IoctlSetPointerInt(int(ptmx.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(ptmx.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var n int
+	control(t, ptmx, func(fd int) (err error) {
+		if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+			return err
+		}
+		n, err = unix.IoctlGetInt(fd, unix.TIOCGPTN)
+		return err
+	})
 	pts, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -102,6 +102,19 @@ func newTerminal(t *testing.T, s script) *terminal {
 	go copyLines(p.out, ptmx)
 	go copyLines(term.told, tellR)
 	return term
+}
+
+// control calls f with a descriptor that stays non-blocking.
+func control(t *testing.T, file *os.File, f func(fd int) error) {
+	t.Helper()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var result error
+	if err := raw.Control(func(fd uintptr) { result = f(int(fd)) }); err != nil || result != nil {
+		t.Fatal(err, result)
+	}
 }
 
 // copyLines ends when the terminal or pipe does.
@@ -208,9 +221,7 @@ func (p *terminal) eventualLines(line string, n int) {
 func resize(t *testing.T, f *os.File, columns int) {
 	t.Helper()
 	size := &unix.Winsize{Row: 24, Col: uint16(columns)}
-	if err := unix.IoctlSetWinsize(int(f.Fd()), unix.TIOCSWINSZ, size); err != nil {
-		t.Fatal(err)
-	}
+	control(t, f, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) })
 }
 
 // state returns the state letter of each process with that role.
@@ -279,7 +290,7 @@ func TestStopsItself(t *testing.T) {
 	})
 }
 
-// A job in the background that reads from the terminal is stopped by it.
+// Nothing stays when the terminal goes away.
 func TestTerminalHangup(t *testing.T) {
 	p := newTerminal(t, defaultScript("sleep"))
 	p.out.waitFor(t, "ready", 1)
