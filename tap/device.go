@@ -149,10 +149,22 @@ type Writer struct {
 	iov    [maxBuffers]unix.Iovec
 	n      int
 	spill  []byte // the tail of a frame in more pieces than iov holds
+
+	// attempt is made once: a callback made for each frame would be allocated
+	// for each frame. Its result is err.
+	attempt func(fd uintptr) bool
+	err     error
 }
 
 // NewWriter returns a writer to d.
-func (d *Device) NewWriter() *Writer { return &Writer{device: d} }
+func (d *Device) NewWriter() *Writer {
+	w := &Writer{device: d}
+	w.attempt = func(fd uintptr) bool {
+		w.err = w.write(fd)
+		return w.err != unix.EAGAIN
+	}
+	return w
+}
 
 // Add appends a piece to the frame being built. The piece must stay as it is
 // until Flush.
@@ -177,15 +189,11 @@ func (w *Writer) Flush() error {
 		w.iov[w.n].SetLen(len(w.spill))
 		w.n++
 	}
-	var writeErr error
-	err := w.device.raw.Write(func(fd uintptr) bool {
-		writeErr = w.write(fd)
-		return writeErr != unix.EAGAIN
-	})
+	err := w.device.raw.Write(w.attempt)
 	clear(w.iov[:w.n])
 	w.n, w.spill = 0, w.spill[:0]
 	if err == nil {
-		err = writeErr
+		err = w.err
 	}
 	if err != nil {
 		w.device.dropped.Add(1)
