@@ -71,6 +71,9 @@ func (e *OpenError) Hint() string { return e.hint }
 // close-on-exec; the caller owns it. The device goes when the last descriptor
 // of it is closed.
 func Open(name string, offload Offload) (*os.File, Features, error) {
+	if len(name) >= unix.IFNAMSIZ { // water would cut it off
+		return nil, Features{}, &OpenError{Op: "name interface " + name, Err: unix.EINVAL}
+	}
 	if offload == OffloadOff {
 		f, err := openPlain(name)
 		return f, Features{Why: "switched off by --offload=off"}, err
