@@ -3,18 +3,19 @@
 //
 // # Processes
 //
-// The supervisor is the process that calls Start. Two more processes come from
-// its own binary, both with StageName as argv[0], both ending in Stage:
+// The supervisor is the process that calls Start. It makes two more:
 //
-//   - the stage is born inside the guest's namespaces by clone flags. It opens
-//     the device, sets up interfaces, routes, sysctls and mounts, sends the
-//     device's descriptor back, waits for Guest.Go, and becomes the command by
-//     exec. With Config.PID it stays, as process 1 of the guest, and the
-//     command is its child.
-//   - the guard stays outside, in the supervisor's namespaces and process
-//     group, and does two things nobody else can do: it is a witness of the
-//     signals that the whole process group got, and it kills what is left in
-//     the guest's user namespace when the supervisor is killed.
+//   - the stage, its own binary with StageName as argv[0], is born inside the
+//     guest's namespaces by clone flags. It opens the device, sets up
+//     interfaces, routes, sysctls and mounts, sends the device's descriptor
+//     back, waits for Guest.Go, and becomes the command by exec. With
+//     Config.PID it stays, as process 1 of the guest, and the command is its
+//     child.
+//   - the guard, a fork of the supervisor, stays in the supervisor's namespaces
+//     and process group and does two things nobody else can do: it is a witness
+//     of the signals that the whole process group got, and it kills what is
+//     left in the guest's user namespace when the supervisor was killed. See
+//     witness for why it is not a Go program.
 //
 // # How it ends
 //
@@ -44,6 +45,6 @@
 // job control work. What the terminal sends, it sends to the whole group, so
 // the command has it already; what was sent to the supervisor alone must be
 // passed on. The supervisor cannot tell the two apart, the guard can: it is in
-// the same group with the same signals blocked. See relay.go for why asking it
-// is free of races.
+// the same group with all signals blocked. See relay for why asking it is free of
+// races, and signalSet.list for what Go's runtime does not let us keep.
 package userns

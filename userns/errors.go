@@ -103,13 +103,12 @@ func (e *remoteError) Unwrap() error {
 	return e.errno
 }
 
-// namespaceError explains why clone(2) made no namespaces.
+// namespaceError explains why there is no stage.
 func namespaceError(err error) error {
-	wrapped := fmt.Errorf("make user namespace: %w", err)
 	if hint := namespaceHint(err, readSysctl); hint != "" {
-		return &hinted{wrapped, hint}
+		return &hinted{fmt.Errorf("make user namespace: %w", err), hint}
 	}
-	return wrapped
+	return fmt.Errorf("start stage: %w", err)
 }
 
 // namespaceHint returns the remedy for an error of clone(2), after a look at

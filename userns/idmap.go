@@ -141,7 +141,10 @@ func runMapper(ctx context.Context, program string, pid, id int, ranges []idRang
 		return ctx.Err()
 	}
 	err = fmt.Errorf("%s: %w: %s", program, err, bytes.TrimSpace(out))
-	return &hinted{err, fmt.Sprintf("%s must be set-uid root: sudo chmod u+s %s", program, path)}
+	if st, e := os.Stat(path); e == nil && st.Mode()&fs.ModeSetuid == 0 {
+		return &hinted{err, "sudo chmod u+s " + path}
+	}
+	return err
 }
 
 // mapperArgs returns the arguments: process, then guest, host and count of each

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,6 +55,9 @@ func openVeth(name string, spec json.RawMessage) (*os.File, json.RawMessage, err
 	if string(spec) == `"missing"` {
 		return nil, nil, &hinted{fmt.Errorf("open /dev/net/tun: %w", syscall.ENOENT), "sudo modprobe tun"}
 	}
+	if string(spec) == `"hang"` {
+		forever()
+	}
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "peer0"}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return nil, nil, err
@@ -76,6 +80,13 @@ type script struct {
 
 	// Hold has the supervisor wait after Start until its descriptor 3 closes.
 	Hold bool
+
+	// Timeout ends Start's context.
+	Timeout time.Duration
+
+	// Rounds is how many guests are started, and closed again, before. The
+	// supervisor complains if they leave descriptors or goroutines behind.
+	Rounds int
 
 	// HostsLines makes Setup.Hosts of so many lines.
 	HostsLines int
@@ -119,7 +130,16 @@ func supervise() int {
 	} else {
 		s.Config.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
-	g, err := Start(context.Background(), s.Config, s.Setup)
+	ctx := context.Background()
+	if s.Timeout > 0 {
+		var cancel func()
+		ctx, cancel = context.WithTimeout(ctx, s.Timeout)
+		defer cancel()
+	}
+	if err := rounds(ctx, s); err != nil {
+		return complain(err)
+	}
+	g, err := Start(ctx, s.Config, s.Setup)
 	if err != nil {
 		return complain(err)
 	}
@@ -141,6 +161,39 @@ func supervise() int {
 		return complain(err)
 	}
 	return status
+}
+
+// rounds starts and ends guests at various points of their life.
+func rounds(ctx context.Context, s script) error {
+	count := func() (fds, goroutines int) {
+		names, _ := os.ReadDir("/proc/self/fd")
+		return len(names), runtime.NumGoroutine()
+	}
+	var fds, goroutines int
+	for i := range s.Rounds {
+		g, err := Start(ctx, s.Config, s.Setup)
+		if err != nil {
+			return err
+		}
+		if i%3 > 0 {
+			err = g.Go()
+		}
+		if i%3 > 1 && err == nil {
+			g.Kill()
+			_, err = g.Wait()
+		}
+		if err := errors.Join(err, g.Close()); err != nil {
+			return err
+		}
+		if i == 5 { // whatever starts once has started
+			fds, goroutines = count()
+		}
+	}
+	f, n := count()
+	if s.Rounds > 0 && (f > fds || n > goroutines) {
+		return fmt.Errorf("after %d guests: %d descriptors, %d goroutines; before %d, %d", s.Rounds, f, n, fds, goroutines)
+	}
+	return nil
 }
 
 // complain prints an error as a front end would, and returns the status.

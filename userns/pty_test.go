@@ -248,7 +248,7 @@ func TestStopAndContinue(t *testing.T) {
 		p.out.waitFor(t, "ready", 1)
 		for i := range 5 {
 			p.keys.Write([]byte{'Z' - '@'})
-			p.told.waitFor(t, "stopped 20", i+1)
+			p.told.waitFor(t, "stopped 19", i+1)
 			if got := p.state("stop"); got != "T" {
 				t.Errorf("command's state: got %s, want T", got)
 			}
@@ -282,7 +282,7 @@ func TestStopsItself(t *testing.T) {
 		p.sentinels()
 
 		syscall.Kill(p.supervisorPID(), syscall.SIGTSTP)
-		p.told.waitFor(t, "stopped 20", 1)
+		p.told.waitFor(t, "stopped 19", 2)
 		p.word.WriteString("fg\n")
 		p.eventualLines("got 18", 2)
 		p.sentinels()

@@ -1,6 +1,7 @@
 package userns
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // report runs the guest program that reports, and returns what it sees.
@@ -303,6 +305,38 @@ func TestEnvironment(t *testing.T) {
 	if f.Dir != "/usr" || !slices.Equal(f.Env, s.Config.Env) {
 		t.Errorf("got directory %s, environment %q, want /usr, %q", f.Dir, f.Env, s.Config.Env)
 	}
+}
+
+// A context that ends undoes everything.
+func TestStartContext(t *testing.T) {
+	bothModes(t, func(t *testing.T, pid bool) {
+		s := defaultScript("exit", "0")
+		s.Config.PID = pid
+		s.Setup.Device = json.RawMessage(`"hang"`)
+		s.Timeout = 50 * time.Millisecond
+		p := newSupervisor(t, s)
+		if got := p.run(); got != 125 {
+			t.Errorf("status: got %d, want 125", got)
+		}
+		if want := context.DeadlineExceeded.Error(); !strings.Contains(p.err.String(), want) {
+			t.Errorf("stderr: got %q, want %q", p.err.String(), want)
+		}
+		if left := marked(p.mark); len(left) > 0 {
+			t.Errorf("left over: %v", left)
+		}
+	})
+}
+
+// Guests leave no descriptors and goroutines in the supervisor.
+func TestRounds(t *testing.T) {
+	bothModes(t, func(t *testing.T, pid bool) {
+		s := defaultScript("exit", "0")
+		s.Config.PID, s.Rounds = pid, 60
+		p := newSupervisor(t, s)
+		if got := p.run(); got != 0 {
+			t.Errorf("status: got %d, want 0", got)
+		}
+	})
 }
 
 // The command has 0, 1, 2 and what the caller passed, under their numbers.

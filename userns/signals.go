@@ -2,7 +2,6 @@ package userns
 
 import (
 	"os"
-	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -70,28 +69,17 @@ func blockSignals(s signalSet) (unblock func()) {
 	return func() { unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }
 }
 
-// A sigaction holds a kernel's struct sigaction of any architecture (the
-// largest has 32 bytes). All zero, it means the default action everywhere.
+// A sigaction holds a kernel's struct sigaction of any architecture; the largest
+// has 32 bytes. All zero, it means the default action everywhere. The handler
+// is its first field, but on mips.
 type sigaction [8]uint64
 
-// sigIgnore is SIG_IGN.
-const sigIgnore = 1
+const (
+	sigIgnore  = 1 // SIG_IGN
+	sigsetSize = 8 // bytes of the kernel's signal set, which it wants to be told
+)
 
-// sigsetSize is the size of the kernel's signal set, which rt_sigaction checks.
-const sigsetSize = 8
-
-// setAction changes a signal's action and returns the one before; nil only asks.
-func setAction(sig syscall.Signal, action *sigaction) (old sigaction, err error) {
-	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig),
-		uintptr(unsafe.Pointer(action)), uintptr(unsafe.Pointer(&old)), sigsetSize, 0, 0)
-	if errno != 0 {
-		return old, errno
-	}
-	return old, nil
-}
-
-// ignoreAction is the action of a signal that is ignored: SIG_IGN in the first
-// field. On mips the flags are first, and there it is a harmless flag.
+// ignoreAction is the action of a signal that is ignored.
 func ignoreAction() (action sigaction) {
 	*(*uintptr)(unsafe.Pointer(&action)) = sigIgnore
 	return action
@@ -99,28 +87,8 @@ func ignoreAction() (action sigaction) {
 
 // ignored says whether the kernel throws the signal away for us.
 func ignored(sig syscall.Signal) bool {
-	action, err := setAction(sig, nil)
-	return err == nil && *(*uintptr)(unsafe.Pointer(&action)) == sigIgnore
-}
-
-// stopSelf stops this process by sig, as the signal's default action does it,
-// and returns when it was continued. If the process group is orphaned, the
-// kernel ignores the signal, as it did for the command.
-func stopSelf(sig syscall.Signal) error {
-	if sig == syscall.SIGSTOP {
-		return syscall.Kill(os.Getpid(), sig)
-	}
-	// Sent to this very thread, the signal acts before Tgkill returns, so the
-	// handler can be put back behind it.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	handler, err := setAction(sig, &sigaction{})
-	if err != nil {
-		return os.NewSyscallError("rt_sigaction", err)
-	}
-	err = unix.Tgkill(os.Getpid(), unix.Gettid(), sig)
-	if _, restore := setAction(sig, &handler); err == nil {
-		err = restore
-	}
-	return err
+	var action sigaction
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig),
+		0, uintptr(unsafe.Pointer(&action)), sigsetSize, 0, 0)
+	return errno == 0 && *(*uintptr)(unsafe.Pointer(&action)) == sigIgnore
 }

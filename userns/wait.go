@@ -107,12 +107,16 @@ func (g *Guest) pass(sig syscall.Signal) {
 
 // follow stops this process as the command was stopped. When somebody continues
 // it, SIGCONT comes as a signal to pass on.
+//
+// It is SIGSTOP whatever stopped the command: the default action of SIGTSTP
+// would need our handler out of the way, and a SIGTSTP to the group that is
+// still on its way to us would then stop us once more after we were continued.
 func (g *Guest) follow(sig syscall.Signal) {
 	if !follows(sig) {
 		return
 	}
-	if err := stopSelf(sig); err != nil {
-		g.log.Debug("stop", "number", int(sig), "err", err)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+		g.log.Debug("stop", "err", err)
 	}
 }
 

@@ -31,8 +31,10 @@ type witness struct {
 	request [1]byte
 	answer  signalSet
 
-	name *byte
-	path *byte
+	name *byte // of the process, for ps(1)
+	args title // likewise
+
+	path *byte   // of the program that sweeps
 	argv []*byte // ends with nil, as envv
 	envv []*byte
 }
@@ -44,6 +46,7 @@ func newWitness(socket, space, null int) (*witness, error) {
 		set:    witnessed().sigset(),
 		ignore: ignoreAction(),
 	}
+	w.args.prepare(witnessName)
 	var err error
 	if w.name, err = syscall.BytePtrFromString(witnessName); err != nil {
 		return nil, err
@@ -105,6 +108,7 @@ func (w *witness) clone() (pid uintptr, errno syscall.Errno) {
 //go:norace
 func (w *witness) isolate() {
 	syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(w.name)), 0, 0, 0, 0)
+	w.args.write()
 	for fd := uintptr(0); fd <= 2; fd++ {
 		syscall.RawSyscall(syscall.SYS_DUP3, w.null, fd, 0)
 	}
