@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -112,10 +113,22 @@ func TestIgnored(t *testing.T) {
 				p.cmd.Path = bash
 				p.cmd.Args = []string{bash, "-c", tt.trap + " exec -a " + supervisorName + " /proc/self/fd/3"}
 				f := report(t, p)
-				if f.SigIgn != tt.want || strings.Trim(f.SigBlk, "0") != "" {
+				if ignored := withoutLibc(t, f.SigIgn); ignored != tt.want || strings.Trim(f.SigBlk, "0") != "" {
 					t.Errorf("got ignored %s, blocked %s, want %s, none", f.SigIgn, f.SigBlk, tt.want)
 				}
 			})
 		}
 	}
+}
+
+// withoutLibc takes signals 32 and 33 out of a mask as /proc prints it. glibc
+// keeps them to itself, and its posix_spawn(3), by which make starts its
+// commands, leaves them ignored.
+func withoutLibc(t *testing.T, mask string) string {
+	t.Helper()
+	m, err := strconv.ParseUint(mask, 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%016x", m&^(1<<31|1<<32))
 }
