@@ -100,8 +100,7 @@ func (s *Stack) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 		Segment:     int(pkt.GSOOptions.MSS),
 	}
 	d.TTL, d.TOS = hopLimit(pkt)
-	var head [128]byte
-	d.Header = appendHeader(head[:0], pkt)
+	d.Header = s.header(pkt)
 	s.udp(d)
 	return true
 }
@@ -117,6 +116,12 @@ func (s *Stack) contiguous(pkt *stack.PacketBuffer) []byte {
 	defer b.Release()
 	b.Apply(func(v *buffer.View) { s.scratch = append(s.scratch, v.AsSlice()...) })
 	return s.scratch
+}
+
+// header returns what appendHeader appends, valid until the next call.
+func (s *Stack) header(pkt *stack.PacketBuffer) []byte {
+	s.headScratch = appendHeader(s.headScratch[:0], pkt)
+	return s.headScratch
 }
 
 // appendHeader appends the IP header and the first bytes behind it.
@@ -168,8 +173,7 @@ func (s *Stack) handleEcho(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 		Payload:     s.contiguous(pkt),
 	}
 	e.TTL, e.TOS = hopLimit(pkt)
-	var head [128]byte
-	e.Header = appendHeader(head[:0], pkt)
+	e.Header = s.header(pkt)
 	s.echo(e)
 	return true
 }

@@ -66,7 +66,10 @@ type Stack struct {
 	udp          func(Datagram)
 	echo         func(Echo)
 	solicitation func()
-	scratch      []byte // a datagram in one piece; the link's reader owns it
+
+	// scratch is a datagram in one piece, headScratch its headers. The link's
+	// reader owns both.
+	scratch, headScratch []byte
 
 	fragmentID atomic.Uint32 // of the last packet that was cut
 

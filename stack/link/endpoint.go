@@ -72,7 +72,7 @@ type Endpoint struct {
 
 	queue   chan *stack.PacketBuffer
 	stopped chan struct{} // closed when the writer leaves
-	writers sync.Pool     // of *tap.Writer, for SendFrame
+	writers sync.Pool     // of *frameWriter
 
 	mu sync.RWMutex
 	// +checklocks:mu
@@ -95,7 +95,7 @@ func New(cfg Config) *Endpoint {
 		queue:      make(chan *stack.PacketBuffer, queueLen),
 		stopped:    make(chan struct{}),
 	}
-	e.writers.New = func() any { return e.device.NewWriter() }
+	e.writers.New = func() any { return &frameWriter{Writer: e.device.NewWriter()} }
 	e.mtu.Store(uint32(cfg.MTU))
 	e.guest.Store(1<<48 - 1)
 	return e

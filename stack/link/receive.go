@@ -118,7 +118,7 @@ func (e *Endpoint) admit(head []byte) bool {
 // take returns the bytes of a frame of n bytes as a buffer: the headers, which
 // are contiguous, and what is behind them.
 func (r *receiver) take(n int, head []byte) buffer.Buffer {
-	b := buffer.MakeWithView(buffer.NewViewWithData(head))
+	b := buffer.MakeWithView(fullView(head))
 	if n == len(head) {
 		return b
 	}
@@ -135,6 +135,19 @@ func (r *receiver) take(n int, head []byte) buffer.Buffer {
 	}
 	_ = b.Append(v) // fails only for a view that is nil
 	return b
+}
+
+// headChunk is the size of the memory under a view of up to 86 bytes.
+const headChunk = 128
+
+// fullView returns a view of b without room behind it. Into room, Append would
+// copy the first bytes of the payload, which then went to the host's socket
+// as a piece of its own.
+func fullView(b []byte) *buffer.View {
+	v := buffer.NewViewSize(headChunk)
+	v.TrimFront(headChunk - len(b))
+	copy(v.AsSlice(), b)
+	return v
 }
 
 // isIPv6 looks at the Ethernet header.

@@ -140,16 +140,15 @@ func (e *Endpoint) SendFrame(h tap.Header, pieces ...[]byte) error {
 	if pieces[0][0]>>4 == 6 {
 		etherType = uint16(header.IPv6ProtocolNumber)
 	}
-	var front [tap.HeaderLen + header.EthernetMinimumSize]byte
-	b := front[tap.HeaderLen:]
-	if e.features.Header {
-		b = front[:]
-		h.Put(b)
-	}
-	e.ethernet(front[tap.HeaderLen:], etherType)
-	w := e.writers.Get().(*tap.Writer)
+	w := e.writers.Get().(*frameWriter)
 	defer e.writers.Put(w)
-	w.Add(b)
+	front := w.front[tap.HeaderLen:]
+	if e.features.Header {
+		front = w.front[:]
+		h.Put(front)
+	}
+	e.ethernet(w.front[tap.HeaderLen:], etherType)
+	w.Add(front)
 	for _, p := range pieces {
 		w.Add(p)
 	}
@@ -159,6 +158,13 @@ func (e *Endpoint) SendFrame(h tap.Header, pieces ...[]byte) error {
 	}
 	e.Stats.Sent.Add(1)
 	return nil
+}
+
+// A frameWriter is a writer with room for the headers in front of a packet,
+// which would be allocated for each frame otherwise.
+type frameWriter struct {
+	*tap.Writer
+	front [tap.HeaderLen + header.EthernetMinimumSize]byte
 }
 
 // Features returns what the device can do.

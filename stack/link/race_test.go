@@ -1,0 +1,6 @@
+//go:build race
+
+package link
+
+// raceEnabled tells whether the race detector is in this binary.
+const raceEnabled = true
