@@ -64,7 +64,7 @@ func (s *supervisor) quiet(ctx context.Context, changed <-chan struct{}, files *
 // refresh reads the host's state and passes it on if it is new.
 func (s *supervisor) refresh(files *fsnotify.Watcher) {
 	s.addWatches(files)
-	h, err := s.readHost()
+	h, err := s.readHost(func(err error) { s.log.Warn("resolvers not read", "error", err) })
 	if err != nil {
 		s.log.Warn("host's state not read", "error", err)
 		return

@@ -50,7 +50,7 @@ func (s *supervisor) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	host, err := s.readHost()
+	host, err := s.readHost(func(err error) { s.cfg.warn(err.Error(), resolvConfHint) })
 	if err != nil {
 		return 0, err
 	}
@@ -207,8 +207,9 @@ func (s *supervisor) restart(ctx context.Context, starter *threads, n int) error
 	return engine.begin(s.spec, s.device)
 }
 
-// readHost returns what the engine must know of the host.
-func (s *supervisor) readHost() (hostState, error) {
+// readHost returns what the engine must know of the host. A resolv.conf that
+// cannot be read is told to unread and taken for an empty one.
+func (s *supervisor) readHost(unread func(error)) (hostState, error) {
 	addresses, err := hostAddresses()
 	if err != nil {
 		return hostState{}, err // the policy is not complete without them
@@ -219,7 +220,7 @@ func (s *supervisor) readHost() (hostState, error) {
 	}
 	conf, err := readResolvConf()
 	if err != nil {
-		s.cfg.warn(err.Error(), resolvConfHint)
+		unread(err)
 	}
 	h.Search = conf.Search
 	if len(h.Servers) == 0 {
