@@ -105,11 +105,16 @@ func (e *remoteError) Unwrap() error {
 
 // namespaceError explains why there is no stage.
 func namespaceError(err error) error {
-	if hint := namespaceHint(err, readSysctl); hint != "" {
+	if hint := NamespaceHint(err); hint != "" {
 		return &hinted{fmt.Errorf("make user namespace: %w", err), hint}
 	}
 	return fmt.Errorf("start stage: %w", err)
 }
+
+// NamespaceHint returns what the user can do about an error of making
+// namespaces, or of being refused something as root of them; "" if that is not
+// known.
+func NamespaceHint(err error) string { return namespaceHint(err, readSysctl) }
 
 // namespaceHint returns the remedy for an error of clone(2), after a look at
 // the switches that distributions have; sysctl returns "" for those that this
@@ -117,13 +122,13 @@ func namespaceError(err error) error {
 func namespaceHint(err error, sysctl func(name string) string) string {
 	switch {
 	case sysctl("kernel.unprivileged_userns_clone") == "0": // Debian's patch
-		return "sudo sysctl kernel.unprivileged_userns_clone=1"
+		return "as root: sysctl kernel.unprivileged_userns_clone=1"
 	case sysctl("user.max_user_namespaces") == "0": // since Linux 4.9
-		return "sudo sysctl user.max_user_namespaces=15000"
+		return "as root: sysctl user.max_user_namespaces=15000"
 	case sysctl("user.max_net_namespaces") == "0":
-		return "sudo sysctl user.max_net_namespaces=15000"
+		return "as root: sysctl user.max_net_namespaces=15000"
 	case errors.Is(err, syscall.ENOSPC):
-		return "the limit of namespaces is reached, raise it: sudo sysctl user.max_user_namespaces=" +
+		return "the limit of namespaces is reached, raise it: as root: sysctl user.max_user_namespaces=" +
 			"60000 user.max_net_namespaces=60000 user.max_mnt_namespaces=60000"
 	case errors.Is(err, syscall.EINVAL):
 		return "this kernel has no user namespaces: it needs CONFIG_USER_NS=y"
@@ -140,7 +145,7 @@ func namespaceHint(err error, sysctl func(name string) string) string {
 // lets everybody make a user namespace and then forbids to do anything in it.
 func appArmorHint(sysctl func(name string) string) string {
 	if sysctl("kernel.apparmor_restrict_unprivileged_userns") == "1" {
-		return "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+		return "as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
 	}
 	return ""
 }

@@ -90,7 +90,7 @@ func findSubordinates(uid int) (subordinates, error) {
 		if len(*file.ranges) == 0 {
 			return s, &hinted{
 				fmt.Errorf("%s: no entry for %s", file.path, name),
-				fmt.Sprintf("sudo usermod --add-sub%s 100000-165535 %s", file.option, name),
+				fmt.Sprintf("as root: usermod --add-sub%s 100000-165535 %s", file.option, name),
 			}
 		}
 	}
@@ -121,17 +121,46 @@ func parseSubordinate(b []byte, name, number string) []idRange {
 // mapSubordinates writes the maps of a process that waits in a new user
 // namespace: the caller is root in it, the subordinate ids follow from 1.
 func mapSubordinates(ctx context.Context, pid int, s subordinates) error {
-	if err := runMapper(ctx, "newuidmap", pid, os.Getuid(), s.uids); err != nil {
+	if err := runMapper(ctx, uidMapper, pid, os.Getuid(), s.uids); err != nil {
 		return err
 	}
-	return runMapper(ctx, "newgidmap", pid, os.Getgid(), s.gids)
+	return runMapper(ctx, gidMapper, pid, os.Getgid(), s.gids)
+}
+
+// The programs that may write maps of subordinate ids (shadow-utils).
+const (
+	uidMapper = "newuidmap"
+	gidMapper = "newgidmap"
+)
+
+// SubordinateIDs returns nil if IdentityAuto has what it needs for the caller,
+// else an error with a remedy.
+func SubordinateIDs() error {
+	if _, err := findSubordinates(os.Getuid()); err != nil {
+		return err
+	}
+	for _, program := range []string{uidMapper, gidMapper} {
+		if _, err := findMapper(program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findMapper returns the path of one of the mappers.
+func findMapper(program string) (string, error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return "", &hinted{err, "as root: apt-get install uidmap"}
+	}
+	return path, nil
 }
 
 // runMapper runs newuidmap(1) or newgidmap(1).
 func runMapper(ctx context.Context, program string, pid, id int, ranges []idRange) error {
-	path, err := exec.LookPath(program)
+	path, err := findMapper(program)
 	if err != nil {
-		return &hinted{err, "sudo apt install uidmap"}
+		return err
 	}
 	out, err := exec.CommandContext(ctx, path, mapperArgs(pid, id, ranges)...).CombinedOutput()
 	if err == nil {
@@ -142,7 +171,7 @@ func runMapper(ctx context.Context, program string, pid, id int, ranges []idRang
 	}
 	err = fmt.Errorf("%s: %w: %s", program, err, bytes.TrimSpace(out))
 	if st, e := os.Stat(path); e == nil && st.Mode()&fs.ModeSetuid == 0 {
-		return &hinted{err, "sudo chmod u+s " + path}
+		return &hinted{err, "as root: chmod u+s " + path}
 	}
 	return err
 }

@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 // openVeth makes a virtual cable instead of a TAP, which needs /dev/net/tun.
 func openVeth(name string, spec json.RawMessage) (*os.File, json.RawMessage, error) {
 	if string(spec) == `"missing"` {
-		return nil, nil, &hinted{fmt.Errorf("open /dev/net/tun: %w", syscall.ENOENT), "sudo modprobe tun"}
+		return nil, nil, &hinted{fmt.Errorf("open /dev/net/tun: %w", syscall.ENOENT), "as root: modprobe tun"}
 	}
 	if string(spec) == `"hang"` {
 		forever()

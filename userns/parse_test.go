@@ -89,14 +89,14 @@ func TestNamespaceHint(t *testing.T) {
 		want   string
 	}{
 		{"debian", syscall.EPERM, map[string]string{"kernel.unprivileged_userns_clone": "0"},
-			"sudo sysctl kernel.unprivileged_userns_clone=1"},
+			"as root: sysctl kernel.unprivileged_userns_clone=1"},
 		{"none allowed", syscall.ENOSPC, map[string]string{"user.max_user_namespaces": "0"},
-			"sudo sysctl user.max_user_namespaces=15000"},
+			"as root: sysctl user.max_user_namespaces=15000"},
 		{"no network allowed", syscall.ENOSPC, map[string]string{"user.max_net_namespaces": "0"},
-			"sudo sysctl user.max_net_namespaces=15000"},
+			"as root: sysctl user.max_net_namespaces=15000"},
 		{"too many", syscall.ENOSPC, nil, "user.max_user_namespaces=60000"},
 		{"ubuntu", syscall.EPERM, map[string]string{"kernel.apparmor_restrict_unprivileged_userns": "1"},
-			"sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"},
+			"as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0"},
 		{"container", syscall.EPERM, nil, "seccomp=unconfined"},
 		{"kernel", syscall.EINVAL, nil, "CONFIG_USER_NS=y"},
 		{"other", syscall.ENOMEM, nil, ""},

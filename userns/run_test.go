@@ -277,7 +277,7 @@ func TestStartErrors(t *testing.T) {
 		{"no command", func(s *script) { s.Config.Command = nil }, "config: command: none"},
 		{"no directory", func(s *script) { s.Config.Dir = "/no/such/dir" }, "chdir /no/such/dir"},
 		{"no device", func(s *script) { s.Setup.Device = []byte(`"missing"`) },
-			"open /dev/net/tun: no such file or directory\ntaproot: hint: sudo modprobe tun\n"},
+			"open /dev/net/tun: no such file or directory\ntaproot: hint: as root: modprobe tun\n"},
 		{"gateway", func(s *script) { s.Setup.Gateways = []netip.Addr{netip.MustParseAddr("8.8.8.8")} },
 			"tap0: default route via 8.8.8.8: network is unreachable"},
 		{"mtu", func(s *script) { s.Setup.MTU = -5 }, "tap0: mtu -5"},

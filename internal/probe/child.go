@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taproot/tap"
+	"taproot/userns"
 )
 
 // ChildName is argv[0] of the process that tries things inside namespaces of
@@ -50,11 +51,11 @@ func (h host) tryChild(ctx context.Context) (Result, rows) {
 	found, err := startChild(ctx)
 	user := Result{Name: nameUserNS, Status: OK, Required: true, Detail: "user, network and mount namespaces"}
 	if err != nil {
-		user.Status, user.Detail, user.Remedy = Missing, err.Error(), h.userNSRemedy(err)
+		user.Status, user.Detail, user.Remedy = Missing, err.Error(), userns.NamespaceHint(err)
 		return user, h.tunAlone()
 	}
 	if r := found.row(nameUserNS); r.Status == Missing {
-		user.Status, user.Detail, user.Remedy = Missing, r.Detail, h.userNSRemedy(unix.EPERM)
+		user.Status, user.Detail, user.Remedy = Missing, r.Detail, userns.NamespaceHint(unix.EPERM)
 	}
 	return user, found
 }
@@ -127,11 +128,7 @@ func tunRows() (device, offloads Result) {
 	offloads = Result{Name: nameOffloads, Status: OK, Detail: "checksums, TCP and UDP segmentation"}
 	f, has, err := tap.Open("probe0", tap.OffloadAuto)
 	if err != nil {
-		var h interface{ Hint() string }
-		if errors.As(err, &h) {
-			device.Remedy = h.Hint()
-		}
-		device.Status, device.Detail = Missing, err.Error()
+		device.Status, device.Detail, device.Remedy = Missing, err.Error(), hint(err)
 		offloads.Status, offloads.Detail = Missing, "not tried without tun"
 		return device, offloads
 	}

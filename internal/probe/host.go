@@ -5,55 +5,30 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
-	"os/user"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/userns"
 )
 
-// subordinateIDs looks for what --map-auto needs: the two set-uid programs, and
-// a range for the user in subuid(5) and subgid(5).
-func (h host) subordinateIDs() Result {
-	r := Result{Name: nameSubIDs, Status: OK, Detail: "for --map-auto"}
-	for _, program := range []string{"newuidmap", "newgidmap"} {
-		if _, err := exec.LookPath(program); err != nil {
-			r.Status, r.Detail = Missing, program+" is not installed (for --map-auto)"
-			r.Remedy = asRoot("apt-get install uidmap")
-			return r
-		}
-	}
-	for _, file := range []string{"uid", "gid"} {
-		if h.hasRange("/etc/sub"+file, h.userName()) {
-			continue
-		}
-		r.Status, r.Detail = Missing, fmt.Sprintf("no range for %s in /etc/sub%s (for --map-auto)", h.userName(), file)
-		r.Remedy = asRoot(fmt.Sprintf("usermod --add-sub%ss 100000-165535 %s", file, h.userName()))
-		return r
+// subordinateIDs looks for what --map-auto needs.
+func subordinateIDs() Result {
+	r := Result{Name: nameSubIDs, Status: OK, Detail: "--map-auto has what it needs"}
+	if err := userns.SubordinateIDs(); err != nil {
+		r.Status, r.Detail, r.Remedy = Missing, err.Error(), hint(err)
 	}
 	return r
 }
 
-// hasRange reports whether a line of the file at path starts with the user's
-// name or id.
-func (h host) hasRange(path, name string) bool {
-	for line := range strings.SplitSeq(h.line(path), "\n") {
-		owner, _, ok := strings.Cut(line, ":")
-		if ok && (owner == name || owner == strconv.Itoa(h.uid)) {
-			return true
-		}
+// hint returns the remedy that err brings, or "".
+func hint(err error) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		return h.Hint()
 	}
-	return false
-}
-
-// userName returns the user's name, or the id where there is none.
-func (h host) userName() string {
-	u, err := user.LookupId(strconv.Itoa(h.uid))
-	if err != nil {
-		return strconv.Itoa(h.uid)
-	}
-	return u.Username
+	return ""
 }
 
 // ping tries to open a ping socket, which the group of the user decides.

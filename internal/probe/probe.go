@@ -3,7 +3,6 @@ package probe
 import (
 	"context"
 	"errors"
-	"os"
 )
 
 // Names of the rows, which are part of the JSON form.
@@ -24,13 +23,13 @@ const (
 // All tries everything and returns a row for each feature, always the same
 // rows in the same order. It takes some 20 ms, most of them for the child.
 func All(ctx context.Context) []Result {
-	h := host{uid: os.Getuid()}
+	var h host
 	user, inside := h.tryChild(ctx)
 	return []Result{
 		user,
 		inside.row(nameTUN),
 		inside.row(nameOffloads),
-		h.subordinateIDs(),
+		subordinateIDs(),
 		ping(),
 		h.lowPorts(),
 		ipv6(),
@@ -44,7 +43,7 @@ func All(ctx context.Context) []Result {
 // Required tries only what `run` cannot do without, and returns the first
 // feature that is missing as an *Unsupported, or nil.
 func Required(ctx context.Context) error {
-	h := host{uid: os.Getuid()}
+	var h host
 	user, inside := h.tryChild(ctx)
 	for _, r := range []Result{user, inside.row(nameTUN)} {
 		if r.Status == Missing {
@@ -57,5 +56,4 @@ func Required(ctx context.Context) error {
 // A host is where the probes that need no namespace look.
 type host struct {
 	root string // prefix of every path read, "" but in tests
-	uid  int
 }

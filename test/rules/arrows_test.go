@@ -25,7 +25,7 @@ func arrows() map[string][]string {
 		"stack/link": {"tap"},
 
 		"internal/relay": {},
-		"internal/probe": {"tap"}, // docs/decisions/009-probe-opens-taps.md
+		"internal/probe": {"tap", "userns"}, // docs/decisions/009-probe-arrows.md
 		"stack/dhcp":     {},
 		"stack/dns":      {},
 		"stack/flow":     {},

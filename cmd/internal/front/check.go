@@ -79,9 +79,8 @@ func (p *program) checkText(results []probe.Result) {
 	p.out.printf("taproot run does not work here\n")
 }
 
-// explain gives err the remedy of the first thing that `run` needs and this
-// machine does not allow, so that `run` and `check` say the same. Where all is
-// there, err's own hint counts.
+// explain gives err, which knows no remedy, that of the first thing that `run`
+// needs and this machine does not allow.
 func (p *program) explain(ctx context.Context, err error) error {
 	for _, r := range p.probe(ctx) {
 		if r.Required && r.Status == probe.Missing {

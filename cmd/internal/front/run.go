@@ -53,7 +53,10 @@ func (p *program) start(c *cobra.Command, o *options, command []string) (err err
 		return err
 	}
 	p.status = statusFailure
-	return p.explain(c.Context(), err)
+	if hint(err) == "" {
+		return p.explain(c.Context(), err)
+	}
+	return err
 }
 
 // newLog returns the log of a run: silent in normal use.
