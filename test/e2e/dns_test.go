@@ -30,12 +30,12 @@ func TestDNS(t *testing.T) {
 				if server == "@"+resolver6 {
 					lab.Need(t, lab.IPv6)
 				}
-				wantText(t, "answer", s.must("dig +short +tries=3 "+server+" "+tt.options), tt.want)
+				wantText(t, "answer", s.with(t).must("dig +short +tries=3 "+server+" "+tt.options), tt.want)
 			})
 		}
 	}
 	t.Run("unknown name", func(t *testing.T) {
-		wantContains(t, "dig", s.must("dig nothing.example.test"), "status: NXDOMAIN")
+		wantContains(t, "dig", s.with(t).must("dig nothing.example.test"), "status: NXDOMAIN")
 	})
 }
 
@@ -60,7 +60,7 @@ func TestDNSBig(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			out := s.must("dig +tries=3 " + tt.options + " big.example.test TXT")
+			out := s.with(t).must("dig +tries=3 " + tt.options + " big.example.test TXT")
 			m := size.FindStringSubmatch(out)
 			if m == nil {
 				t.Fatalf("no answer: %s", out)
@@ -150,4 +150,20 @@ func setResolvConf(t *testing.T, l *lab.Lab, content string) {
 	t.Helper()
 	from := l.WriteFile("resolv.conf", content)
 	l.Host.Command("cp", from, "/etc/resolv.conf").MustRun()
+}
+
+// TestDNSNobody has a host whose resolver does not listen: the guest hears of
+// it at once.
+func TestDNSNobody(t *testing.T) {
+	t.Parallel()
+	lab.NeedProgram(t, "dig")
+	l := newLab(t)
+	s := newShell(t, l)
+	for _, way := range []string{"+notcp", "+tcp"} {
+		t.Run(way, func(t *testing.T) {
+			// Less than the forwarder's own patience.
+			out, _ := s.with(t).do("dig +tries=1 +time=2 " + way + " www.example.test")
+			wantContains(t, "dig", out, "status: SERVFAIL")
+		})
+	}
 }

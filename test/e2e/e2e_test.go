@@ -75,8 +75,8 @@ func newLab(t *testing.T) *lab.Lab {
 		for _, p := range left {
 			t.Errorf("left behind: process %v", p)
 		}
-		if after := mounts(t, l); after != before {
-			t.Errorf("mounts of the host: got\n%s, want\n%s", after, before)
+		if d := difference(mounts(t, l), before); d != "" {
+			t.Errorf("left behind: mounts of the host:\n%s", d)
 		}
 		for _, dir := range []string{tmpDir(l), runtimeDir(l)} {
 			for _, name := range entries(t, dir) {
@@ -124,6 +124,17 @@ func mounts(t *testing.T, l *lab.Lab) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// difference are the lines of after that before does not have.
+func difference(after, before string) string {
+	var more strings.Builder
+	for line := range strings.Lines(after) {
+		if !strings.Contains(before, line) {
+			more.WriteString(line)
+		}
+	}
+	return more.String()
 }
 
 // taproot is the program under test with arguments as written.
@@ -217,12 +228,19 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
+// with is the same shell for a subtest.
+func (s *shell) with(t *testing.T) *shell {
+	with := *s
+	with.t = t
+	return &with
+}
+
 // do runs a command line in the guest and returns its standard output and
 // exit status.
 func (s *shell) do(line string) (string, int) {
 	s.t.Helper()
 	const mark = "@@ "
-	if _, err := fmt.Fprintf(s.in, "{ %s\n} </dev/null; echo; echo '%s'$?\n", line, mark); err != nil {
+	if _, err := fmt.Fprintf(s.in, "{ %s\n} </dev/null; status=$?; echo; echo '%s'$status\n", line, mark); err != nil {
 		s.t.Fatalf("guest: %v", err)
 	}
 	var out strings.Builder

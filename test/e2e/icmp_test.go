@@ -20,13 +20,13 @@ func TestPing(t *testing.T) {
 				for _, target := range []string{f.outside, f.second, f.gateway, f.resolver} {
 					t.Run(target, func(t *testing.T) {
 						lab.Need(t, f.needs...)
-						out := s.must("ping -n -c 2 -i 0.2 -W 10 " + target)
+						out := s.with(t).must("ping -n -c 2 -i 0.2 -W 10 " + target)
 						wantContains(t, "ping", out, "2 received")
 					})
 				}
 				t.Run(f.name+" large", func(t *testing.T) {
 					lab.Need(t, f.needs...)
-					out := s.must("ping -n -c 1 -s 4000 -W 10 " + f.outside)
+					out := s.with(t).must("ping -n -c 1 -s 4000 -W 10 " + f.outside)
 					wantContains(t, "ping", out, "4008 bytes from")
 				})
 			}
@@ -52,7 +52,7 @@ func TestPingUnreachable(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			lab.Need(t, tt.needs...)
-			out, status := s.do("ping -n -c 1 -W 10 " + tt.target)
+			out, status := s.with(t).do("ping -n -c 1 -W 10 " + tt.target)
 			wantContains(t, "ping", out, tt.want)
 			if status != 1 {
 				t.Errorf("status: got %d, want 1", status)
@@ -98,7 +98,7 @@ func TestTraceroute(t *testing.T) {
 		for _, method := range []string{"", "-I"} {
 			t.Run(h.name+method, func(t *testing.T) {
 				lab.Need(t, h.needs...)
-				out := s.must("traceroute " + h.name + " " + method + " -n -q 1 -w 5 -m 6 " + h.outside)
+				out := s.with(t).must("traceroute " + h.name + " " + method + " -n -q 1 -w 5 -m 6 " + h.outside)
 				var got []string
 				for _, m := range line.FindAllStringSubmatch(out, -1) {
 					got = append(got, m[1])

@@ -50,15 +50,24 @@ func connect(network, address string) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
-// connectProgram ADDRESS prints "connected" or the name of the error.
+// connectProgram ADDRESS... connects to all at once and prints a line for each:
+// "connected" or the name of the error.
 func connectProgram(args []string) int {
-	conn, err := connect("tcp", args[0])
-	if err != nil {
-		fmt.Println(errno(err))
-		return 0
+	results := make([]string, len(args))
+	var all sync.WaitGroup
+	for i, address := range args {
+		all.Go(func() {
+			conn, err := connect("tcp", address)
+			if err != nil {
+				results[i] = errno(err)
+				return
+			}
+			conn.Close()
+			results[i] = "connected"
+		})
 	}
-	defer conn.Close()
-	fmt.Println("connected")
+	all.Wait()
+	fmt.Println(strings.Join(results, "\n"))
 	return 0
 }
 
@@ -278,6 +287,9 @@ func udpErrorProgram(args []string) int {
 		return 0
 	}
 	defer conn.Close()
+	if err := wantErrors(conn.(*net.UDPConn)); err != nil {
+		return quit(err)
+	}
 	for range 5 {
 		if _, err := conn.Write([]byte("x")); err != nil {
 			fmt.Println(errno(err))
@@ -296,6 +308,22 @@ func udpErrorProgram(args []string) int {
 	}
 	fmt.Println("silence")
 	return 0
+}
+
+// wantErrors makes a socket report every ICMP error. Without it, the kernel
+// keeps those to itself that may be transient (ip(7), IP_RECVERR).
+func wantErrors(conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	level, option := unix.IPPROTO_IP, unix.IP_RECVERR
+	if conn.RemoteAddr().(*net.UDPAddr).IP.To4() == nil {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVERR
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), level, option, 1) })
+	return errors.Join(err, failed)
 }
 
 // udpPortsProgram FROM TO... sends from one socket to several servers, which

@@ -46,8 +46,8 @@ func TestConnectErrors(t *testing.T) {
 					if tt.want == "ETIMEDOUT" {
 						retries = "1"
 					}
-					s.must("echo " + retries + " >/proc/sys/net/ipv4/tcp_syn_retries")
-					got := s.must(program(l, "connect", join(tt.target, 9)))
+					s.with(t).must("echo " + retries + " >/proc/sys/net/ipv4/tcp_syn_retries")
+					got := s.with(t).must(program(l, "connect", join(tt.target, 9)))
 					wantText(t, "connect", got, tt.want)
 				})
 			}

@@ -20,6 +20,11 @@ type terminal struct {
 func newTerminal(t *testing.T, c *lab.Cmd) *terminal {
 	t.Helper()
 	term := &terminal{t: t, file: c.PTY()}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the terminal:\n%q", term.seen.String())
+		}
+	})
 	c.MustStart()
 	go io.Copy(&term.seen, term.file)
 	return term

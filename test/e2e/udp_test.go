@@ -107,7 +107,7 @@ func TestUDPErrors(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			lab.Need(t, tt.needs...)
-			got := s.must(program(l, "udperror", join(tt.target, 9)))
+			got := s.with(t).must(program(l, "udperror", join(tt.target, 9)))
 			wantText(t, "error", got, tt.want)
 		})
 	}

@@ -32,6 +32,8 @@ type Cmd struct {
 	errs   Buffer // standard error, unless Cmd.Stderr was set
 	done   chan struct{}
 	result error
+
+	afterStart []*os.File // ours only until the command has them
 }
 
 // Command is a command in the namespace, run by its root.
@@ -79,7 +81,11 @@ func (c *Cmd) Start() error {
 	if c.Stderr == nil {
 		c.Stderr = &c.errs
 	}
-	if err := c.ns.Do(c.Cmd.Start); err != nil {
+	err := c.ns.Do(c.Cmd.Start)
+	for _, f := range c.afterStart {
+		f.Close()
+	}
+	if err != nil {
 		return err
 	}
 	c.done = make(chan struct{})

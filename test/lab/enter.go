@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,6 +80,11 @@ func inner(s stage) int {
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		fmt.Fprintln(os.Stderr, "lab: become the reaper:", err)
+		return 1
+	}
+	// What the caller of go test left open is not for the commands of tests.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		fmt.Fprintln(os.Stderr, "lab: mark descriptors:", err)
 		return 1
 	}
 	s.Name, s.Init = "tests", os.Getpid()

@@ -217,7 +217,7 @@ func TestParseStat(t *testing.T) {
 func TestPTY(t *testing.T) {
 	t.Parallel()
 	l := New(t)
-	c := l.User("sh", "-c", "tty >/dev/null && read line && echo got $line")
+	c := l.User("sh", "-c", "test -t 0 && read line </dev/tty && echo got $line")
 	terminal := c.PTY()
 	c.MustStart()
 	if _, err := io.WriteString(terminal, "word\n"); err != nil {

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -168,12 +170,22 @@ func copyFile(to, from string) error {
 // itself is the command that runs this test binary once more, with the same
 // arguments, as stage s.
 func itself(s stage) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(s.Dir, "test"), os.Args[1:]...)
+	cmd := exec.Command(filepath.Join(s.Dir, "test"), withoutLog(os.Args[1:])...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), s.environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
+}
+
+// withoutLog leaves out the file in which a test notes for go test what it has
+// read. The ordinary user could not write it; and without it go test does not
+// take the result for valid when only taproot has changed, of which the test
+// binary contains nothing.
+func withoutLog(args []string) []string {
+	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
+		return strings.HasPrefix(arg, "-test.testlogfile=")
+	})
 }
 
 // passSignals hands the signals that end a test run on to p. The function it

@@ -10,7 +10,8 @@ import (
 
 // PTY gives the command a new terminal, which becomes its controlling one, for
 // all three standard descriptors. It returns the other side of it, which is
-// closed when the test ends. It must be called before Start.
+// closed when the test ends. The terminal has no name in the file system. It
+// must be called before Start.
 func (c *Cmd) PTY() *os.File {
 	t := c.ns.lab.t
 	t.Helper()
@@ -22,7 +23,9 @@ func (c *Cmd) PTY() *os.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { master.Close(); slave.Close() })
+	t.Cleanup(func() { master.Close() })
+	// When nobody else has the terminal open any more, reading master ends.
+	c.afterStart = append(c.afterStart, slave)
 	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
 	c.SysProcAttr.Setsid = true
 	c.SysProcAttr.Setctty = true
@@ -31,10 +34,14 @@ func (c *Cmd) PTY() *os.File {
 }
 
 // openPTY opens a new terminal of a devpts of our own at dir: the machine's
-// may not let us.
+// may not let us. It changes the calling thread's mount namespace, so that
+// nobody else sees that mount.
 func openPTY(dir string) (master, slave *os.File, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, nil, err
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return nil, nil, fmt.Errorf("unshare: %w", err)
 	}
 	if err := unix.Mount("devpts", dir, "devpts", 0, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
 		return nil, nil, fmt.Errorf("mount devpts: %w", err)

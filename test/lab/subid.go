@@ -38,6 +38,9 @@ func (l *Lab) SetUID(names ...string) string {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.t.Cleanup(func() {
+		l.Host.Do(func() error { return unix.Unmount(dir, unix.MNT_DETACH) })
+	})
 	return dir
 }
 

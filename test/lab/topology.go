@@ -62,9 +62,7 @@ func (l *Lab) build() error {
 		}),
 		sysctls(l.Router, map[string]string{
 			"net/ipv4/ip_forward":          "1",
-			"net/ipv4/icmp_ratelimit":      "0",
 			"net/ipv6/conf/all/forwarding": "1",
-			"net/ipv6/icmp/ratelimit":      "0",
 		}),
 		l.Host.up(), l.Router.up(), l.Outside.up(),
 		cable(l.Router, "host0", l.Host, HostInterface),
@@ -111,12 +109,15 @@ func (n *Namespace) Sysctl(name, value string) {
 }
 
 // up starts the loopback interface and does away with duplicate address
-// detection, which would keep new IPv6 addresses unusable for a second.
+// detection, which would keep new IPv6 addresses unusable for a second, and
+// with the limit of six ICMP errors in a row, which tests would meet.
 func (n *Namespace) up() error {
 	err := sysctls(n, map[string]string{
 		"net/ipv6/conf/default/accept_dad": "0",
 		"net/ipv6/conf/all/accept_dad":     "0",
 		"net/ipv6/conf/default/accept_ra":  "0",
+		"net/ipv6/icmp/ratelimit":          "0",
+		"net/ipv4/icmp_ratelimit":          "0",
 	})
 	if err != nil {
 		return err
