@@ -219,7 +219,7 @@ func (s *supervisor) readHost(unread func(error)) (hostState, error) {
 		return h, nil
 	}
 	conf, err := readResolvConf()
-	if err != nil {
+	if err != nil && len(h.Servers) == 0 { // all but its search list is replaced otherwise
 		unread(err)
 	}
 	h.Search = conf.Search

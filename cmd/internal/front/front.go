@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"syscall"
 
 	"taproot/internal/engine"
 	"taproot/internal/probe"
@@ -76,13 +77,18 @@ func (p *program) warn(message, hint string) {
 	}
 }
 
-// hint returns what the first error of err's tree that knows a remedy says.
+// hint returns what the first error of err's tree that knows a remedy says. A
+// full disk can be met by anything that writes and needs no type of its own.
 func hint(err error) string {
 	var h interface{ Hint() string }
-	if errors.As(err, &h) {
+	switch {
+	case errors.As(err, &h):
 		return h.Hint()
+	case errors.Is(err, syscall.ENOSPC):
+		return "df -h shows which file system is full"
+	default:
+		return ""
 	}
-	return ""
 }
 
 // A misuse is an error of whoever wrote the command line.
