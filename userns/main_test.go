@@ -261,9 +261,10 @@ func newProcess(t *testing.T, name string, s script, as account) *supervised {
 	mark := fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano())
 	p := &supervised{t: t, mark: mark, out: newLines()}
 	p.cmd = &exec.Cmd{
-		Path:        selfExe,
-		Args:        []string{name},
-		Env:         append(os.Environ(), "TAPROOT_TEST_SCRIPT="+string(b), markName+"="+mark),
+		Path: selfExe,
+		Args: []string{name},
+		Env: append(os.Environ(), "TAPROOT_TEST_SCRIPT="+string(b), markName+"="+mark,
+			"GORACE=atexit_sleep_ms=0"), // or each process with -race takes a second to end
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 		Stdout:      p.out,
 		Stderr:      &p.err,

@@ -27,17 +27,22 @@ type relay struct {
 
 // group says whether a signal that the supervisor got went to its whole group.
 func (r *relay) group(sig syscall.Signal) bool {
+	r.ask()
+	group := r.seen.has(sig)
+	r.seen = r.seen.without(sig)
+	return group
+}
+
+// ask adds what the guard has got since the last time to what was seen.
+func (r *relay) ask() {
 	barrier()
 	got, err := r.guard.signals()
 	if err != nil {
 		// The guest ends with the guard in a moment, and a signal too much is
 		// better than one too few.
-		r.log.Debug("ask guard", "signal", int(sig), "err", err)
+		r.log.Debug("ask guard", "err", err)
 	}
 	r.seen |= got
-	group := r.seen.has(sig)
-	r.seen = r.seen.without(sig)
-	return group
 }
 
 // barrier returns after every kill(2) to a process group that was under way has

@@ -30,6 +30,11 @@ func witnessed() signalSet {
 	return s
 }
 
+// stopping returns those of the set that a terminal stops processes by.
+func (s signalSet) stopping() signalSet {
+	return s & signalSet(0).with(syscall.SIGTSTP).with(syscall.SIGTTIN).with(syscall.SIGTTOU)
+}
+
 // list returns the set's signals that this process does not ignore. A signal
 // that the caller ignores (nohup does it) stays ignored in the supervisor and,
 // since exec keeps that, in the command.

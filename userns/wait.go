@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // maxSignals is how many signals wait for Guest.Wait. Go's runtime merges equal
@@ -17,7 +18,7 @@ const maxSignals = 64
 // *CommandError when it could not be. From here on the process's signals belong
 // to the guest: they wait for Guest.Wait.
 func (g *Guest) Go() error {
-	g.signals = make(chan os.Signal, maxSignals)
+	g.signals = make(chan os.Signal, maxSignals) // each a syscall.Signal
 	if list := witnessed().list(); len(list) > 0 {
 		signal.Notify(g.signals, list...)
 	}
@@ -68,9 +69,7 @@ func (g *Guest) Wait() (status int, err error) {
 	for {
 		select {
 		case s := <-g.signals:
-			if sig, ok := s.(syscall.Signal); ok {
-				g.pass(sig)
-			}
+			g.pass(s.(syscall.Signal))
 		case sig := <-g.stage.stops:
 			g.follow(sig)
 		case sig := <-g.stops:
@@ -115,8 +114,25 @@ func (g *Guest) follow(sig syscall.Signal) {
 	if !follows(sig) {
 		return
 	}
+	g.settle()
 	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
 		g.log.Debug("stop", "err", err)
+	}
+}
+
+// settle handles the stop signal that the command was stopped by, if we have
+// got it too. It must be done before SIGCONT comes, which makes the kernel
+// forget the guard's copy: ours would then seem to be for us alone.
+func (g *Guest) settle() {
+	g.relay.ask()
+	timeout := time.After(guardTimeout)
+	for g.relay.seen.stopping() != 0 {
+		select {
+		case s := <-g.signals: // on its way, as the guard has it
+			g.pass(s.(syscall.Signal))
+		case <-timeout:
+			g.relay.seen &^= g.relay.seen.stopping()
+		}
 	}
 }
 
