@@ -199,8 +199,8 @@ func TestParseStat(t *testing.T) {
 		want       Process
 		ok         bool
 	}{
-		{"plain", "7 (sh) S 1 7 7", Process{PID: 7, Parent: 1, State: 'S', Args: "[sh]"}, true},
-		{"spaces and parentheses", "8 (a) b (c) Z 7 1", Process{PID: 8, Parent: 7, State: 'Z', Args: "[a) b (c]"}, true},
+		{"plain", "7 (sh) S 1 7 7", Process{PID: 7, Parent: 1, State: 'S', Name: "sh", Args: "[sh]"}, true},
+		{"spaces and parentheses", "8 (a) b (c) Z 7 1", Process{PID: 8, Parent: 7, State: 'Z', Name: "a) b (c", Args: "[a) b (c]"}, true},
 		{"empty", "", Process{}, false},
 		{"cut", "9 (sh) S", Process{}, false},
 	}

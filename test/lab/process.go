@@ -13,35 +13,49 @@ import (
 type Process struct {
 	PID, Parent int
 	State       byte   // of proc(5): 'R' running, 'Z' zombie, 'T' stopped ...
+	Name        string // the kernel's, of at most 15 bytes
 	Args        string // the command line with spaces, or the name in brackets
 }
 
 // String is for messages of tests.
 func (p Process) String() string { return fmt.Sprintf("%d (%c) %s", p.PID, p.State, p.Args) }
 
-// processes reads the process table. Processes that end meanwhile are left
-// out.
-func processes() []Process {
-	paths, err := filepath.Glob("/proc/[0-9]*/stat")
+// process reads what /proc says of one process; ok is false if there is none.
+func process(pid int) (p Process, ok bool) {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	stat, err := os.ReadFile(dir + "stat")
 	if err != nil {
-		panic(err) // the pattern is a constant
+		return Process{}, false
 	}
-	var all []Process
+	if p, ok = parseStat(string(stat)); !ok {
+		return Process{}, false
+	}
+	if args, err := os.ReadFile(dir + "cmdline"); err == nil && len(args) > 0 {
+		p.Args = string(bytes.ReplaceAll(bytes.TrimRight(args, "\x00"), []byte{0}, []byte{' '}))
+	}
+	return p, true
+}
+
+// children returns the process ids of the children of pid (proc(5),
+// /proc/PID/task/TID/children).
+func children(pid int) []int {
+	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		panic(err) // the pattern is well formed
+	}
+	var found []int
 	for _, path := range paths {
-		stat, err := os.ReadFile(path)
+		text, err := os.ReadFile(path)
 		if err != nil {
-			continue
+			continue // the thread has ended
 		}
-		p, ok := parseStat(string(stat))
-		if !ok {
-			continue
+		for _, word := range strings.Fields(string(text)) {
+			if child, err := strconv.Atoi(word); err == nil {
+				found = append(found, child)
+			}
 		}
-		if args, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline")); err == nil && len(args) > 0 {
-			p.Args = string(bytes.ReplaceAll(bytes.TrimRight(args, "\x00"), []byte{0}, []byte{' '}))
-		}
-		all = append(all, p)
 	}
-	return all
+	return found
 }
 
 // parseStat reads /proc/PID/stat: "12 (name) S 1 ...", where the name may hold
@@ -57,22 +71,19 @@ func parseStat(stat string) (Process, bool) {
 	}
 	pid, err1 := strconv.Atoi(strings.TrimSpace(stat[:open]))
 	parent, err2 := strconv.Atoi(rest[1])
-	p := Process{PID: pid, Parent: parent, State: rest[0][0], Args: "[" + stat[open+1:end] + "]"}
+	name := stat[open+1 : end]
+	p := Process{PID: pid, Parent: parent, State: rest[0][0], Name: name, Args: "[" + name + "]"}
 	return p, err1 == nil && err2 == nil
 }
 
 // below returns the children of pid, their children, and so on.
 func below(pid int) []Process {
-	children := make(map[int][]Process)
-	for _, p := range processes() {
-		children[p.Parent] = append(children[p.Parent], p)
-	}
 	var found []Process
-	for queue := []int{pid}; len(queue) > 0; queue = queue[1:] {
-		found = append(found, children[queue[0]]...)
-		for _, p := range children[queue[0]] {
-			queue = append(queue, p.PID)
+	for queue := children(pid); len(queue) > 0; queue = queue[1:] {
+		if p, ok := process(queue[0]); ok {
+			found = append(found, p)
 		}
+		queue = append(queue, children(queue[0])...)
 	}
 	return found
 }
