@@ -69,7 +69,8 @@ type Stack struct {
 
 	// scratch is a datagram in one piece, headScratch its headers. The link's
 	// reader owns both.
-	scratch, headScratch []byte
+	scratch     []byte
+	headScratch []byte
 
 	fragmentID atomic.Uint32 // of the last packet that was cut
 

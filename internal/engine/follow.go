@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"os"
 	"path/filepath"
 	"reflect"
 	"time"
@@ -142,4 +144,34 @@ func errorsOf(w *fsnotify.Watcher) <-chan error {
 		return nil
 	}
 	return w.Errors
+}
+
+// readHost returns what the engine must know of the host. A resolv.conf that
+// cannot be read is told to unread and taken for an empty one.
+func (s *supervisor) readHost(unread func(error)) (hostState, error) {
+	addresses, err := hostAddresses()
+	if err != nil {
+		return hostState{}, err // the policy is not complete without them
+	}
+	h := hostState{Addresses: addresses, Servers: s.cfg.DNS.Servers}
+	if s.cfg.DNS.Off {
+		return h, nil
+	}
+	conf, err := readResolvConf()
+	if err != nil && len(h.Servers) == 0 { // all but its search list is replaced otherwise
+		unread(err)
+	}
+	h.Search = conf.Search
+	if len(h.Servers) == 0 {
+		h.Servers = conf.Servers
+	}
+	return h, nil
+}
+
+// tell sends the engine what has changed on the host.
+func (s *supervisor) tell(h hostState) {
+	engine := s.remember(h)
+	if err := engine.wire.send(message{Host: &h}, nil); err != nil && !errors.Is(err, os.ErrClosed) {
+		s.log.Debug("host's state not sent", "error", err) // the next engine gets it
+	}
 }

@@ -52,9 +52,11 @@ type pair struct {
 	// +checklocks:mu
 	ended int // directions that have ended in order
 	// +checklocks:mu
-	over    bool
-	aborted bool          // valid once done is closed
-	done    chan struct{} // closed when both have ended, or one has failed
+	over bool
+	// +checklocks:mu
+	aborted bool // over before both had ended
+
+	done chan struct{} // closed when over
 }
 
 // Run moves bytes until both halves are closed or one end fails, then closes
@@ -72,14 +74,15 @@ func Run(guest Stream, host *os.File, count Counters) bool {
 	wg.Go(p.outbound)
 	p.inbound()
 	wg.Wait()
-	if p.aborted {
+	inOrder := p.inOrder()
+	if inOrder {
+		guest.Close()
+	} else {
 		reset(raw)
 		guest.Abort()
-	} else {
-		guest.Close()
 	}
 	host.Close()
-	return !p.aborted
+	return inOrder
 }
 
 // Reset closes a host socket with RST.
@@ -115,6 +118,13 @@ func (p *pair) end() {
 		p.over = true
 		p.finish()
 	}
+}
+
+// inOrder tells whether both directions have ended in order.
+func (p *pair) inOrder() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.aborted
 }
 
 // finish wakes both directions.

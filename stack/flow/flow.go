@@ -108,13 +108,14 @@ func New(cfg Config) *Table {
 // closes the flow. Two flows may have the same key for a moment, when the
 // guest uses a port again before the flow before is gone.
 func (t *Table) Open(k Key) (*Flow, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if k.Proto >= protos {
 		return nil, errors.New("open flow: unknown protocol")
 	}
+	limit := t.max[k.Proto]
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	s := &t.stats[k.Proto]
-	if s.Live >= t.max[k.Proto] {
+	if s.Live >= limit {
 		s.Refused++
 		return nil, ErrFull
 	}
