@@ -36,6 +36,8 @@ func guest(name string, args []string) int {
 	case "sleep":
 		fmt.Println("ready")
 		return forever()
+	case "nested":
+		return guestNested(args)
 	case "orphan":
 		return guestOrphan()
 	}
@@ -233,6 +235,27 @@ func guestOrphan() int {
 			return 0
 		}
 	}
+}
+
+// guestNested is a supervisor itself, in a user namespace with a limit on those
+// below it, if one is given.
+func guestNested(limit []string) int {
+	if len(limit) > 0 {
+		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte(limit[0]), 0); err != nil {
+			return complain(err)
+		}
+	}
+	b, err := json.Marshal(defaultScript("exit", "5"))
+	if err != nil {
+		return complain(err)
+	}
+	cmd := &exec.Cmd{
+		Path: selfExe, Args: []string{supervisorName},
+		Env:    append(os.Environ(), "TAPROOT_TEST_SCRIPT="+string(b)),
+		Stdout: os.Stdout, Stderr: os.Stderr,
+	}
+	cmd.Run()
+	return cmd.ProcessState.ExitCode()
 }
 
 // forever blocks without the runtime taking it for a deadlock.

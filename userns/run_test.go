@@ -307,6 +307,43 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// A guest may have guests; when user namespaces are not allowed, the error says
+// what to do.
+func TestNested(t *testing.T) {
+	p := newSupervisor(t, defaultScript("nested"))
+	if got := p.run(); got != 5 {
+		t.Errorf("status: got %d, want 5", got)
+	}
+	p.gone()
+	p = newSupervisor(t, defaultScript("nested", "0"))
+	if got := p.run(); got != 125 {
+		t.Errorf("status: got %d, want 125", got)
+	}
+	want := "taproot: make user namespace: no space left on device\n" +
+		"taproot: hint: sudo sysctl user.max_user_namespaces=15000\n"
+	if got := p.err.String(); got != want {
+		t.Errorf("stderr: got %q, want %q", got, want)
+	}
+	p.gone()
+}
+
+func TestNoMapper(t *testing.T) {
+	if _, err := findSubordinates(ordinary(t).uid); err != nil {
+		t.Skipf("no subordinate ids: %v", err)
+	}
+	s := defaultScript("exit", "0")
+	s.Config.Identity = IdentityAuto
+	p := newSupervisor(t, s)
+	p.cmd.Env = append(p.cmd.Env, "PATH=/nowhere")
+	if got := p.run(); got != 125 {
+		t.Errorf("status: got %d, want 125", got)
+	}
+	if got, want := p.err.String(), "hint: sudo apt install uidmap\n"; !strings.HasSuffix(got, want) {
+		t.Errorf("stderr: got %q, want %q", got, want)
+	}
+	p.gone()
+}
+
 // A context that ends undoes everything.
 func TestStartContext(t *testing.T) {
 	bothModes(t, func(t *testing.T, pid bool) {
