@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"io"
 	"os"
 	"sync"
@@ -59,10 +60,10 @@ type pair struct {
 	done chan struct{} // closed when over
 }
 
-// Run moves bytes until both halves are closed or one end fails, then closes
-// both ends; it takes them over. It owns one goroutine besides its caller's.
-// It returns true if the connection ended in order.
-func Run(guest Stream, host *os.File, count Counters) bool {
+// Run moves bytes until both halves are closed, one end fails or ctx ends,
+// then closes both ends; it takes them over. It owns one goroutine besides its
+// caller's. It returns true if the connection ended in order.
+func Run(ctx context.Context, guest Stream, host *os.File, count Counters) bool {
 	raw, err := host.SyscallConn()
 	if err != nil {
 		guest.Abort()
@@ -70,6 +71,8 @@ func Run(guest Stream, host *os.File, count Counters) bool {
 		return false
 	}
 	p := &pair{guest: guest, host: raw, count: count, deadline: host.SetDeadline, done: make(chan struct{})}
+	stop := context.AfterFunc(ctx, p.abort)
+	defer stop()
 	var wg sync.WaitGroup
 	wg.Go(p.outbound)
 	p.inbound()

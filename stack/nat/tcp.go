@@ -71,13 +71,8 @@ type TCP struct {
 
 	cfg TCPConfig
 	wg  sync.WaitGroup
-	ctx context.Context // ends with Run: what dials gives up
+	ctx context.Context // ends with Run: dials give up, connections are reset
 	end context.CancelFunc
-
-	mu sync.Mutex
-	// live holds the host's sockets, for Run to reset at the end.
-	// +checklocks:mu
-	live map[*os.File]struct{}
 }
 
 // NewTCP returns a TCP whose Handle may be given to stack.Stack.HandleTCP.
@@ -86,7 +81,7 @@ func NewTCP(cfg TCPConfig) *TCP {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	ctx, end := context.WithCancel(context.Background())
-	return &TCP{cfg: cfg, ctx: ctx, end: end, live: make(map[*os.File]struct{})}
+	return &TCP{cfg: cfg, ctx: ctx, end: end}
 }
 
 // Run waits for ctx, then resets all connections and returns when they are
@@ -94,11 +89,6 @@ func NewTCP(cfg TCPConfig) *TCP {
 func (t *TCP) Run(ctx context.Context) error {
 	<-ctx.Done()
 	t.end()
-	t.mu.Lock()
-	for f := range t.live {
-		_ = f.SetDeadline(time.Unix(1, 0))
-	}
-	t.mu.Unlock()
 	t.wg.Wait()
 	return nil
 }
@@ -134,12 +124,6 @@ func (t *TCP) Handle(r *stack.Request) {
 
 // serve completes the guest's handshake and moves bytes until both are done.
 func (t *TCP) serve(r *stack.Request, f *flow.Flow, host *os.File) {
-	if !t.enter(host) {
-		relay.Reset(host)
-		r.Refuse()
-		return
-	}
-	defer t.leave(host)
 	guest, err := r.Accept()
 	if err != nil {
 		t.Stats.Abandoned.Add(1)
@@ -149,26 +133,9 @@ func (t *TCP) serve(r *stack.Request, f *flow.Flow, host *os.File) {
 	}
 	t.Stats.Connected.Add(1)
 	guest.SetKeepAlive(keepAliveIdle, keepAliveInterval, keepAliveCount)
-	inOrder := relay.Run(guest, host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator})
+	inOrder := relay.Run(t.ctx, guest, host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator})
 	t.cfg.Log.Debug("flow ended", "proto", "tcp", "initiator", r.Source, "target", r.Destination,
 		"in_order", inOrder, "to_target", f.ToTarget.Load(), "to_initiator", f.ToInitiator.Load())
-}
-
-// enter notes a live socket. It returns false when Run is over.
-func (t *TCP) enter(host *os.File) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.ctx.Err() != nil {
-		return false
-	}
-	t.live[host] = struct{}{}
-	return true
-}
-
-func (t *TCP) leave(host *os.File) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.live, host)
 }
 
 // refuse tells the guest why the target was not reached.
