@@ -369,8 +369,10 @@ func marked(mark string) []int {
 
 // lines collects a process's output and lets a test wait for a line.
 type lines struct {
-	mu   sync.Mutex
+	mu sync.Mutex
+	// +checklocks:mu
 	text bytes.Buffer
+	// +checklocks:mu
 	more chan struct{}
 }
 

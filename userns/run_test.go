@@ -320,7 +320,7 @@ func TestNested(t *testing.T) {
 		t.Errorf("status: got %d, want 125", got)
 	}
 	want := "taproot: make user namespace: no space left on device\n" +
-		"taproot: hint: sudo sysctl user.max_user_namespaces=15000\n"
+		"taproot: hint: as root: sysctl user.max_user_namespaces=15000\n"
 	if got := p.err.String(); got != want {
 		t.Errorf("stderr: got %q, want %q", got, want)
 	}
@@ -338,7 +338,7 @@ func TestNoMapper(t *testing.T) {
 	if got := p.run(); got != 125 {
 		t.Errorf("status: got %d, want 125", got)
 	}
-	if got, want := p.err.String(), "hint: sudo apt install uidmap\n"; !strings.HasSuffix(got, want) {
+	if got, want := p.err.String(), "hint: as root: apt-get install uidmap\n"; !strings.HasSuffix(got, want) {
 		t.Errorf("stderr: got %q, want %q", got, want)
 	}
 	p.gone()
