@@ -62,12 +62,18 @@ cross:
 	@GOARCH=arm64 $(GOBUILD) -o out/taproot-arm64 ./cmd/taproot
 
 .PHONY: lint
-lint: $(SUMMARY) tools ## gofmt, vet, staticcheck, checklocks, test/rules
+lint: static rules ## gofmt, vet, staticcheck, checklocks, test/rules
+
+.PHONY: static
+static: tools
 	@echo '== gofmt, vet, staticcheck, checklocks'
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
 	@$(GO) vet ./...
 	@$(TOOLS)/staticcheck ./...
 	@$(GO) vet -vettool=$(CURDIR)/$(TOOLS)/checklocks ./...
+
+.PHONY: rules
+rules: $(SUMMARY)
 	@echo '== rules of the repository'
 	@$(GO) test -json -count=1 ./test/rules | $(SUMMARY) -o out/counts.rules
 

@@ -372,8 +372,8 @@ type lines struct {
 	mu sync.Mutex
 	// +checklocks:mu
 	text bytes.Buffer
-	// +checklocks:mu
-	more chan struct{}
+
+	more chan struct{} // has a value when text is new
 }
 
 func newLines() *lines { return &lines{more: make(chan struct{}, 1)} }

@@ -17,7 +17,8 @@ func (p *program) checkCommand() *cobra.Command {
 		Args:              noOperands,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return p.check(c.Context(), asJSON)
+			p.check(c.Context(), asJSON)
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -28,7 +29,7 @@ func (p *program) checkCommand() *cobra.Command {
 const statusUnfit = 1
 
 // check prints what this machine allows.
-func (p *program) check(ctx context.Context, asJSON bool) error {
+func (p *program) check(ctx context.Context, asJSON bool) {
 	results := p.probe(ctx)
 	for _, r := range results {
 		if r.Required && r.Status == probe.Missing {
@@ -36,26 +37,23 @@ func (p *program) check(ctx context.Context, asJSON bool) error {
 		}
 	}
 	if asJSON {
-		return p.checkJSON(results)
+		p.checkJSON(results)
+		return
 	}
 	p.checkText(results)
-	return nil
 }
 
 // checkJSON prints an object; its fields are API.
-func (p *program) checkJSON(results []probe.Result) error {
+func (p *program) checkJSON(results []probe.Result) {
 	enc := json.NewEncoder(p.out)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	err := enc.Encode(struct {
+	// The only error can be that of the stream, which remembers it.
+	_ = enc.Encode(struct {
 		Version string         `json:"version"`
 		Works   bool           `json:"works"`
 		Results []probe.Result `json:"results"`
 	}{p.version, p.status == 0, results})
-	if err != nil {
-		return fmt.Errorf("write JSON: %w", err)
-	}
-	return nil
 }
 
 // checkText prints one line for each result. The remedy, where there is one,
@@ -90,7 +88,7 @@ func (p *program) explain(ctx context.Context, err error) error {
 	return err
 }
 
-// An explained error has got a remedy from a probe.
+// An explained error has got a remedy that its origin did not know.
 type explained struct {
 	err    error
 	remedy string

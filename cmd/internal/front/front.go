@@ -48,8 +48,8 @@ func (p *program) main(ctx context.Context, args []string) int {
 	root := p.root()
 	root.SetArgs(append([]string{}, args...)) // not nil: that would mean os.Args
 	err := root.ExecuteContext(ctx)
-	if err == nil {
-		err = p.out.failure()
+	if bad := p.out.failure(); bad != nil {
+		err = &explained{bad, "is there room? see: df -h"}
 	}
 	if err == nil {
 		return p.status
