@@ -365,56 +365,6 @@ func TestUDPInboundRefreshes(t *testing.T) {
 	}
 }
 
-func TestUDPSuperframes(t *testing.T) {
-	for _, f := range families {
-		// More than the kernel takes at once (UDP_MAX_SEGMENTS is 64 or 128),
-		// so the second one goes one by one.
-		for _, count := range []int{3, 150} {
-			t.Run(f.name, func(t *testing.T) {
-				u, _ := startUDP(t)
-				server := listen(t, f.loopback)
-				const segment = 100
-				payload := strings.Repeat("0123456789", count*segment/10) + "tail"
-				d := datagram(netip.AddrPortFrom(f.guest, freePort(t)), netip.AddrPortFrom(f.gateway, portOf(server)), payload)
-				d.Segment = segment
-				u.Handle(d)
-				var got strings.Builder
-				for i := range count + 1 {
-					b, _ := read(t, server)
-					if i < count && len(b) != segment {
-						t.Fatalf("datagram %d: got %d bytes, want %d", i, len(b), segment)
-					}
-					got.WriteString(b)
-				}
-				if got.String() != payload {
-					t.Error("payload arrived changed")
-				}
-			})
-		}
-	}
-}
-
-func TestUDPJoinedReplies(t *testing.T) {
-	u, guest := startUDP(t)
-	server := listen(t, "127.0.0.1:0")
-	u.Handle(datagram(netip.AddrPortFrom(guest4, freePort(t)), netip.AddrPortFrom(gateway4, portOf(server)), "x"))
-	_, mapped := read(t, server)
-	var c control
-	c.addSegment(1000)
-	payload := strings.Repeat("y", 5500)
-	oob := make([]byte, 0, 64)
-	for _, w := range c.words[:c.len/8] {
-		oob = binary.NativeEndian.AppendUint64(oob, w)
-	}
-	if _, _, err := server.WriteMsgUDPAddrPort([]byte(payload), oob, mapped); err != nil {
-		t.Skipf("this kernel has no UDP_SEGMENT: %v", err)
-	}
-	got := next(t, guest.datagrams)
-	if got.payload != payload || got.segment != 1000 {
-		t.Errorf("got %d bytes in segments of %d, want %d in 1000", len(got.payload), got.segment, len(payload))
-	}
-}
-
 // Handle, the reader and the sweeper meet in all orders.
 func TestUDPConcurrent(t *testing.T) {
 	u, guest := startUDP(t)
