@@ -73,8 +73,11 @@ const segment = 1448
 // A fakeStream is the guest's end without a guest. It is exact about EAGAIN:
 // what it says there is or is not, holds.
 type fakeStream struct {
-	readable, writable chan struct{}
-	reads, writes      atomic.Int64 // calls of ReadTo and WriteFrom
+	// A line for each name: checklocks counts lines where it means fields.
+	readable chan struct{}
+	writable chan struct{}
+	reads    atomic.Int64 // calls of ReadTo
+	writes   atomic.Int64 // calls of WriteFrom
 
 	mu sync.Mutex
 	// sent is what the guest has sent and nobody has read.
@@ -93,7 +96,9 @@ type fakeStream struct {
 	// +checklocks:mu
 	err error
 	// +checklocks:mu
-	aborted, closed int // calls
+	aborted int // calls
+	// +checklocks:mu
+	closed int // calls
 }
 
 func newFakeStream(window int) *fakeStream {
