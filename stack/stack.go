@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
@@ -85,6 +86,9 @@ func New(cfg Config) (*Stack, error) {
 	if cfg.Device == nil {
 		return nil, errors.New("new stack: no device")
 	}
+	// gVisor tells stderr of a guest's packets that it finds odd; what is left
+	// are its own mistakes.
+	log.SetLevel(log.Warning)
 	s := &Stack{
 		stack: stack.New(stack.Options{
 			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},

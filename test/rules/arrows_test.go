@@ -34,6 +34,8 @@ func arrows() map[string][]string {
 		"tap":            {},
 		"userns":         {},
 
+		"stack/stacktest": {"stack/link", "tap"},
+
 		"tap/taptest":  {"tap"},
 		"test/bench":   {"test/lab"},
 		"test/demo":    {},

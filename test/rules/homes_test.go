@@ -18,7 +18,7 @@ type home struct {
 func homes() map[string]home {
 	return map[string]home{
 		"gvisor.dev/gvisor": {
-			in:       []string{"stack", "stack/link"},
+			in:       []string{"stack", "stack/link", "stack/stacktest"},
 			decision: "001-netstack.md",
 		},
 		"github.com/songgao/water": {
