@@ -50,6 +50,8 @@ check: lint unit cross ## lint, unit tests and the build for arm64
 unit: $(SUMMARY) ## unit tests with the race detector
 	@echo '== unit tests'
 	@CGO_ENABLED=1 $(GO) test -json -race -shuffle=on -timeout=10m $(UNIT) | $(SUMMARY) -o out/counts.unit
+	@echo '== tests of allocations, which the race detector would spoil'
+	@$(GO) test -json -run 'Allocations$$$$' ./stack/... ./tap/... | $(SUMMARY) -o out/counts.allocations
 
 .PHONY: e2e
 e2e: $(SUMMARY) build ## tests in real namespaces, as an ordinary user
