@@ -136,6 +136,8 @@ func (r *Reader) drain(fd uintptr, frame func(n int)) error {
 			}
 			frame(int(n))
 		case unix.EINTR:
+		case unix.ECONNRESET:
+			return io.EOF // a wire again, whose other end left frames unread
 		default:
 			return errno
 		}

@@ -131,6 +131,21 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// TestEndWithUnreadFrames closes the other end while frames wait for it.
+func TestEndWithUnreadFrames(t *testing.T) {
+	a, b := newPair(t)
+	send(t, a.NewWriter(), []byte("never read"))
+	send(t, b.NewWriter(), []byte("read"))
+	b.Close()
+	frames := 0
+	if err := a.NewReader(make([]byte, 64)).Run(func(int) { frames++ }); err != nil {
+		t.Errorf("run: got %v, want nil", err)
+	}
+	if frames > 1 {
+		t.Errorf("frames: got %d, want at most the 1 sent", frames)
+	}
+}
+
 func TestSetBufferBetweenFrames(t *testing.T) {
 	a, b := newPair(t)
 	var r *tap.Reader
