@@ -61,9 +61,11 @@ func TestPingUnreachable(t *testing.T) {
 	}
 }
 
-// TestPingNotAllowed has a host whose ping_group_range leaves our user out.
+// TestPingNotAllowed has a host whose ping_group_range leaves our user out. To
+// write such a range takes a second group.
 func TestPingNotAllowed(t *testing.T) {
 	t.Parallel()
+	lab.Need(t, lab.SubIDs)
 	lab.NeedProgram(t, "ping")
 	l := newLab(t)
 	l.Host.Sysctl("net/ipv4/ping_group_range", "1 0")

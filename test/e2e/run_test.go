@@ -104,7 +104,11 @@ func TestSignals(t *testing.T) {
 func TestStop(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	c := guest(l, nil, "sleep", "98765").MustStart()
+	c := guest(l, nil, "sleep", "98765")
+	// As a shell starts it: a group of its own, with a parent in its session
+	// that could continue it. Others are not stopped by SIGTSTP.
+	c.SysProcAttr.Setpgid = true
+	c.MustStart()
 	state := func() byte { return process(t, l, "sleep 98765").State }
 	l.Eventually("the command sleeps", func() bool { return state() == 'S' })
 	if err := c.Signal(syscall.SIGTSTP); err != nil {

@@ -186,7 +186,7 @@ func TestFewDescriptors(t *testing.T) {
 	port := serveTCP(t, l.Outside, echo)
 	address := join(lab.Outside4, port)
 	many := program(l, "many", address, "40")
-	script := fmt.Sprintf("ulimit -n 64; exec %s run -- sh -c '%[2]s >/dev/null & %[2]s >/dev/null & %[2]s >/dev/null & wait; %[3]s'",
+	script := fmt.Sprintf("ulimit -n 64; exec %s run -- sh -c '%[2]s >/dev/null & %[2]s >/dev/null & %[2]s >/dev/null & wait; until %[3]s | grep connected; do :; done'",
 		l.TaprootPath(), many, program(l, "connect", address))
 	c := l.User("sh", "-c", script)
 	if err := c.Run(); err != nil {
