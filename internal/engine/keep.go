@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -88,7 +89,8 @@ func (s *supervisor) deviceGone(ctx context.Context, why string) {
 	}
 }
 
-// restart starts the engine for the n-th time in a row.
+// restart starts the engine for the n-th time in a row. One that dies before
+// it is ready is no error: it is left for keep to count.
 func (s *supervisor) restart(ctx context.Context, starter *threads, n int) error {
 	if n > restartMost {
 		return fmt.Errorf("the engine died %d times in %v", n, restartWindow)
@@ -103,5 +105,13 @@ func (s *supervisor) restart(ctx context.Context, starter *threads, n int) error
 		return err
 	}
 	s.replace(engine)
-	return engine.begin(s.spec, s.device)
+	err = engine.begin(s.spec, s.device)
+	var refused refusal
+	if errors.As(err, &refused) {
+		return err
+	}
+	if err != nil {
+		engine.stop()
+	}
+	return nil
 }

@@ -130,6 +130,9 @@ func choose(n Network, candidates []netip.Prefix, routes []route, warn func(mess
 	if !prefix.IsValid() {
 		prefix = candidates[0]
 	}
+	if prefix.Addr().Is4() != candidates[0].Addr().Is4() {
+		return network{}, fmt.Errorf("network %v: want one like %v", prefix, candidates[0])
+	}
 	if r, found := clash(prefix, routes); found {
 		option := "--net"
 		if prefix.Addr().Is6() {

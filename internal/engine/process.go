@@ -60,12 +60,19 @@ func (p *process) begin(s *spec, device *os.File) error {
 	case err != nil:
 		return p.ended(fmt.Errorf("start the engine: %w", err))
 	case m.Failed != "":
-		return errors.New("start the engine: " + m.Failed)
+		return fmt.Errorf("start the engine: %w", refusal(m.Failed))
 	case !m.Ready:
 		return errors.New("start the engine: unexpected message")
 	}
 	return nil
 }
+
+// A refusal is why an engine says it cannot start. The next one could not
+// either.
+type refusal string
+
+// Error returns the engine's words.
+func (r refusal) Error() string { return string(r) }
 
 // ended returns err, or how the process ended if it did.
 func (p *process) ended(err error) error {

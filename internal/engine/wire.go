@@ -143,7 +143,10 @@ func parseRights(oob []byte) (*os.File, error) {
 	}
 	fds, err := unix.ParseUnixRights(&cmsgs[0])
 	if err != nil || len(fds) != 1 {
-		return nil, errors.Join(errors.New("passed descriptor"), err)
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return nil, errors.Join(fmt.Errorf("%d passed descriptors", len(fds)), err)
 	}
 	if err := unix.SetNonblock(fds[0], true); err != nil {
 		unix.Close(fds[0])

@@ -1,0 +1,175 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A keeping is a supervisor without a guest, that keeps an engine.
+type keeping struct {
+	*supervisor
+	warnings chan string
+	cancel   context.CancelFunc
+	ended    chan struct{} // closed when keep has returned
+}
+
+// newKeeping starts the first engine, whose lives are as script says, and
+// keeps it until the test ends.
+func newKeeping(t *testing.T, script string) *keeping {
+	t.Helper()
+	setScript(t, script)
+	k := &keeping{warnings: make(chan string, 16), ended: make(chan struct{})}
+	k.supervisor = &supervisor{
+		cfg:    Config{Warn: func(message, _ string) { k.warnings <- message }},
+		log:    slog.New(slog.DiscardHandler),
+		spec:   testPlan(t, Config{}).spec(Config{}),
+		device: device(t),
+	}
+	var wg sync.WaitGroup
+	last, release := context.WithCancel(context.Background())
+	starter := newThreads(last, &wg)
+	t.Cleanup(func() {
+		release()
+		wg.Wait()
+	})
+	var err error
+	if k.engine, err = startProcess(starter); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.stopEngine() })
+	if err := k.engine.begin(k.spec, k.device); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	k.cancel = cancel
+	go func() {
+		defer close(k.ended)
+		k.keep(ctx, starter)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-k.ended
+	})
+	return k
+}
+
+// TestKeep wants an engine that dies to be started again, whenever it does.
+func TestKeep(t *testing.T) {
+	for script, lives := range map[string]int{
+		"stay":                               1,
+		"ready-die stay":                     2,
+		"ready-die ready-die ready-die stay": 4,
+		"ready-die die stay":                 3,
+	} {
+		t.Run(script, func(t *testing.T) {
+			k := newKeeping(t, script)
+			eventually(t, "the last engine is told of the host", func() bool {
+				if countLives(t) < lives {
+					return false
+				}
+				k.mu.Lock()
+				defer k.mu.Unlock()
+				select {
+				case <-k.engine.exited:
+					return false
+				default:
+					return k.engine.wire.send(message{Host: &hostState{}}, nil) == nil
+				}
+			})
+			k.cancel()
+			<-k.ended
+			if got := countLives(t); got != lives {
+				t.Errorf("lives: got %d, want %d", got, lives)
+			}
+			if n := len(k.warnings); n > 0 {
+				t.Errorf("warnings: got %q, want none", <-k.warnings)
+			}
+		})
+	}
+}
+
+// TestKeepGivesUp wants a word to the user when there is no use in going on.
+func TestKeepGivesUp(t *testing.T) {
+	for script, want := range map[string]string{
+		"gone":           "deleted",
+		"ready-die fail": "as told",
+	} {
+		t.Run(script, func(t *testing.T) {
+			k := newKeeping(t, script)
+			select {
+			case <-k.ended:
+			case <-time.After(patience):
+				t.Fatal("still kept")
+			}
+			select {
+			case got := <-k.warnings:
+				if !strings.Contains(got, want) {
+					t.Errorf("got %q, want %q in it", got, want)
+				}
+			default:
+				t.Error("no warning")
+			}
+		})
+	}
+}
+
+// TestRestartLimit wants the eleventh death in a minute to be the last.
+func TestRestartLimit(t *testing.T) {
+	s := &supervisor{}
+	err := s.restart(t.Context(), nil, restartMost+1)
+	if err == nil || !strings.Contains(err.Error(), "11 times") {
+		t.Errorf("got %v, want the number of deaths", err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := s.restart(ended, nil, restartMost); err != nil { // which waits 5 s
+		t.Errorf("when all ends: got %v, want nil", err)
+	}
+}
+
+// TestBegin wants each way in which an engine does not start told apart.
+func TestBegin(t *testing.T) {
+	for script, want := range map[string]string{
+		"stay": "", "fail": "start the engine: as told", "die": "engine: exit status 3", "silent": "unexpected message",
+	} {
+		t.Run(script, func(t *testing.T) {
+			setScript(t, script)
+			ctx, release := context.WithCancel(context.Background())
+			var wg sync.WaitGroup
+			starter := newThreads(ctx, &wg)
+			defer wg.Wait()
+			defer release()
+			p, err := startProcess(starter)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.stop()
+			err = p.begin(testPlan(t, Config{}).spec(Config{}), device(t))
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+		})
+	}
+}
+
+// TestTell wants the engine's end to be no error of the one that tells.
+func TestTell(t *testing.T) {
+	k := newKeeping(t, "stay")
+	h := hostState{Search: []string{"example.test"}}
+	k.tell(h)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.host.Search) != 1 {
+		t.Errorf("host: got %+v, want %+v", k.host, h)
+	}
+	k.engine.wire.close()
+	if err := k.engine.wire.send(message{Host: &h}, nil); err == nil || errors.Is(err, os.ErrNotExist) {
+		t.Errorf("closed wire: got %v, want an error", err)
+	}
+}

@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// patience is how long a test waits for what must happen. It is far above what
+// a busy machine needs; no test waits it out to pass.
+const patience = 10 * time.Second
+
+// scriptEnv tells the test binary as engine what each of its lives does, in
+// words of fakeEngine. countEnv is a file with a byte for each life before.
+const (
+	scriptEnv = "TAPROOT_TEST_ENGINE"
+	countEnv  = "TAPROOT_TEST_ENGINE_LIVES"
+)
+
+// TestMain is also the engine of tests, by argv[0]. It checks that no test
+// leaves a goroutine behind.
+func TestMain(m *testing.M) {
+	if os.Args[0] == EngineName {
+		os.Exit(fakeEngine())
+	}
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<16)
+			fmt.Fprintf(os.Stderr, "left behind: got %d goroutines, want %d\n%s\n", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+			os.Exit(1)
+		}
+	}
+	os.Exit(code)
+}
+
+// fakeEngine is an engine that moves no packets.
+func fakeEngine() int {
+	lives, _ := os.ReadFile(os.Getenv(countEnv))
+	script := strings.Fields(os.Getenv(scriptEnv))
+	if err := os.WriteFile(os.Getenv(countEnv), append(lives, '.'), 0o600); err != nil {
+		return 1
+	}
+	w := &wire{os.NewFile(wireFD, "supervisor")}
+	m, device, err := w.receive()
+	if err != nil || m.Start == nil || device == nil {
+		return 2
+	}
+	switch script[min(len(lives), len(script)-1)] {
+	case "die": // before it is ready
+		return 3
+	case "fail":
+		_ = w.send(message{Failed: "as told"}, nil)
+		return 125
+	case "silent": // something else than ready
+		_ = w.send(message{Gone: "?"}, nil)
+		return 0
+	case "ready-die":
+		_ = w.send(message{Ready: true}, nil)
+		return 4
+	case "gone":
+		_ = w.send(message{Ready: true}, nil)
+		_ = w.send(message{Gone: "deleted"}, nil)
+		return 0
+	}
+	_ = w.send(message{Ready: true}, nil)
+	for {
+		if _, _, err := w.receive(); err != nil {
+			return 0
+		}
+	}
+}
+
+// setScript sets what the engines of a test do.
+func setScript(t *testing.T, script string) {
+	t.Helper()
+	t.Setenv(scriptEnv, script)
+	t.Setenv(countEnv, filepath.Join(t.TempDir(), "lives"))
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector would wait a second at the end of each
+}
+
+// countLives returns how many engines were started.
+func countLives(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile(os.Getenv(countEnv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(b)
+}
+
+// eventually waits until condition holds.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+// descriptors returns how many this process has.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// device returns a file that stands for the TAP device.
+func device(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.Open("/proc/" + strconv.Itoa(os.Getpid()) + "/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}

@@ -1,0 +1,138 @@
+package engine
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// newWirePair returns both ends as wires, which the test closes.
+func newWirePair(t *testing.T) (ours, theirs *wire) {
+	t.Helper()
+	ours, file, err := newWire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs = &wire{file}
+	t.Cleanup(func() {
+		ours.close()
+		theirs.close()
+	})
+	return ours, theirs
+}
+
+func TestWire(t *testing.T) {
+	ours, theirs := newWirePair(t)
+	spec := testPlan(t, Config{}).spec(Config{})
+	spec.Host = hostState{
+		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		Servers:   []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::1]:53")},
+		Search:    []string{"example.test"},
+	}
+	for name, m := range map[string]message{
+		"start": {Start: spec}, "host": {Host: &spec.Host}, "ready": {Ready: true}, "failed": {Failed: "x"}, "gone": {Gone: "y"},
+	} {
+		if err := ours.send(m, nil); err != nil {
+			t.Fatal(err)
+		}
+		got, f, err := theirs.receive()
+		if err != nil || f != nil || !reflect.DeepEqual(got, m) {
+			t.Errorf("%s: got %+v, file %v and error %v, want %+v", name, got, f, err, m)
+		}
+	}
+	ours.close()
+	if _, _, err := theirs.receive(); err != io.EOF {
+		t.Errorf("end: got %v, want %v", err, io.EOF)
+	}
+	if err := theirs.send(message{Ready: true}, nil); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("send to nobody: got %v, want %v", err, unix.EPIPE)
+	}
+}
+
+// TestWireDescriptor wants the same open file on the other side, closed in
+// children.
+func TestWireDescriptor(t *testing.T) {
+	ours, theirs := newWirePair(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := ours.send(message{Ready: true}, w); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	m, f, err := theirs.receive()
+	if err != nil || f == nil || !m.Ready {
+		t.Fatalf("got %+v, file %v and error %v", m, f, err)
+	}
+	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("flags: got %#x and error %v, want close-on-exec", flags, err)
+	}
+	if _, err := f.WriteString("through"); err != nil {
+		t.Error(err)
+	}
+	f.Close()
+	if b, err := io.ReadAll(r); err != nil || string(b) != "through" {
+		t.Errorf("got %q and error %v, want it through", b, err)
+	}
+}
+
+func TestWireLimits(t *testing.T) {
+	ours, theirs := newWirePair(t)
+	if err := ours.send(message{Failed: strings.Repeat("x", maxMessage)}, nil); err == nil {
+		t.Error("too long: got no error")
+	}
+	long := message{Failed: strings.Repeat("x", maxMessage-20)}
+	if err := ours.send(long, nil); err != nil {
+		t.Fatalf("just not too long: %v", err)
+	}
+	if m, _, err := theirs.receive(); err != nil || m != long {
+		t.Errorf("just not too long: got %d bytes and error %v", len(m.Failed), err)
+	}
+}
+
+// TestWireRefuses sends what no supervisor or engine of ours does. Nothing may
+// crash, and no descriptor may stay open.
+func TestWireRefuses(t *testing.T) {
+	ours, theirs := newWirePair(t)
+	f := device(t)
+	before := descriptors(t)
+	fd := int(f.Fd())
+	for name, tt := range map[string]struct {
+		text   string
+		rights []byte
+	}{
+		"no JSON":                    {"{", nil},
+		"wrong type":                 {`{"Ready": 7}`, nil},
+		"no JSON, with a descriptor": {"{", unix.UnixRights(fd)},
+		"two descriptors":            {"{}", unix.UnixRights(fd, fd)},
+		"three descriptors":          {"{}", unix.UnixRights(fd, fd, fd)},
+		"too long":                   {strings.Repeat(" ", maxMessage+1), nil},
+	} {
+		raw, err := ours.file.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sendErr error
+		if err := raw.Control(func(s uintptr) { sendErr = unix.Sendmsg(int(s), []byte(tt.text), tt.rights, nil, 0) }); err != nil || sendErr != nil {
+			t.Fatal(err, sendErr)
+		}
+		m, got, err := theirs.receive()
+		if got != nil {
+			got.Close()
+		}
+		if err == nil {
+			t.Errorf("%s: got %+v, want an error", name, m)
+		}
+	}
+	if after := descriptors(t); after != before {
+		t.Errorf("descriptors: got %d, want the %d of before", after, before)
+	}
+}
