@@ -38,12 +38,13 @@ func newKeeping(t *testing.T, script string) *keeping {
 		release()
 		wg.Wait()
 	})
-	var err error
-	if k.engine, err = startProcess(starter); err != nil {
+	engine, err := startProcess(starter)
+	if err != nil {
 		t.Fatal(err)
 	}
+	k.replace(engine)
 	t.Cleanup(func() { k.stopEngine() })
-	if err := k.engine.begin(k.spec, k.device); err != nil {
+	if err := engine.begin(k.spec, k.device); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
