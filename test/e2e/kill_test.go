@@ -49,7 +49,8 @@ func TestKill(t *testing.T) {
 		t.Run(tt.victim, func(t *testing.T) {
 			l := newLab(t)
 			before, met := mounts(t, l), 0
-			for round := range 20 {
+			// Some lives are over before their moment comes.
+			for round := 0; met < 20 && round < 100; round++ {
 				c := guest(l, nil, "sh", "-c", "sleep 0.1; echo done").MustStart()
 				is := func(p lab.Process) bool { return tt.is(c, p) }
 				l.Eventually("its life begins", func() bool { return slices.ContainsFunc(l.Processes(), is) || ended(c) })
@@ -63,7 +64,9 @@ func TestKill(t *testing.T) {
 					t.Fatalf("round %d: left behind: mounts:\n%s", round, d)
 				}
 			}
-			t.Logf("met in %d of 20 rounds", met)
+			if met < 20 {
+				t.Errorf("killed %d times, want 20", met)
+			}
 		})
 	}
 }
