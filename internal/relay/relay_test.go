@@ -323,7 +323,7 @@ func TestManyRelays(t *testing.T) {
 			sent := pattern(10_000, byte(i))
 			b.guest.send(sent)
 			b.guest.sendFIN()
-			if _, err := io.Copy(b.peer, b.peer); err != nil { // an echo
+			if _, err := io.Copy(struct{ io.Writer }{b.peer}, b.peer); err != nil { // an echo, without splice and its pipes
 				t.Errorf("peer: %v", err)
 			}
 			b.peer.Close()
