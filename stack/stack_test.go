@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -268,4 +269,57 @@ func TestToError(t *testing.T) {
 			t.Errorf("%v: got %v, want %v", tt.err, got, tt.want)
 		}
 	}
+}
+
+// A guest may use a port again as soon as the connection before is closed,
+// although the gateway closed it first.
+func TestPortIsUsedAgainAtOnce(t *testing.T) {
+	w := newWire(t, offloads["offloads"], 1500, func(gateway, _ *Stack) {
+		gateway.HandleTCP(func(r *Request) {
+			if c, err := r.Accept(); err == nil {
+				c.Close()
+			}
+		})
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	from := tcpip.FullAddress{NIC: nic, Addr: toAddress(guest4), Port: 4000}
+	to := tcpip.FullAddress{NIC: nic, Addr: toAddress(server4), Port: 80}
+	for range 20 {
+		conn, err := gonet.DialTCPWithBind(ctx, w.guest.stack, from, to, ipv4.ProtocolNumber)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("read: got %v, want EOF", err)
+		}
+		conn.Close()
+		await(t, "the end of the guest's connection", w.closed(80))
+	}
+	if n := w.guest.stack.Stats().TCP.Retransmits.Value(); n != 0 {
+		t.Errorf("SYNs sent again: got %d, want 0", n)
+	}
+}
+
+// closed is closed when the guest has no connection to port any more.
+func (w wire) closed(port uint16) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			live := false
+			for _, ep := range w.guest.stack.RegisteredEndpoints() {
+				if e, ok := ep.(tcpip.Endpoint); ok {
+					if a, err := e.GetRemoteAddress(); err == nil && a.Port == port {
+						live = true
+					}
+				}
+			}
+			if !live {
+				return
+			}
+			runtime.Gosched()
+		}
+	}()
+	return done
 }
