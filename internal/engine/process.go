@@ -118,13 +118,17 @@ const stopGrace = 500 * time.Millisecond
 
 // threads starts processes on one thread that lives until the end: a parent's
 // death signal is sent when the thread that made the process ends
-// (PR_SET_PDEATHSIG(2const)).
-type threads struct{ work chan func() }
+// (PR_SET_PDEATHSIG(2const)). What it starts has no privileges.
+type threads struct {
+	work chan func()
+	err  error // why the thread cannot confine; written before work is taken
+}
 
 func newThreads(ctx context.Context, wg *sync.WaitGroup) *threads {
 	t := &threads{work: make(chan func())}
 	wg.Go(func() {
 		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+		t.err = confineChildren()
 		for {
 			select {
 			case f := <-t.work:
@@ -140,6 +144,12 @@ func newThreads(ctx context.Context, wg *sync.WaitGroup) *threads {
 // do calls f on the thread.
 func (t *threads) do(f func() error) error {
 	result := make(chan error, 1)
-	t.work <- func() { result <- f() }
+	t.work <- func() {
+		if t.err != nil {
+			result <- t.err
+			return
+		}
+		result <- f()
+	}
 	return <-result
 }
