@@ -51,6 +51,10 @@ func (s *Stack) HandleUDP(h func(Datagram)) { s.udp = h }
 // stack's own. The handler runs on the link's reader and must not block.
 func (s *Stack) HandleEcho(h func(Echo)) { s.echo = h }
 
+// HandleIdle sets who is told that there are no more datagrams for now, on the
+// goroutine that handles them.
+func (s *Stack) HandleIdle(h func()) { s.idle = h }
+
 // HandleSolicitation sets who is told of router solicitations.
 func (s *Stack) HandleSolicitation(h func()) { s.solicitation = h }
 

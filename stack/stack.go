@@ -66,6 +66,7 @@ type Stack struct {
 	udp          func(Datagram)
 	echo         func(Echo)
 	solicitation func()
+	idle         func()
 
 	// scratch is a datagram in one piece, headScratch its headers. The link's
 	// reader owns both.
@@ -104,6 +105,11 @@ func New(cfg Config) (*Stack, error) {
 		MAC:        cfg.MAC,
 		Filter:     sourceFilter(cfg.Source),
 		Classifier: s,
+		Idle: func() {
+			if s.idle != nil {
+				s.idle()
+			}
+		},
 	})
 	if err := s.setOptions(); err != nil {
 		return nil, err

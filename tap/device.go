@@ -60,6 +60,10 @@ type Reader struct {
 	device *Device
 	iov    [maxBuffers]unix.Iovec
 	n      int // buffers in use
+
+	// Idle is called, unless it is nil, whenever the frames that were waiting
+	// have been read, before Run waits for more.
+	Idle func()
 }
 
 // NewReader returns a reader that spreads each frame, with its virtio-net
@@ -90,6 +94,9 @@ func (r *Reader) Run(frame func(n int)) error {
 	for {
 		err := r.device.raw.Read(func(fd uintptr) bool {
 			readErr = r.drain(fd, frame)
+			if r.Idle != nil {
+				r.Idle()
+			}
 			return readErr != unix.EAGAIN
 		})
 		if r.device.closed.Load() {

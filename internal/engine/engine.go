@@ -152,7 +152,7 @@ func (g *gateway) addNAT() error {
 	s := g.spec
 	g.tcp = nat.NewTCP(nat.TCPConfig{Rules: g.rules, Flows: g.flows, Guest: g.stack, Log: g.log, Gateway4: s.Gateway4, Gateway6: s.Gateway6})
 	var err error
-	if g.udp, err = nat.NewUDP(nat.UDPConfig{Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log, Gateway4: s.Gateway4, Gateway6: s.Gateway6}); err != nil {
+	if g.udp, err = nat.NewUDP(nat.UDPConfig{HoldBack: true, Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log, Gateway4: s.Gateway4, Gateway6: s.Gateway6}); err != nil {
 		return err
 	}
 	if g.echo, err = nat.NewEcho(nat.EchoConfig{Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log, Gateway4: s.Gateway4, Gateway6: s.Gateway6}); err != nil {
@@ -163,6 +163,7 @@ func (g *gateway) addNAT() error {
 	}
 	g.stack.HandleTCP(g.handleTCP)
 	g.stack.HandleUDP(g.handleUDP)
+	g.stack.HandleIdle(g.udp.Flush)
 	g.stack.HandleEcho(g.handleEcho)
 	g.stack.HandleSolicitation(g.advertise)
 	return nil

@@ -40,6 +40,10 @@ type Config struct {
 	// starts at the Ethernet header. nil lets all pass.
 	Filter func(head []byte) bool
 
+	// Idle is called on the reader when the frames that were waiting have been
+	// handled. nil calls nobody.
+	Idle func()
+
 	// Classifier may take frames away from the stack. nil takes none.
 	Classifier Classifier
 }
@@ -63,6 +67,7 @@ type Endpoint struct {
 	features   tap.Features
 	mac        tcpip.LinkAddress
 	filter     func([]byte) bool
+	idle       func()
 	classifier Classifier
 	mtu        atomic.Uint32
 
@@ -91,6 +96,7 @@ func New(cfg Config) *Endpoint {
 		features:   cfg.Device.Features(),
 		mac:        tcpip.LinkAddress(cfg.MAC),
 		filter:     cfg.Filter,
+		idle:       cfg.Idle,
 		classifier: cfg.Classifier,
 		queue:      make(chan *stack.PacketBuffer, queueLen),
 		stopped:    make(chan struct{}),

@@ -52,6 +52,7 @@ func (e *Endpoint) receive() error {
 		bufs = append([][]byte{r.virtio}, bufs...)
 	}
 	r.reader = e.device.NewReader(bufs...)
+	r.reader.Idle = e.idle
 	return r.reader.Run(r.frame)
 }
 

@@ -74,6 +74,10 @@ type UDPConfig struct {
 
 	// Log gets each flow at level Debug; nil means no log.
 	Log *slog.Logger
+
+	// HoldBack lets Handle keep datagrams until Flush, so that several go to
+	// the host in one call. Both must then be called on one goroutine.
+	HoldBack bool
 }
 
 // Stats count what did not go the usual way. Everything here can be caused by
@@ -93,9 +97,11 @@ type Stats struct {
 }
 
 // A UDP carries the guest's datagrams to the host and back. The package text
-// says how. Handle may be called from several goroutines.
+// says how. Handle may be called from several goroutines, unless it holds
+// datagrams back.
 type UDP struct {
 	mapper
+	outbox                *outbox // nil if Handle sends at once
 	idleTime, dnsIdleTime time.Duration
 }
 
@@ -118,6 +124,9 @@ func NewUDP(cfg UDPConfig) (*UDP, error) {
 		flows:    cfg.Flows,
 		gateway:  [2]netip.Addr{cfg.Gateway4, cfg.Gateway6},
 		log:      cfg.Log,
+	}
+	if cfg.HoldBack {
+		u.outbox = newOutbox()
 	}
 	if err := u.init(); err != nil {
 		return nil, err
@@ -155,8 +164,8 @@ func (m *mapper) init() error {
 // returned when it returns. It fails only if the host's poller does.
 func (u *UDP) Run(ctx context.Context) error { return u.run(ctx) }
 
-// Handle sends a datagram of the guest's on its way. It does not block and
-// keeps nothing of d.
+// Handle sends a datagram of the guest's on its way, or holds a copy of it back
+// for Flush. It does not block and keeps nothing of d.
 func (u *UDP) Handle(d stack.Datagram) {
 	if u.expires(d.TTL, d.Destination.Addr(), d.Header) {
 		return
@@ -165,21 +174,34 @@ func (u *UDP) Handle(d stack.Datagram) {
 	if p == nil {
 		return
 	}
-	s := p.mapping.socket
-	defer s.release()
 	size := len(d.Payload)
 	if d.Segment > 0 {
 		size = min(size, d.Segment)
 	}
 	p.remember(header{uint16(size), d.TTL, d.TOS})
-	s.setDontFragment(dontFragment(d.Header, udpHeaderLen+size))
+	df := dontFragment(d.Header, udpHeaderLen+size)
 	var c control
 	p.addHeader(&c, d.TTL, d.TOS)
+	if u.hold(p, d, c, df) {
+		return
+	}
+	p.mapping.socket.setDontFragment(df)
+	u.dispatch(p, d, c)
+	p.mapping.socket.release()
+}
+
+// dispatch sends a datagram at once, or tells the guest why not.
+func (u *UDP) dispatch(p *peer, d stack.Datagram, c control) {
 	if err := sendDatagrams(p, d, c); err != nil {
 		u.refuse(err, d.Header)
 		return
 	}
-	p.flow.ToTarget.Add(int64(len(d.Payload)))
+	p.sentDatagram(len(d.Payload))
+}
+
+// sentDatagram counts a datagram of n bytes that the host has taken.
+func (p *peer) sentDatagram(n int) {
+	p.flow.ToTarget.Add(int64(n))
 	p.pending.Add(1)
 }
 
