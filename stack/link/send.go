@@ -169,6 +169,3 @@ type frameWriter struct {
 
 // Features returns what the device can do.
 func (e *Endpoint) Features() tap.Features { return e.features }
-
-// Device returns the device, for its counters.
-func (e *Endpoint) Device() *tap.Device { return e.device }

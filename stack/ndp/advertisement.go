@@ -29,6 +29,8 @@ const (
 	// bytes of an option in eight bits, although there may be 2040: 31 units
 	// of 8 bytes, less 8 for what stands before the names.
 	maxSearchOption = 30 * optionUnit
+
+	optionUnit = 8 // bytes that an option's length counts
 )
 
 // A Config says what to advertise.

@@ -1,6 +1,6 @@
 // Package ndp writes the router advertisements (RFC 4861, RFC 8106) that tell
-// the guest about its IPv6 network, and recognises the solicitations that ask
-// for them. It has no sockets; address resolution is the stack's own.
+// the guest about its IPv6 network. It has no sockets; solicitations and address
+// resolution are the stack's own.
 //
 // What an advertisement says, and why:
 //
@@ -13,6 +13,5 @@
 //     gateway does not accept.
 //   - MTU, the sender's link-layer address, RDNSS and DNSSL.
 //
-// Nothing is taken from what a guest sends but the fact that it asks; its own
-// advertisements and redirects are not looked at.
+// Nothing is taken from what a guest sends.
 package ndp
