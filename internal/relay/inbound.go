@@ -2,6 +2,7 @@ package relay
 
 import (
 	"io"
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -46,6 +47,8 @@ func (p *pair) inbound() {
 	for {
 		err := p.receiveAll()
 		switch err {
+		case errTurn:
+			runtime.Gosched()
 		case syscall.EAGAIN:
 			if !p.wait(p.guest.Writable()) {
 				return
@@ -65,25 +68,28 @@ func (p *pair) inbound() {
 	}
 }
 
-// receiveAll moves what the host sends until the guest takes no more, which is
-// EAGAIN, the host's FIN, which is io.EOF, or an error of either end. It waits
-// for the host's socket.
+// receiveAll moves what the host sends until its turn is over, which is errTurn, the
+// guest takes no more, which is EAGAIN, the host's FIN, which is io.EOF, or an
+// error of either end. It waits for the host's socket.
 func (p *pair) receiveAll() error {
 	var err error
 	r := &receiver{}
 	waitErr := p.host.Read(func(fd uintptr) bool {
 		r.fd, r.err = fd, nil
-		for {
+		for moved := 0; moved < turn; {
 			if r.n, err = waiting(fd); err != nil {
 				return err != syscall.EAGAIN
 			}
 			var n int
 			n, err = p.guest.WriteFrom(r)
+			moved += n
 			p.count.Inbound.Add(int64(n))
 			if r.err != nil || err != nil {
 				return true
 			}
 		}
+		err = errTurn
+		return true
 	})
 	if waitErr != nil {
 		return waitErr

@@ -1,23 +1,34 @@
 package relay
 
 import (
+	"errors"
 	"io"
+	"runtime"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
+// errTurn says that it is somebody else's turn.
+var errTurn = errors.New("turn is over")
+
 // A sender is an io.Writer on a non-blocking socket. It stops at the first
-// error, EAGAIN included.
+// error, EAGAIN included, and when its turn is over.
 type sender struct {
-	fd  uintptr
-	err error
+	fd   uintptr
+	left int // bytes of its turn
+	err  error
 }
 
 // Write sends b, or as much of it as the socket takes.
 func (s *sender) Write(b []byte) (int, error) {
+	if s.left <= 0 {
+		s.err = errTurn
+		return 0, errTurn
+	}
 	sent := 0
+	defer func() { s.left -= sent }()
 	for sent < len(b) {
 		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, s.fd, uintptr(unsafe.Pointer(&b[sent])), uintptr(len(b)-sent), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
@@ -37,6 +48,8 @@ func (p *pair) outbound() {
 	for {
 		err := p.sendAll()
 		switch err {
+		case errTurn:
+			runtime.Gosched()
 		case syscall.EAGAIN:
 			if !p.wait(p.guest.Readable()) {
 				return
@@ -53,13 +66,13 @@ func (p *pair) outbound() {
 	}
 }
 
-// sendAll sends until the guest has nothing more, which is EAGAIN, or either
-// end fails. It waits for the host's socket.
+// sendAll sends until its turn is over, which is errTurn, the guest has nothing
+// more, which is EAGAIN, or either end fails. It waits for the host's socket.
 func (p *pair) sendAll() error {
 	var err error
 	s := &sender{}
 	waitErr := p.host.Write(func(fd uintptr) bool {
-		s.fd, s.err = fd, nil
+		s.fd, s.left, s.err = fd, turn, nil
 		for {
 			var n int
 			n, err = p.guest.ReadTo(s)

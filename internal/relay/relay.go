@@ -41,6 +41,12 @@ type Counters struct {
 // holds behind its headers, as gVisor counts them.
 const chunk = 65536 - 161
 
+// turn is how much one direction moves before the others have their turn, in
+// bytes: a fraction of a millisecond's work. Without a bound, a goroutine that
+// always finds more to move runs until the scheduler takes it off, after 10 ms,
+// and everything small waits for all that is large.
+const turn = 512 << 10
+
 // A pair is the two ends of one connection.
 type pair struct {
 	guest Stream
