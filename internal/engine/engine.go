@@ -39,21 +39,40 @@ func EngineMain() int {
 	}
 	unix.CloseOnExec(wireFD)
 	w := &wire{os.NewFile(wireFD, "supervisor")}
-	m, device, err := w.receive()
+	s, device, err := receiveStart(w)
 	if errors.Is(err, io.EOF) {
 		return 0 // the guest was not made
 	}
-	if err == nil && (m.Start == nil || device == nil) {
-		err = errors.New("first message without a start")
-	}
 	if err == nil {
-		err = serve(w, m.Start, device)
+		err = serve(w, s, device)
 	}
 	if err != nil {
 		_ = w.send(message{Failed: err.Error()}, nil) // the supervisor may be gone
 		return 125
 	}
 	return 0
+}
+
+// receiveStart returns what the engine is to do, and the device. The host may
+// change before the engine is started; what is said of it then is newer.
+func receiveStart(w *wire) (*spec, *os.File, error) {
+	var host *hostState
+	for {
+		m, device, err := w.receive()
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case m.Host != nil:
+			host = m.Host
+		case m.Start == nil || device == nil:
+			return nil, nil, errors.New("first message without a start")
+		default:
+			if host != nil {
+				m.Start.Host = *host
+			}
+			return m.Start, device, nil
+		}
+	}
 }
 
 // serve moves packets until the supervisor or the device is gone.

@@ -2,8 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"os"
 	"path/filepath"
 	"reflect"
 	"time"
@@ -171,7 +169,7 @@ func (s *supervisor) readHost(unread func(error)) (hostState, error) {
 // tell sends the engine what has changed on the host.
 func (s *supervisor) tell(h hostState) {
 	engine := s.remember(h)
-	if err := engine.wire.send(message{Host: &h}, nil); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := engine.wire.send(message{Host: &h}, nil); err != nil {
 		s.log.Debug("host's state not sent", "error", err) // the next engine gets it
 	}
 }
