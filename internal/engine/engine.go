@@ -149,7 +149,7 @@ func newGateway(s *spec, file *os.File, log *slog.Logger) (*gateway, error) {
 	}
 	rules, err := policy.New(policy.Config{
 		Gateway4: s.Gateway4, Gateway6: s.Gateway6, Resolver4: s.Resolver4, Resolver6: s.Resolver6,
-		Guest4: s.Guest4, Guest6: s.Guest6,
+		Guests:       valid(s.Guest4, s.Guest6),
 		HostLoopback: s.HostLoopback, AllowHost: s.AllowHost, AllowLinkLocal: s.AllowLinkLocal,
 		HostAddrs: s.Host.Addresses,
 	})

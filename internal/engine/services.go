@@ -55,9 +55,9 @@ func (g *gateway) setHost(h hostState) {
 	g.host.Store(&h)
 }
 
-// valid returns those of addrs that are addresses.
-func valid(addrs ...netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsValid() })
+// valid returns those of list that are addresses.
+func valid[T interface{ IsValid() bool }](list ...T) []T {
+	return slices.DeleteFunc(list, func(a T) bool { return !a.IsValid() })
 }
 
 // isResolver tells whether a guest's destination is the gateway's DNS.

@@ -133,7 +133,7 @@ func testRules(t testing.TB) *policy.Rules {
 	}
 	rules, err := policy.New(policy.Config{
 		Gateway4: gateway4, Gateway6: gateway6,
-		Guest4: netip.PrefixFrom(guest4, 24), Guest6: netip.PrefixFrom(guest6, 64),
+		Guests:       []netip.Prefix{netip.PrefixFrom(guest4, 24), netip.PrefixFrom(guest6, 64)},
 		HostLoopback: all,
 	})
 	if err != nil {

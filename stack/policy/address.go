@@ -111,9 +111,9 @@ func localNAT64(b [16]byte) (netip.Addr, bool) {
 func from4(b []byte) netip.Addr { return netip.AddrFrom4([4]byte(b[:4])) }
 
 // broadcast returns the directed broadcast address of guest's network, or the
-// zero Addr if that network has none (RFC 3021).
+// zero Addr if that network has none (RFC 3021, or IPv6).
 func broadcast(guest netip.Prefix) netip.Addr {
-	if !guest.IsValid() || guest.Bits() > 30 {
+	if !guest.Addr().Is4() || guest.Bits() > 30 {
 		return netip.Addr{}
 	}
 	b := guest.Addr().As4()

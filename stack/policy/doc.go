@@ -7,6 +7,7 @@
 // asked in this order, and the first rule that applies decides:
 //
 //	destination                                 answer
+//	Map.Guest of a map for the port             Map.Host (echo: allowed unless that is loopback)
 //	gateway                                     loopback of the host, if Config.HostLoopback has the port;
 //	                                            else denied: host-loopback
 //	resolver                                    denied: resolver (DNS itself is served before anybody asks here)
@@ -20,6 +21,11 @@
 //	an address of the host                      denied: host, unless Config.AllowHost has the port
 //	169.254/16, fe80::/10, cloud metadata       denied: link-local, unless Config.AllowLinkLocal
 //	anything else                               allowed, unchanged
+//
+// Maps are what makes other programs' networks: slirp4netns maps the gateway
+// to loopback and the name server to the host's, pasta maps an address of the
+// caller's choice to the host. Maps and the guest's own addresses can be
+// replaced at run time.
 //
 // IPv4-mapped addresses (::ffff:a.b.c.d) count as the IPv4 address they hold.
 // Addresses that carry an IPv4 address for a translator or a tunnel (NAT64,

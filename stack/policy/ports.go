@@ -36,7 +36,7 @@ type portRange struct{ lo, hi uint16 }
 func ParsePorts(s string) (Ports, error) {
 	switch s {
 	case wordAll:
-		return pack([]portRange{{1, maxPort}}), nil
+		return AllPorts(), nil
 	case wordNone:
 		return Ports{}, nil
 	}
@@ -50,6 +50,9 @@ func ParsePorts(s string) (Ports, error) {
 	}
 	return pack(list), nil
 }
+
+// AllPorts returns the set of all ports.
+func AllPorts() Ports { return pack([]portRange{{1, maxPort}}) }
 
 // Contains reports whether port is in the set.
 func (p Ports) Contains(port uint16) bool {

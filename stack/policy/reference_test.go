@@ -61,6 +61,7 @@ func FuzzCheck(f *testing.F) {
 		c.HostLoopback = mustPorts(f, "all")
 		c.AllowHost = mustPorts(f, "all")
 		c.AllowLinkLocal = true
+		c.Maps = []Map{mapOf(f, "192.0.2.9", "127.0.0.1", "all"), mapOf(f, "fd00::9", "::1", "80")}
 	})
 	ranges := forbidden()
 	f.Fuzz(func(t *testing.T, raw []byte, port uint16, proto uint8) {
@@ -80,9 +81,11 @@ func FuzzCheck(f *testing.F) {
 				}
 			}
 		}
-		// However much is opened, loopback is only reached at the gateway.
+		// However much is opened, loopback is only reached at the gateway and
+		// by maps.
 		target, err = open.Check(Proto(proto), dst)
-		if err == nil && (target.Addr().IsLoopback() || target.Addr().IsUnspecified()) && !open.isGateway(addr.Unmap()) {
+		_, mapped := open.mapped(Proto(proto), netip.AddrPortFrom(addr.Unmap().WithZone(""), port))
+		if err == nil && (target.Addr().IsLoopback() || target.Addr().IsUnspecified()) && !open.isGateway(addr.Unmap()) && !mapped {
 			t.Errorf("Check(%v): got %v, want it denied", dst, target)
 		}
 		r.Source(addr)

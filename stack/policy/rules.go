@@ -1,62 +1,42 @@
 package policy
 
 import (
-	"fmt"
 	"net/netip"
 	"sync/atomic"
 )
 
-// A Config says what the rules are. A family that the guest does not have is
-// left zero.
-type Config struct {
-	// Gateway4 and Gateway6 are the gateway's addresses as the guest sees
-	// them; the host's loopback is reached there.
-	Gateway4, Gateway6 netip.Addr
-
-	// Resolver4 and Resolver6 are where the guest finds DNS.
-	Resolver4, Resolver6 netip.Addr
-
-	// Guest4 and Guest6 are the guest's own addresses with the length of
-	// their networks, as in 10.0.2.100/24: the address, not the network.
-	Guest4, Guest6 netip.Prefix
-
-	// HostLoopback are the ports of the host's loopback that the guest reaches
-	// at the gateway's address, by TCP and UDP. Zero opens none.
-	HostLoopback Ports
-
-	// AllowHost are the ports of the host's own, non-loopback addresses that
-	// the guest may reach, by TCP and UDP; echo has no port and needs "all".
-	// Zero opens none.
-	AllowHost Ports
-
-	// AllowLinkLocal opens 169.254.0.0/16, fe80::/10 and the addresses of
-	// cloud metadata services.
-	AllowLinkLocal bool
-
-	// HostAddrs are the host's own addresses, see Rules.SetHostAddrs.
-	HostAddrs []netip.Addr
-}
-
 // Rules are the address policy of one guest. They are safe for concurrent use
 // and never block.
 type Rules struct {
-	config     Config // HostAddrs unused, see hostAddrs
-	broadcast4 netip.Addr
-	hostAddrs  atomic.Pointer[addrSet]
+	config    Config // of its lists none is used
+	guest     atomic.Pointer[guest]
+	hostAddrs atomic.Pointer[addrSet]
+	maps      atomic.Pointer[[]Map] // what it points to is never changed
 }
 
 // An addrSet is never changed after it is published.
 type addrSet map[netip.Addr]struct{}
 
+func (s addrSet) has(a netip.Addr) bool {
+	_, ok := s[a]
+	return ok
+}
+
 // New returns the rules that config describes. It fails if an address is of
-// the wrong family or Guest4 or Guest6 names a network instead of an address.
+// the wrong family or Guests names a network instead of an address.
 func New(config Config) (*Rules, error) {
 	if err := config.check(); err != nil {
 		return nil, err
 	}
-	r := &Rules{config: config, broadcast4: broadcast(config.Guest4)}
+	r := &Rules{config: config}
 	r.SetHostAddrs(config.HostAddrs)
-	r.config.HostAddrs = nil
+	if err := r.SetGuests(config.Guests, config.Sources); err != nil {
+		return nil, err
+	}
+	if err := r.SetMaps(config.Maps); err != nil {
+		return nil, err
+	}
+	r.config.HostAddrs, r.config.Guests, r.config.Sources, r.config.Maps = nil, nil, nil, nil
 	return r, nil
 }
 
@@ -79,6 +59,12 @@ func (r *Rules) Check(p Proto, dst netip.AddrPort) (target netip.AddrPort, err e
 	if !addr.IsValid() {
 		return netip.AddrPort{}, &Denied{ruleInvalid, p, dst}
 	}
+	if host, ok := r.mapped(p, target); ok {
+		if p == ICMP && host.IsLoopback() {
+			return netip.AddrPort{}, &Denied{ruleHostLoopback, p, dst}
+		}
+		return netip.AddrPortFrom(host, dst.Port()), nil
+	}
 	if r.isGateway(addr) {
 		if p == ICMP || !r.config.HostLoopback.Contains(dst.Port()) {
 			return netip.AddrPort{}, &Denied{ruleHostLoopback, p, dst}
@@ -95,32 +81,17 @@ func (r *Rules) Check(p Proto, dst netip.AddrPort) (target netip.AddrPort, err e
 	return target, nil
 }
 
-// Source reports whether the guest may send from src: its own addresses, and
-// any link-local one if it has IPv6. The unspecified address, which DHCP and
-// duplicate address detection use, is not among them: whoever serves those
-// accepts it there.
-func (r *Rules) Source(src netip.Addr) bool {
-	src = src.WithZone("")
-	if src.Is4() {
-		return r.config.Guest4.IsValid() && src == r.config.Guest4.Addr()
-	}
-	if !r.config.Guest6.IsValid() || src.Is4In6() {
-		return false
-	}
-	return src == r.config.Guest6.Addr() || src.IsLinkLocalUnicast()
-}
-
 // forbids returns the name of the rule that forbids dst, or "". dst is valid,
 // so that it never equals the zero Addr of a family that is left out. The
 // gateway's addresses are not its business.
 func (r *Rules) forbids(p Proto, dst netip.AddrPort) string {
-	addr := dst.Addr()
+	addr, guest := dst.Addr(), r.guest.Load()
 	switch {
-	case addr == r.config.Resolver4 || addr == r.config.Resolver6:
+	case r.isResolver(addr):
 		return ruleResolver
-	case addr == r.config.Guest4.Addr() || addr == r.config.Guest6.Addr():
+	case guest.addrs.has(addr):
 		return ruleGuest
-	case addr == r.broadcast4:
+	case guest.broadcast.has(addr):
 		return ruleBroadcast
 	}
 	if rule := never(addr); rule != "" {
@@ -148,10 +119,11 @@ func (r *Rules) isGateway(addr netip.Addr) bool {
 	return addr == r.config.Gateway4 || addr == r.config.Gateway6
 }
 
-func (r *Rules) isHost(addr netip.Addr) bool {
-	_, ok := (*r.hostAddrs.Load())[addr]
-	return ok
+func (r *Rules) isResolver(addr netip.Addr) bool {
+	return addr == r.config.Resolver4 || addr == r.config.Resolver6
 }
+
+func (r *Rules) isHost(addr netip.Addr) bool { return (*r.hostAddrs.Load()).has(addr) }
 
 // hostPort reports whether AllowHost opens port for p.
 func (r *Rules) hostPort(p Proto, port uint16) bool {
@@ -160,34 +132,6 @@ func (r *Rules) hostPort(p Proto, port uint16) bool {
 	}
 	return r.config.AllowHost.Contains(port)
 }
-
-func (c *Config) check() error {
-	for _, f := range []struct {
-		name string
-		addr netip.Addr
-		is   func(netip.Addr) bool
-	}{
-		{"Gateway4", c.Gateway4, netip.Addr.Is4},
-		{"Resolver4", c.Resolver4, netip.Addr.Is4},
-		{"Guest4", c.Guest4.Addr(), netip.Addr.Is4},
-		{"Gateway6", c.Gateway6, is6},
-		{"Resolver6", c.Resolver6, is6},
-		{"Guest6", c.Guest6.Addr(), is6},
-	} {
-		if f.addr.IsValid() && !f.is(f.addr) {
-			return fmt.Errorf("policy %s %s: wrong address family", f.name, f.addr)
-		}
-	}
-	for _, p := range []netip.Prefix{c.Guest4, c.Guest6} {
-		// RFC 3021, RFC 6164: with one host bit both addresses are usable.
-		if p.IsValid() && p.Bits() < p.Addr().BitLen()-1 && p.Addr() == p.Masked().Addr() {
-			return fmt.Errorf("policy guest %s: a network, not an address in it", p)
-		}
-	}
-	return nil
-}
-
-func is6(a netip.Addr) bool { return a.Is6() && !a.Is4In6() && a.Zone() == "" }
 
 // loopbackFor returns the host's loopback address of addr's family.
 func loopbackFor(addr netip.Addr) netip.Addr {

@@ -14,8 +14,7 @@ func config() Config {
 		Gateway6:  netip.MustParseAddr("fd00::2"),
 		Resolver4: netip.MustParseAddr("10.0.2.3"),
 		Resolver6: netip.MustParseAddr("fd00::3"),
-		Guest4:    netip.MustParsePrefix("10.0.2.100/24"),
-		Guest6:    netip.MustParsePrefix("fd00::64/64"),
+		Guests:    []netip.Prefix{netip.MustParsePrefix("10.0.2.100/24"), netip.MustParsePrefix("fd00::64/64")},
 		HostAddrs: []netip.Addr{
 			netip.MustParseAddr("192.0.2.2"),
 			netip.MustParseAddr("2001:db8::2"),
@@ -293,13 +292,29 @@ func TestNewRefuses(t *testing.T) {
 		want   string
 	}{
 		"family of gateway": {func(c *Config) { c.Gateway4 = c.Gateway6 }, "policy Gateway4 fd00::2: wrong address family"},
-		"family of guest":   {func(c *Config) { c.Guest6 = c.Guest4 }, "policy Guest6 10.0.2.100: wrong address family"},
+		"no guest":          {func(c *Config) { c.Guests = append(c.Guests, netip.Prefix{}) }, "policy guest invalid Prefix: not an address with a length"},
+		"mapped guest": {
+			func(c *Config) { c.Guests[0] = netip.MustParsePrefix("::ffff:10.0.2.100/120") },
+			"policy guest ::ffff:10.0.2.100/120: an IPv4 address in IPv6 form",
+		},
+		"no source": {
+			func(c *Config) { c.Sources = []netip.Prefix{{}} },
+			"policy source invalid Prefix: not an address with a length",
+		},
+		"map between families": {
+			func(c *Config) { c.Maps = []Map{{Guest: c.Gateway4, Host: netip.IPv6Loopback(), Ports: AllPorts()}} },
+			"policy map 10.0.2.2 to ::1: not two addresses of one family",
+		},
+		"map of nothing": {
+			func(c *Config) { c.Maps = []Map{{}} },
+			"policy map invalid IP to invalid IP: not two addresses of one family",
+		},
 		"mapped resolver": {
 			func(c *Config) { c.Resolver6 = netip.MustParseAddr("::ffff:1.2.3.4") },
 			"policy Resolver6 ::ffff:1.2.3.4: wrong address family",
 		},
 		"network for guest": {
-			func(c *Config) { c.Guest4 = netip.MustParsePrefix("10.0.2.0/24") },
+			func(c *Config) { c.Guests[0] = netip.MustParsePrefix("10.0.2.0/24") },
 			"policy guest 10.0.2.0/24: a network, not an address in it",
 		},
 	} {
@@ -312,7 +327,7 @@ func TestNewRefuses(t *testing.T) {
 		})
 	}
 	c := config()
-	c.Guest4 = netip.MustParsePrefix("10.0.2.100/32")
+	c.Guests[0] = netip.MustParsePrefix("10.0.2.100/32")
 	if _, err := New(c); err != nil {
 		t.Errorf("New with a /32: got %v, want no error", err)
 	}

@@ -1,0 +1,87 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// A guest is what the guest's own addresses are. It is never changed after it
+// is published.
+type guest struct {
+	addrs     addrSet
+	broadcast addrSet        // of the networks of addrs and sources
+	sources   []netip.Prefix // Config.Sources
+	with6     bool           // whether the guest has IPv6
+}
+
+// SetGuests replaces the guest's own addresses and the networks that it may
+// send from, Config.Guests and Config.Sources, for a guest that follows the
+// host's addresses. It fails without changing anything if one is not an
+// address with the length of its network. Flows that exist are not touched.
+func (r *Rules) SetGuests(guests, sources []netip.Prefix) error {
+	g := &guest{addrs: make(addrSet), broadcast: make(addrSet), sources: slices.Clone(sources)}
+	for _, p := range guests {
+		if err := checkGuest(p); err != nil {
+			return fmt.Errorf("policy guest %v: %w", p, err)
+		}
+		g.addrs[p.Addr()] = struct{}{}
+	}
+	for _, p := range sources {
+		if err := checkPrefix(p); err != nil {
+			return fmt.Errorf("policy source %v: %w", p, err)
+		}
+	}
+	for _, p := range slices.Concat(guests, sources) {
+		g.with6 = g.with6 || p.Addr().Is6()
+		if b := broadcast(p); b.IsValid() {
+			g.broadcast[b] = struct{}{}
+		}
+	}
+	r.guest.Store(g)
+	return nil
+}
+
+// checkGuest refuses what is not an address of a host with a length.
+func checkGuest(p netip.Prefix) error {
+	if err := checkPrefix(p); err != nil {
+		return err
+	}
+	// RFC 3021, RFC 6164: with one host bit both addresses are usable.
+	if p.Bits() < p.Addr().BitLen()-1 && p.Addr() == p.Masked().Addr() {
+		return errors.New("a network, not an address in it")
+	}
+	return nil
+}
+
+// checkPrefix refuses what would never match an address of a packet.
+func checkPrefix(p netip.Prefix) error {
+	switch {
+	case !p.IsValid():
+		return errors.New("not an address with a length")
+	case p.Addr().Is4In6():
+		return errors.New("an IPv4 address in IPv6 form")
+	}
+	return nil
+}
+
+// Source reports whether the guest may send from src: its own addresses, those
+// of Config.Sources, and any link-local one if it has IPv6. The unspecified
+// address, which DHCP and duplicate address detection use, is not among them:
+// whoever serves those accepts it there.
+func (r *Rules) Source(src netip.Addr) bool {
+	src = src.WithZone("")
+	g := r.guest.Load()
+	switch {
+	case g.addrs.has(src):
+		return true
+	case !src.IsValid() || src.Is4In6():
+		return false
+	case src.Is6() && src.IsLinkLocalUnicast():
+		return g.with6
+	case r.isGateway(src) || r.isResolver(src) || g.broadcast.has(src) || never(src) != "":
+		return false
+	}
+	return slices.ContainsFunc(g.sources, func(p netip.Prefix) bool { return p.Contains(src) })
+}
