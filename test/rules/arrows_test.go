@@ -16,6 +16,8 @@ func arrows() map[string][]string {
 		"cmd/taproot":        {"cmd/internal/front", "internal/engine", "internal/probe", "userns"},
 		"cmd/internal/front": {"internal/engine", "internal/probe", "stack/policy", "tap", "userns"},
 
+		"cmd/internal/getopt": {}, // the rules of getopt_long, for front ends with an original
+
 		"internal/engine": {
 			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy",
 			"tap", "userns",

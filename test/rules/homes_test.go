@@ -30,7 +30,7 @@ func homes() map[string]home {
 			decision: "003-cobra.md",
 		},
 		"github.com/spf13/pflag": {
-			in:       []string{"cmd/internal/front"},
+			in:       []string{"cmd/internal/front", "cmd/internal/getopt"},
 			decision: "003-cobra.md",
 		},
 		"golang.org/x/net": {
