@@ -19,6 +19,9 @@ const UserID = 1000
 // than anything here takes, shorter than go test's own limit.
 const commandLimit = 90 * time.Second
 
+// sessionLimit is the same for what lives as long as a test.
+const sessionLimit = 10 * time.Minute
+
 // A Cmd is a command in one of the namespaces. Its fields may be changed until
 // Start. What it leaves running is killed when the test ends.
 type Cmd struct {

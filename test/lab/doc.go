@@ -25,7 +25,8 @@
 //
 // The ordinary user is uid 1000 of one more user namespace U below L. A process
 // of U has no capability over L and so none over the host namespace, whatever
-// its number is called outside: exactly what an ordinary user is on a machine.
+// its number is called outside: exactly what an ordinary user is on a machine. Each
+// command has its own U, but for those of a [Session].
 //
 // Started by real root, as in CI, L is mapped to numbers that own nothing, and a
 // private mount namespace offers /dev/net/tun to everybody; the machine itself

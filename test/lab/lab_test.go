@@ -237,3 +237,25 @@ func BenchmarkNew(b *testing.B) {
 		New(b)
 	}
 }
+
+func TestSession(t *testing.T) {
+	l := New(t)
+	s := l.Session()
+	target := s.Command("unshare", "--map-root-user", "--net", "sh", "-c", "echo ready && exec cat")
+	in, err := target.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	target.MustStart()
+	l.Eventually("the namespaces are there", func() bool { return target.Out() == "ready\n" })
+	user := fmt.Sprintf("--user=/proc/%d/ns/user", target.Process.Pid)
+	got := s.Command("nsenter", user, "--preserve-credentials", "id", "-u").MustRun()
+	if got != "0\n" {
+		t.Errorf("another command's id in the user namespace of the first: got %q, want 0", got)
+	}
+	got = s.Command("sh", "-c", `id -u; echo $XDG_RUNTIME_DIR; touch $XDG_RUNTIME_DIR/f`).MustRun()
+	if want := fmt.Sprintf("%d\n%s\n", UserID, s.RuntimeDir); got != want {
+		t.Errorf("the user's id and directory: got %q, want %q", got, want)
+	}
+}
