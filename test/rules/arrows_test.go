@@ -35,6 +35,7 @@ func arrows() map[string][]string {
 		"stack/policy":   {},
 		"tap":            {},
 		"userns":         {},
+		"userns/sandbox": {},
 
 		"stack/stacktest": {"stack/link", "tap"},
 

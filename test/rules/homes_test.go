@@ -61,7 +61,7 @@ func homes() map[string]home {
 		"golang.org/x/sys": {
 			in: []string{
 				"internal/engine", "internal/probe", "internal/relay", "stack/link", "stack/nat",
-				"tap", "tap/taptest", "test/bench", "test/lab", "userns",
+				"tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/sandbox",
 			},
 			tests:    []string{"test/e2e"},
 			decision: "010-other-modules.md",

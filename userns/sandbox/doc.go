@@ -1,0 +1,31 @@
+// Package sandbox gives up what a process no longer needs. What is given up
+// does not come back, for the whole process with all its threads.
+//
+// The steps, in the order in which they must be taken:
+//
+//	Files    no file can be opened, made, removed or executed any more, not
+//	         even below a directory that is open; no signals and no abstract
+//	         Unix sockets to processes outside (Landlock)
+//	Seccomp  whoever executes a program, traces, mounts, changes namespaces,
+//	         loads a module or the like is killed (a system call filter)
+//
+// Each step is all or nothing: its error means that it was not taken, and a
+// caller that promised it must end. Neither needs privileges or a namespace.
+// Both set no_new_privs.
+//
+// # What stays
+//
+// Descriptors that are open, with everything that they can do: reading and
+// writing, accepting, the ioctls of the TAP device. New sockets. Threads, for
+// which Go's runtime maps memory and calls clone.
+//
+// Landlock does not know chdir, stat, chmod, chown, setxattr and utime
+// (landlock(7)): file names can still be looked up, and an own file's mode
+// changed.
+//
+// # What must be done before
+//
+// Package time reads the time zone when a local time is first printed, and net
+// reads resolv.conf when a name is first looked up. Either has to have happened
+// before Files, or finds nothing: times are in UTC then.
+package sandbox
