@@ -26,16 +26,17 @@ func arrows() map[string][]string {
 		"stack":      {"stack/link", "tap"},
 		"stack/link": {"tap"},
 
-		"internal/relay": {},
-		"internal/probe": {"tap", "userns"}, // docs/decisions/009-probe-arrows.md
-		"stack/dhcp":     {},
-		"stack/dns":      {},
-		"stack/flow":     {},
-		"stack/ndp":      {},
-		"stack/policy":   {},
-		"tap":            {},
-		"userns":         {},
-		"userns/sandbox": {},
+		"internal/control": {"stack/flow"},
+		"internal/relay":   {},
+		"internal/probe":   {"tap", "userns"}, // docs/decisions/009-probe-arrows.md
+		"stack/dhcp":       {},
+		"stack/dns":        {},
+		"stack/flow":       {},
+		"stack/ndp":        {},
+		"stack/policy":     {},
+		"tap":              {},
+		"userns":           {},
+		"userns/sandbox":   {},
 
 		"stack/stacktest": {"stack/link", "tap"},
 
