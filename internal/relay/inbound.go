@@ -127,12 +127,16 @@ func waiting(fd uintptr) (int, error) {
 }
 
 // watchHost waits for the end of the relay, or for the host's RST.
-func (p *pair) watchHost() {
-	err := p.host.Read(func(fd uintptr) bool {
+func (p *pair) watchHost() { p.watch(p.host) }
+
+// watch waits for the end of the relay, or for the RST of a socket from which
+// all has been read.
+func (l *life) watch(source syscall.RawConn) {
+	err := source.Read(func(fd uintptr) bool {
 		e, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
 		return e != 0 || err != nil
 	})
 	if err == nil {
-		p.abort()
+		l.abort()
 	}
 }

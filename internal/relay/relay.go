@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,21 +48,10 @@ const turn = 512 << 10
 
 // A pair is the two ends of one connection.
 type pair struct {
+	life
 	guest Stream
 	host  syscall.RawConn
 	count Counters
-
-	deadline func(time.Time) error // of the host's socket
-
-	mu sync.Mutex
-	// +checklocks:mu
-	ended int // directions that have ended in order
-	// +checklocks:mu
-	over bool
-	// +checklocks:mu
-	aborted bool // over before both had ended
-
-	done chan struct{} // closed when over
 }
 
 // Run moves bytes until both halves are closed, one end fails or ctx ends,
@@ -76,7 +64,8 @@ func Run(ctx context.Context, guest Stream, host *os.File, count Counters) bool 
 		host.Close()
 		return false
 	}
-	p := &pair{guest: guest, host: raw, count: count, deadline: host.SetDeadline, done: make(chan struct{})}
+	p := &pair{guest: guest, host: raw, count: count}
+	p.begin(host)
 	stop := context.AfterFunc(ctx, p.abort)
 	defer stop()
 	var wg sync.WaitGroup
@@ -106,48 +95,4 @@ func reset(host syscall.RawConn) {
 	_ = host.Control(func(fd uintptr) {
 		_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	})
-}
-
-// abort ends both directions at once.
-func (p *pair) abort() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.over {
-		p.over, p.aborted = true, true
-		p.finish()
-	}
-}
-
-// end ends one direction in order.
-func (p *pair) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ended++
-	if p.ended == 2 && !p.over {
-		p.over = true
-		p.finish()
-	}
-}
-
-// inOrder tells whether both directions have ended in order.
-func (p *pair) inOrder() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return !p.aborted
-}
-
-// finish wakes both directions.
-func (p *pair) finish() {
-	close(p.done)
-	_ = p.deadline(time.Unix(1, 0)) // ends waits for the host's socket
-}
-
-// wait waits for ready. It returns false when the relay is over.
-func (p *pair) wait(ready <-chan struct{}) bool {
-	select {
-	case <-ready:
-		return true
-	case <-p.done:
-		return false
-	}
 }

@@ -22,12 +22,14 @@ func arrows() map[string][]string {
 			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy",
 			"tap", "userns",
 		},
+		"portfwd":    {"internal/relay", "internal/socket", "stack/flow"},
 		"stack/nat":  {"internal/relay", "stack", "stack/flow", "stack/policy"},
 		"stack":      {"stack/link", "tap"},
 		"stack/link": {"tap"},
 
 		"internal/control": {"stack/flow"},
 		"internal/relay":   {},
+		"internal/socket":  {},
 		"internal/probe":   {"tap", "userns"}, // docs/decisions/009-probe-arrows.md
 		"stack/dhcp":       {},
 		"stack/dns":        {},

@@ -1,0 +1,58 @@
+package relay
+
+import (
+	"io"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// receive is recv(2) without waiting. It returns io.EOF after a FIN.
+func receive(fd uintptr, b []byte) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
+			return 0, errno
+		case n == 0:
+			return 0, io.EOF
+		default:
+			return int(n), nil
+		}
+	}
+}
+
+// sendFull sends all of b. It waits for the socket.
+func sendFull(to syscall.RawConn, b []byte) error {
+	s := &sender{}
+	waitErr := to.Write(func(fd uintptr) bool {
+		s.fd, s.left, s.err = fd, len(b), nil
+		if len(b) > 0 {
+			n, _ := s.Write(b)
+			b = b[n:]
+		}
+		return s.err != syscall.EAGAIN
+	})
+	if waitErr != nil {
+		return waitErr
+	}
+	return s.err
+}
+
+// spliceOnce is splice(2) without waiting; one of the two is a pipe. It
+// returns 0 after a FIN.
+func spliceOnce(from, to, n int) (int, error) {
+	const flags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
+	for {
+		moved, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), flags)
+		if errno == unix.EINTR {
+			continue
+		}
+		if errno != 0 {
+			return 0, errno
+		}
+		return int(moved), nil
+	}
+}

@@ -1,0 +1,88 @@
+package socket
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Both ends of a connection are probed when nothing came for KeepAliveIdle.
+// Interval and count are Linux's (tcp(7)), so that an end that is away for ten
+// minutes is not given up.
+const (
+	KeepAliveIdle     = 5 * time.Minute
+	KeepAliveInterval = 75 * time.Second
+	KeepAliveCount    = 9
+)
+
+// Stream sets what makes a relay of a TCP socket faithful: no delay, and
+// keep-alive probes. None of it is essential.
+func Stream(fd int) {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(KeepAliveIdle/time.Second))
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(KeepAliveInterval/time.Second))
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, KeepAliveCount)
+}
+
+// Open returns a non-blocking socket of the family of address. typ is
+// SOCK_STREAM or SOCK_DGRAM; there is no MPTCP.
+func Open(address netip.Addr, typ int) (*os.File, error) {
+	family := unix.AF_INET
+	if address.Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	return os.NewFile(uintptr(fd), "socket"), nil
+}
+
+// Connect connects a non-blocking socket that belongs to the runtime's poller.
+// It waits as long as the kernel does, or until ctx ends. It asks connect(2)
+// again whenever the socket may be ready, and believes its answer: a socket
+// that is not connecting yet looks ready to the poller too.
+func Connect(ctx context.Context, f *os.File, target netip.AddrPort) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	address := NewAddress(target)
+	stop := context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var connectErr error
+	waitErr := raw.Write(func(fd uintptr) bool {
+		// Twice: the answer of a near host is there when the first returns.
+		for range 2 {
+			connectErr = connectTo(fd, &address)
+			if connectErr != syscall.EINPROGRESS && connectErr != syscall.EALREADY {
+				break
+			}
+		}
+		return connectErr != syscall.EINPROGRESS && connectErr != syscall.EALREADY && connectErr != syscall.EINTR
+	})
+	switch {
+	case ctx.Err() != nil && waitErr != nil:
+		return context.Cause(ctx)
+	case waitErr != nil:
+		return waitErr
+	case connectErr == nil || connectErr == syscall.EISCONN:
+		return nil
+	}
+	return os.NewSyscallError("connect", connectErr)
+}
+
+// connectTo is connect(2).
+func connectTo(fd uintptr, target *Address) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&target.raw[0])), uintptr(target.len))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package socket
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Poller waits for many sockets in one goroutine. It is an epoll descriptor
+// which the runtime's own poller watches in turn, so that waiting costs no
+// thread, and an idle socket neither a goroutine nor a buffer. Add and Remove
+// may be called from several goroutines, Wait from one.
+type Poller struct {
+	file   *os.File
+	raw    syscall.RawConn
+	events [64]unix.EpollEvent // belongs to who calls Wait
+}
+
+// NewPoller returns a Poller without sockets.
+func NewPoller() (*Poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	// os.NewFile gives to the runtime's poller only what is non-blocking.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	p := &Poller{file: os.NewFile(uintptr(fd), "epoll")}
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		p.file.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Add makes Wait report id whenever fd is readable, until it has been read
+// empty: level-triggered, so that one busy socket may be left for another.
+func (p *Poller) Add(fd int, id uint64) error {
+	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(id), Pad: int32(id >> 32)}
+	return p.control(unix.EPOLL_CTL_ADD, fd, &event)
+}
+
+// Remove ends what Add began. It comes before fd is closed if another process
+// has the socket too: epoll watches sockets, not descriptors.
+func (p *Poller) Remove(fd int) error { return p.control(unix.EPOLL_CTL_DEL, fd, nil) }
+
+func (p *Poller) control(op, fd int, event *unix.EpollEvent) error {
+	var err error
+	if e := p.raw.Control(func(epoll uintptr) { err = unix.EpollCtl(int(epoll), op, fd, event) }); e != nil {
+		return e
+	}
+	return os.NewSyscallError("epoll_ctl", err)
+}
+
+// A Readiness is what Wait reports of one socket.
+type Readiness struct {
+	ID     uint64
+	Failed bool // an error is pending or in the error queue
+}
+
+// Wait blocks until sockets are ready and appends them to ready. It returns an
+// error when the Poller is closed.
+func (p *Poller) Wait(ready []Readiness) ([]Readiness, error) {
+	var n int
+	var errno syscall.Errno
+	// The runtime clears its note of readiness before it calls us, so a wake-up
+	// that comes after our look is not lost.
+	err := p.raw.Read(func(fd uintptr) bool {
+		n, errno = p.look(fd)
+		return n > 0 || errno != 0
+	})
+	if err == nil && errno != 0 {
+		err = errno
+	}
+	if err != nil {
+		return ready, fmt.Errorf("wait for sockets: %w", err)
+	}
+	for _, e := range p.events[:n] {
+		id := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
+		ready = append(ready, Readiness{id, e.Events&(unix.EPOLLERR|unix.EPOLLHUP) != 0})
+	}
+	return ready, nil
+}
+
+// look asks for events without waiting. It is epoll_pwait because not every
+// architecture has epoll_wait.
+func (p *Poller) look(fd uintptr) (int, syscall.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&p.events[0])),
+			uintptr(len(p.events)), 0, 0, 0)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
+
+// Close makes Wait return.
+func (p *Poller) Close() error { return p.file.Close() }

@@ -1,0 +1,119 @@
+package portfwd
+
+import (
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"taproot/internal/relay"
+	"taproot/internal/socket"
+	"taproot/stack/flow"
+)
+
+const (
+	// acceptTurn is how many connections one listener gets before the others
+	// have their turn.
+	acceptTurn = 64
+
+	// exhaustedPause is how long nothing is accepted when there is no
+	// descriptor left, unless a connection ends before. The clients wait in
+	// the listen queue.
+	exhaustedPause = 100 * time.Millisecond
+)
+
+// accept serves the TCP listeners until the poller is closed.
+func (p *Publisher) accept() error {
+	var ready []socket.Readiness
+	var err error
+	for {
+		if ready, err = p.acceptor.Wait(ready[:0]); err != nil {
+			if p.ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		for _, r := range ready {
+			p.acceptFrom(r.ID)
+		}
+	}
+}
+
+// acceptFrom accepts what waits at a listener.
+func (p *Publisher) acceptFrom(id uint64) {
+	p.mu.Lock()
+	l := p.ids[id]
+	p.mu.Unlock()
+	if l == nil || !l.socket.Acquire() {
+		return
+	}
+	defer l.socket.Release()
+	for range acceptTurn {
+		f, client, err := l.socket.Accept()
+		switch err {
+		case nil:
+			p.admit(l.Listener, f, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()))
+		case syscall.EAGAIN:
+			return
+		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
+			p.Stats.Exhausted.Add(1)
+			p.pause()
+			return
+		case syscall.EINVAL: // shut down: it will never be ready again, nor silent
+			p.Remove(l.Rule)
+			return
+		}
+		// Anything else is about one connection, accept(2) says.
+	}
+}
+
+// pause waits until a descriptor may be free.
+func (p *Publisher) pause() {
+	timer := time.NewTimer(exhaustedPause)
+	defer timer.Stop()
+	select {
+	case <-p.freed:
+	case <-timer.C:
+	case <-p.ctx.Done():
+	}
+}
+
+// admit begins a connection, or resets it where the flow table is full.
+func (p *Publisher) admit(l Listener, f *os.File, client netip.AddrPort) {
+	source, target := client, netip.AddrPortFrom(p.loopbacks(l, client)[0], l.TargetPort)
+	if !l.local() {
+		var ok bool
+		if source, target, ok = p.route(l, client); !ok {
+			p.Stats.Unroutable.Add(1)
+			relay.Reset(f)
+			return
+		}
+	}
+	entry, err := p.cfg.Flows.Open(flow.Key{Proto: flow.TCP, Initiator: source, Target: target})
+	if err != nil {
+		p.Stats.Full.Add(1)
+		relay.Reset(f)
+		return
+	}
+	p.connections.Go(func() {
+		defer p.free()
+		defer entry.Close()
+		if l.local() {
+			p.serveLocal(l, f, client, entry)
+		} else {
+			p.serveStack(f, source, target, entry)
+		}
+	})
+}
+
+// free says that descriptors are free again.
+func (p *Publisher) free() {
+	select {
+	case p.freed <- struct{}{}:
+	default:
+	}
+}
+
+// local tells whether a listener leads from one kernel to another, past the
+// stack.
+func (l Listener) local() bool { return l.Loopback || l.Direction == Outbound }

@@ -1,0 +1,148 @@
+package portfwd
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/internal/relay"
+	"taproot/internal/socket"
+	"taproot/stack/flow"
+)
+
+const (
+	// dialTimeout is how long a guest may be silent. The client's patience is
+	// longer (Linux: 130 s), but it believes to be connected already.
+	dialTimeout = 20 * time.Second
+
+	// dialTries is how many source ports are tried when they are taken.
+	dialTries = 16
+)
+
+// serveStack connects a client to the guest through the stack, and serves both
+// until the end.
+func (p *Publisher) serveStack(f *os.File, source, target netip.AddrPort, entry *flow.Flow) {
+	guest, source, err := p.dial(source, target)
+	if err != nil {
+		p.refuse(f, source, target, err)
+		return
+	}
+	p.Stats.Connected.Add(1)
+	stream(f)
+	inOrder := relay.Run(p.ctx, guest, f, relay.Counters{Outbound: &entry.ToInitiator, Inbound: &entry.ToTarget})
+	p.logEnd(inOrder, source, target, entry)
+}
+
+// dial connects to the guest, from another port if the source's is taken. It
+// returns the source that it took.
+func (p *Publisher) dial(source, target netip.AddrPort) (relay.Stream, netip.AddrPort, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
+	defer cancel()
+	for i := 1; ; i++ {
+		guest, err := p.cfg.Dial(ctx, source, target)
+		if !errors.Is(err, syscall.EADDRINUSE) || i == dialTries {
+			return guest, source, err
+		}
+		source = anotherPort(source)
+	}
+}
+
+// serveLocal connects a client to loopback of the other side, and serves both
+// until the end.
+func (p *Publisher) serveLocal(l Listener, f *os.File, client netip.AddrPort, entry *flow.Flow) {
+	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
+	defer cancel()
+	target, to, err := p.dialLocal(ctx, l, client, unix.SOCK_STREAM)
+	if err != nil {
+		p.refuse(f, client, to, err)
+		return
+	}
+	p.Stats.Connected.Add(1)
+	stream(f)
+	stream(target)
+	inOrder := p.splicer.Run(p.ctx, f, target, relay.Counters{Outbound: &entry.ToTarget, Inbound: &entry.ToInitiator})
+	p.logEnd(inOrder, client, to, entry)
+}
+
+// dialLocal connects a socket of the other side to its loopback: to the one of
+// the client's family, or the other one if nobody listens there. It returns
+// where it tried last.
+func (p *Publisher) dialLocal(ctx context.Context, l Listener, client netip.AddrPort, typ int) (f *os.File, to netip.AddrPort, err error) {
+	for _, address := range p.loopbacks(l, client) {
+		to = netip.AddrPortFrom(address, l.TargetPort)
+		if f, err = p.dialLoopback(ctx, l, to, typ); err == nil {
+			return f, to, nil
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EAFNOSUPPORT) {
+			break
+		}
+	}
+	return nil, to, err
+}
+
+// loopbacks returns the loopback addresses that a listener may lead to, at
+// least one.
+func (p *Publisher) loopbacks(l Listener, client netip.AddrPort) []netip.Addr {
+	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+	switch {
+	case l.Target.IsValid():
+		return []netip.Addr{l.Target}
+	case client.Addr().Is4():
+		return []netip.Addr{v4, v6}
+	}
+	return []netip.Addr{v6, v4}
+}
+
+// dialLoopback opens a socket of the right side and connects it.
+func (p *Publisher) dialLoopback(ctx context.Context, l Listener, to netip.AddrPort, typ int) (*os.File, error) {
+	var f *os.File
+	var err error
+	if l.Direction == Outbound {
+		f, err = socket.Open(to.Addr(), typ)
+	} else {
+		family := unix.AF_INET
+		if to.Addr().Is6() {
+			family = unix.AF_INET6
+		}
+		f, err = p.cfg.GuestSocket(ctx, family, typ)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := socket.Connect(ctx, f, to); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// refuse resets a client whose target was not reached.
+func (p *Publisher) refuse(f *os.File, source, target netip.AddrPort, err error) {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		p.Stats.Refused.Add(1)
+	case isExhausted(err):
+		p.Stats.Exhausted.Add(1)
+	default:
+		p.Stats.Unreachable.Add(1)
+	}
+	relay.Reset(f)
+	p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", source, "target", target, "error", err)
+}
+
+func (p *Publisher) logEnd(inOrder bool, source, target netip.AddrPort, entry *flow.Flow) {
+	p.cfg.Log.Debug("flow ended", "proto", "tcp", "initiator", source, "target", target,
+		"in_order", inOrder, "to_target", entry.ToTarget.Load(), "to_initiator", entry.ToInitiator.Load())
+}
+
+// stream sets a socket up for the relay.
+func stream(f *os.File) {
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { socket.Stream(int(fd)) })
+	}
+}

@@ -1,0 +1,57 @@
+// Package portfwd publishes ports: programs of the host reach the guest
+// (inbound), and programs of the guest reach the host's loopback (outbound).
+//
+// It has two sides, which are different processes:
+//
+//	supervisor                                 engine
+//
+//	Table   rules, ids, sockets  ── socket ──► Publisher   accept, dial, relay
+//	Auto    rules from what others listen on
+//
+// The Table opens sockets with the rights of the user, and in the guest's
+// namespace through a SocketFunc. It reads no byte of a client or of the guest,
+// and its sockets outlive the engine: an engine that is started again gets them
+// all from Table.Republish. The Publisher never opens a port.
+//
+// # Rules
+//
+// A Rule is a range of ports of one protocol that lead to a range of the same
+// length. It is published whole or not at all, unless it is weak.
+//
+//	direction  listens                                     leads to
+//	inbound    host, Rule.Listen: an address, or all       guest, through the stack
+//	inbound,   the same                                    guest's loopback, through a
+//	loopback                                               socket in the guest's namespace
+//	outbound   guest's loopback                            host's loopback
+//
+// Without an address an inbound rule listens on every address of both families
+// with one socket, or of IPv4 only where the host has no IPv6; 0.0.0.0 is IPv4
+// only and :: is IPv6 only. TCP sockets have SO_REUSEADDR, so that a port is free again
+// while old connections are in TIME-WAIT; UDP sockets have not, because two
+// could then have one port. There is no MPTCP.
+//
+// # What the guest sees
+//
+// Through the stack, the guest's program sees the client's own address and
+// port. It sees the gateway's address instead if the client is the host itself
+// (by loopback or by any of its addresses), if it is link-local, or if it is of
+// another family than the target; never 127.0.0.1, which programs trust
+// (CVE-2021-20199). If address and port are taken by another connection to the same target, the
+// port is another one. A loopback rule is for who wants exactly that trust: the
+// guest sees loopback, and a random port.
+//
+// The guest's address of the client's family is the target where the rule
+// names none; an IPv6 client of a guest without IPv6 is led to its IPv4
+// address, and the other way round.
+//
+// A TCP client whose target refuses, is silent, or cannot be reached is reset:
+// it was accepted before anybody could know. UDP has a flow for each client,
+// which ends when nothing went either way for two minutes (RFC 4787 REQ-5).
+// Replies leave from the address that the client wrote to.
+//
+// # Goroutines
+//
+// Publisher.Run has three: one accepts for all TCP ports, one reads all UDP
+// sockets, one expires flows. Each TCP connection has two more while it lives.
+// A port costs a descriptor in each process and no goroutine.
+package portfwd

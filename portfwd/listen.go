@@ -1,0 +1,214 @@
+package portfwd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/stack/flow"
+)
+
+// A BindError says which port could not be published. Err is or wraps a
+// syscall.Errno.
+type BindError struct {
+	Proto flow.Proto
+	Port  uint16
+	Addr  netip.Addr // invalid: every address
+	Err   error
+}
+
+// Error returns operation, object and cause.
+func (e *BindError) Error() string {
+	return fmt.Sprintf("publish %s/%s: %v", endpoint(netip.AddrPortFrom(e.Addr, e.Port)), e.Proto, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *BindError) Unwrap() error { return e.Err }
+
+// Hint returns what the user can do about it: a command to paste, or "".
+func (e *BindError) Hint() string {
+	if errors.Is(e.Err, syscall.EACCES) && e.Port > 0 && e.Port < 1024 {
+		return "ports from " + strconv.Itoa(int(e.Port)) + " on are free to use after: sysctl net.ipv4.ip_unprivileged_port_start=" + strconv.Itoa(int(e.Port))
+	}
+	return ""
+}
+
+// A Socket describes a socket to be made in the guest's namespace.
+type Socket struct {
+	Family, Type, Protocol int
+
+	// Bind is what it is bound to; invalid: not at all. Listen makes it a
+	// listener, V6Only keeps it out of the IPv4 port space.
+	Bind   netip.AddrPort
+	Listen bool
+	V6Only bool
+}
+
+// A SocketFunc makes sockets in the guest's namespace, all or none. The error
+// wraps the syscall.Errno.
+type SocketFunc func(ctx context.Context, sockets []Socket) ([]*os.File, error)
+
+// backlog is how many connections wait to be accepted at most; the kernel
+// takes less if net.core.somaxconn, 4096 by default, is less.
+const backlog = 4096
+
+// A bound is a socket that a rule has opened.
+type bound struct {
+	file *os.File
+	port uint16 // that it listens on
+	at   int    // number of the port in the rule's range
+}
+
+func closeAll(sockets []bound) {
+	for _, s := range sockets {
+		s.file.Close()
+	}
+}
+
+// openHost opens the sockets of an inbound rule. Without a port that could be
+// bound, or with one that could not if the rule is not weak, it opens none.
+func openHost(r Rule) ([]bound, error) {
+	var sockets []bound
+	var first error
+	for i := range r.Count() {
+		port := r.Listen.Port() + uint16(i)
+		s, err := listenHost(r, port)
+		if err == nil {
+			s.at = i
+			sockets = append(sockets, s)
+			continue
+		}
+		if first == nil {
+			first = &BindError{Proto: r.Proto, Port: port, Addr: r.Listen.Addr(), Err: err}
+		}
+		if !r.Weak || isExhausted(err) {
+			closeAll(sockets)
+			return nil, first
+		}
+	}
+	if len(sockets) == 0 {
+		return nil, first
+	}
+	return sockets, nil
+}
+
+// isExhausted tells errors that the next port will meet as well.
+func isExhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
+		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}
+
+// listenHost opens one socket of the host. Without an address it is one for
+// both families where the host has both.
+func listenHost(r Rule, port uint16) (bound, error) {
+	address := r.Listen.Addr().Unmap()
+	if address.IsValid() {
+		return listenAt(r, netip.AddrPortFrom(address, port), address.Is6())
+	}
+	s, err := listenAt(r, netip.AddrPortFrom(netip.IPv6Unspecified(), port), false)
+	if errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return listenAt(r, netip.AddrPortFrom(netip.IPv4Unspecified(), port), false)
+	}
+	return s, err
+}
+
+// listenAt opens a socket at an address. It blocks, so that the runtime does
+// not wake this process for connections that another one accepts.
+func listenAt(r Rule, at netip.AddrPort, v6only bool) (bound, error) {
+	family, typ := unix.AF_INET, unix.SOCK_STREAM
+	if at.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	if r.Proto == flow.UDP {
+		typ = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return bound{}, os.NewSyscallError("socket", err)
+	}
+	port, err := setUp(fd, r, at, v6only)
+	if err != nil {
+		unix.Close(fd)
+		return bound{}, err
+	}
+	return bound{file: os.NewFile(uintptr(fd), r.Proto.String()+" "+endpoint(at)), port: port}, nil
+}
+
+// setUp binds a socket, and makes it listen.
+func setUp(fd int, r Rule, at netip.AddrPort, v6only bool) (port uint16, err error) {
+	if at.Addr().Is6() {
+		only := 0
+		if v6only {
+			only = 1
+		}
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); err != nil {
+			return 0, os.NewSyscallError("set IPV6_V6ONLY", err)
+		}
+	}
+	if r.Proto == flow.TCP {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return 0, os.NewSyscallError("set SO_REUSEADDR", err)
+		}
+	}
+	if r.Device != "" {
+		if err := unix.BindToDevice(fd, r.Device); err != nil {
+			return 0, fmt.Errorf("bind to device %s: %w", r.Device, err)
+		}
+	}
+	to, err := sockaddr(at)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.Bind(fd, to); err != nil {
+		return 0, os.NewSyscallError("bind", err)
+	}
+	if r.Proto == flow.TCP {
+		if err := unix.Listen(fd, backlog); err != nil {
+			return 0, os.NewSyscallError("listen", err)
+		}
+	}
+	return portOf(fd)
+}
+
+// sockaddr converts an address, with its zone if it has one.
+func sockaddr(at netip.AddrPort) (unix.Sockaddr, error) {
+	a := at.Addr()
+	if a.Is4() {
+		return &unix.SockaddrInet4{Port: int(at.Port()), Addr: a.As4()}, nil
+	}
+	to := &unix.SockaddrInet6{Port: int(at.Port()), Addr: a.As16()}
+	if zone := a.Zone(); zone != "" {
+		if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+			to.ZoneId = uint32(n)
+			return to, nil
+		}
+		device, err := net.InterfaceByName(zone)
+		if err != nil {
+			return nil, fmt.Errorf("zone %s: %w", zone, syscall.ENODEV)
+		}
+		to.ZoneId = uint32(device.Index)
+	}
+	return to, nil
+}
+
+// portOf returns the port that a socket is bound to.
+func portOf(fd int) (uint16, error) {
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return 0, os.NewSyscallError("getsockname", err)
+	}
+	switch a := name.(type) {
+	case *unix.SockaddrInet4:
+		return uint16(a.Port), nil
+	case *unix.SockaddrInet6:
+		return uint16(a.Port), nil
+	}
+	return 0, fmt.Errorf("getsockname: %w", syscall.EAFNOSUPPORT)
+}

@@ -1,0 +1,119 @@
+package portfwd
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/stack/flow"
+)
+
+// errNoGuest says that the Table was made without Sockets.
+var errNoGuest = errors.New("no access to the guest's namespace")
+
+// openGuest opens the sockets of an outbound rule, all or none unless the rule
+// is weak. Where the guest has no IPv6, a rule without an address does with
+// IPv4.
+func (t *Table) openGuest(ctx context.Context, r Rule) ([]bound, error) {
+	if t.cfg.Sockets == nil {
+		return nil, errNoGuest
+	}
+	if a := r.Listen.Addr().Unmap(); a.IsValid() {
+		return t.openGuestAt(ctx, r, a)
+	}
+	sockets, err := t.openGuestAt(ctx, r, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	if err != nil {
+		return nil, err
+	}
+	if r.Listen.Port() == 0 { // the same for both families
+		r.Listen = netip.AddrPortFrom(netip.Addr{}, sockets[0].port)
+	}
+	more, err := t.openGuestAt(ctx, r, netip.IPv6Loopback())
+	switch {
+	case err == nil, r.Weak, errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT):
+		return append(sockets, more...), nil
+	}
+	closeAll(sockets)
+	return nil, err
+}
+
+// openGuestAt opens the sockets at one address: in one go, or one by one to
+// learn which port is to blame.
+func (t *Table) openGuestAt(ctx context.Context, r Rule, at netip.Addr) ([]bound, error) {
+	specs := make([]Socket, r.Count())
+	for i := range specs {
+		specs[i] = guestSocket(r.Proto, netip.AddrPortFrom(at, r.Listen.Port()+uint16(i)))
+	}
+	if files, err := t.cfg.Sockets(ctx, specs); err == nil {
+		return bindings(files)
+	}
+	var sockets []bound
+	var first error
+	for i := range specs {
+		files, err := t.cfg.Sockets(ctx, specs[i:i+1])
+		var one []bound
+		if err == nil {
+			one, err = bindings(files)
+		}
+		if err == nil {
+			one[0].at = i
+			sockets = append(sockets, one[0])
+			continue
+		}
+		if first == nil {
+			first = &BindError{Proto: r.Proto, Port: specs[i].Bind.Port(), Addr: at, Err: err}
+		}
+		if !r.Weak || ctx.Err() != nil || isExhausted(err) {
+			closeAll(sockets)
+			return nil, first
+		}
+	}
+	if len(sockets) == 0 {
+		return nil, first
+	}
+	return sockets, nil
+}
+
+// guestSocket describes a socket that is bound to a loopback address.
+func guestSocket(p flow.Proto, at netip.AddrPort) Socket {
+	s := Socket{Family: unix.AF_INET, Type: unix.SOCK_STREAM, Bind: at, Listen: p == flow.TCP, V6Only: at.Addr().Is6()}
+	if at.Addr().Is6() {
+		s.Family = unix.AF_INET6
+	}
+	if p == flow.UDP {
+		s.Type = unix.SOCK_DGRAM
+	}
+	return s
+}
+
+// bindings asks sockets that were made for us for their ports.
+func bindings(files []*os.File) ([]bound, error) {
+	sockets := make([]bound, len(files))
+	var err error
+	for i, f := range files {
+		sockets[i] = bound{file: f, at: i}
+		if err == nil {
+			sockets[i].port, err = filePort(f)
+		}
+	}
+	if err != nil {
+		closeAll(sockets)
+		return nil, err
+	}
+	return sockets, nil
+}
+
+func filePort(f *os.File) (port uint16, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if e := raw.Control(func(fd uintptr) { port, err = portOf(int(fd)) }); e != nil {
+		return 0, e
+	}
+	return port, err
+}

@@ -1,0 +1,276 @@
+package portfwd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"taproot/internal/relay"
+	"taproot/internal/socket"
+	"taproot/stack/flow"
+)
+
+// A Config is what NewPublisher needs.
+type Config struct {
+	// Dial connects to the guest through the stack, from any source. Its error
+	// wraps a syscall.Errno; EADDRINUSE means that source and target are in
+	// use together. nil: no inbound TCP rules but loopback ones.
+	Dial func(ctx context.Context, source, target netip.AddrPort) (relay.Stream, error)
+
+	// SendUDP sends a datagram to the guest, from any source. With segment
+	// above zero, payload is several datagrams of that many bytes each, the last of which
+	// may be shorter. nil: no inbound UDP rules but loopback ones.
+	SendUDP func(source, destination netip.AddrPort, payload []byte, segment int) error
+
+	// GuestSocket returns a new socket in the guest's namespace, neither bound
+	// nor connected; family is AF_INET or AF_INET6, typ SOCK_STREAM or
+	// SOCK_DGRAM. nil: no loopback rules.
+	GuestSocket func(ctx context.Context, family, typ int) (*os.File, error)
+
+	// Flows counts the flows.
+	Flows *flow.Table
+
+	// Gateway4 and Gateway6 stand for clients that the guest must not see,
+	// Guest4 and Guest6 are the targets of rules that name none. The zero Addr
+	// stands for a family that the guest does not have.
+	Gateway4, Gateway6 netip.Addr
+	Guest4, Guest6     netip.Addr
+
+	// HostAddrs are the host's own addresses, see Publisher.SetHostAddrs.
+	HostAddrs []netip.Addr
+
+	// UDPIdle is how long a UDP flow lives without a datagram either way; 0
+	// means 2 minutes (RFC 4787 REQ-5). It is rounded up to seconds.
+	UDPIdle time.Duration
+
+	// Log gets each connection at level Debug; nil means no log.
+	Log *slog.Logger
+}
+
+// Stats count what became of connections and datagrams. Clients can cause all of
+// it, so it is counted and not logged.
+type Stats struct {
+	Connected   atomic.Uint64 // TCP: both ends are connected
+	Refused     atomic.Uint64 // TCP: by the target; the client was reset
+	Unreachable atomic.Uint64 // TCP: no way to the target, or no answer; the client was reset
+	Full        atomic.Uint64 // flows that met the limit; TCP clients were reset
+	Exhausted   atomic.Uint64 // times that there was no descriptor left
+	Dropped     atomic.Uint64 // UDP: messages that the next socket or the guest's link did not take
+	Unroutable  atomic.Uint64 // clients for whom the guest has no address, or we have none to show
+}
+
+// A Publisher serves the sockets that a Table opened. It is safe for
+// concurrent use.
+type Publisher struct {
+	Stats Stats
+
+	cfg       Config
+	hostAddrs atomic.Pointer[addrSet]
+	splicer   relay.Splicer
+	datagrams *datagrams
+	acceptor  *socket.Poller // of TCP listeners
+	freed     chan struct{}  // receives when a connection has ended
+
+	connections sync.WaitGroup
+	ctx         context.Context // ends with Run: dials give up, connections are reset
+	end         context.CancelFunc
+
+	mu sync.Mutex
+	// +checklocks:mu
+	closed bool
+	// +checklocks:mu
+	listeners map[key]*listener
+	// +checklocks:mu
+	ids map[uint64]*listener // TCP, by what the poller calls them
+	// +checklocks:mu
+	lastID uint64
+}
+
+// An addrSet is never changed after it is published.
+type addrSet map[netip.Addr]struct{}
+
+// A key names a socket of a rule.
+type key struct{ rule, index int }
+
+// A listener is a published TCP or UDP socket.
+type listener struct {
+	Listener
+	id     uint64
+	socket *socket.Socket
+}
+
+// NewPublisher returns a Publisher whose Run is to be called once: it releases
+// what the Publisher takes.
+func NewPublisher(cfg Config) (*Publisher, error) {
+	if cfg.Flows == nil {
+		return nil, errors.New("portfwd: Flows are missing")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	acceptor, err := socket.NewPoller()
+	if err != nil {
+		return nil, fmt.Errorf("portfwd: %w", err)
+	}
+	p := &Publisher{cfg: cfg, acceptor: acceptor, freed: make(chan struct{}, 1)}
+	if p.datagrams, err = newDatagrams(p); err != nil {
+		acceptor.Close()
+		return nil, fmt.Errorf("portfwd: %w", err)
+	}
+	p.ctx, p.end = context.WithCancel(context.Background())
+	p.SetHostAddrs(cfg.HostAddrs)
+	p.mu.Lock() // nobody else has p yet, but checklocks cannot know
+	defer p.mu.Unlock()
+	p.listeners = make(map[key]*listener)
+	p.ids = make(map[uint64]*listener)
+	return p, nil
+}
+
+// SetHostAddrs replaces the host's own addresses: clients that have one of
+// them are shown to the guest as the gateway. Connections that exist are not
+// touched.
+func (p *Publisher) SetHostAddrs(addrs []netip.Addr) {
+	set := make(addrSet, len(addrs))
+	for _, a := range addrs {
+		set[a.Unmap().WithZone("")] = struct{}{}
+	}
+	p.hostAddrs.Store(&set)
+}
+
+// Add begins to serve a socket, which it takes over. A socket that it has
+// already is no error.
+func (p *Publisher) Add(l Listener, f *os.File) error {
+	if err := p.serves(l); err != nil {
+		f.Close()
+		return fmt.Errorf("serve rule %d: %w", l.Rule, err)
+	}
+	s, err := socket.Take(f)
+	if err != nil {
+		return fmt.Errorf("serve rule %d: %w", l.Rule, err)
+	}
+	if err := p.add(&listener{Listener: l, socket: s}); err != nil {
+		s.Release()
+		return fmt.Errorf("serve rule %d: %w", l.Rule, err)
+	}
+	return nil
+}
+
+// serves returns why a listener cannot be served.
+func (p *Publisher) serves(l Listener) error {
+	missing := ""
+	switch {
+	case l.Proto != flow.TCP && l.Proto != flow.UDP:
+		return fmt.Errorf("%v has no ports", l.Proto)
+	case l.TargetPort == 0:
+		return errors.New("no target port")
+	case l.Direction == Outbound:
+	case l.Loopback && p.cfg.GuestSocket == nil:
+		missing = "GuestSocket"
+	case !l.Loopback && l.Proto == flow.TCP && p.cfg.Dial == nil:
+		missing = "Dial"
+	case !l.Loopback && l.Proto == flow.UDP && p.cfg.SendUDP == nil:
+		missing = "SendUDP"
+	}
+	if missing != "" {
+		return errors.New("the publisher was made without " + missing)
+	}
+	return nil
+}
+
+// add enters a listener. Errors leave its socket to the caller.
+func (p *Publisher) add(l *listener) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := key{l.Rule, l.Index}
+	if p.closed {
+		return os.ErrClosed
+	}
+	if p.listeners[k] != nil {
+		l.socket.Release()
+		return nil
+	}
+	if l.Proto == flow.UDP {
+		if err := p.datagrams.listen(l); err != nil {
+			return err
+		}
+		p.listeners[k] = l
+		return nil
+	}
+	p.lastID++
+	l.id = p.lastID
+	if err := p.acceptor.Add(l.socket.FD(), l.id); err != nil {
+		return err
+	}
+	p.listeners[k], p.ids[l.id] = l, l
+	return nil
+}
+
+// Remove closes the sockets of a rule. TCP connections that exist go on, UDP
+// flows end: their replies had to leave from that socket.
+func (p *Publisher) Remove(rule int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, l := range p.listeners {
+		if k.rule == rule {
+			p.removeLocked(k, l)
+		}
+	}
+}
+
+// +checklocks:p.mu
+func (p *Publisher) removeLocked(k key, l *listener) {
+	delete(p.listeners, k)
+	if l.Proto == flow.UDP {
+		p.datagrams.close(l)
+		return
+	}
+	delete(p.ids, l.id)
+	_ = p.acceptor.Remove(l.socket.FD()) // fails only after its Close
+	l.socket.Release()
+}
+
+// Run serves all sockets until ctx ends, then resets all connections, closes
+// everything and returns nil. It fails only if the host's poller does.
+func (p *Publisher) Run(ctx context.Context) error {
+	failed := make(chan error, 2)
+	var wg sync.WaitGroup
+	wg.Go(func() { failed <- p.accept() })
+	wg.Go(func() { failed <- p.datagrams.read() })
+	ticker := time.NewTicker(tickLength)
+	defer ticker.Stop()
+	var err error
+	for running := true; running; {
+		select {
+		case <-ticker.C:
+			p.datagrams.sweep()
+		case err = <-failed:
+			running = false
+		case <-ctx.Done():
+			running = false
+		}
+	}
+	p.end()
+	p.close()
+	wg.Wait()
+	p.connections.Wait()
+	p.splicer.Close()
+	return err
+}
+
+// close closes all listeners, and makes accept and read return.
+func (p *Publisher) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for k, l := range p.listeners {
+		p.removeLocked(k, l)
+	}
+	p.acceptor.Close()
+	p.datagrams.end()
+}

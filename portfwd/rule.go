@@ -1,0 +1,165 @@
+package portfwd
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"taproot/stack/flow"
+)
+
+// A Direction says which side of the gateway a rule listens on.
+type Direction uint8
+
+// The directions. Inbound is from the host to the guest, outbound from the
+// guest to the host.
+const (
+	Inbound Direction = iota
+	Outbound
+)
+
+// String returns the direction in lower case.
+func (d Direction) String() string {
+	if d == Outbound {
+		return "outbound"
+	}
+	return "inbound"
+}
+
+// A Rule publishes a range of ports. The package text says what the
+// combinations mean.
+type Rule struct {
+	Direction Direction
+
+	// Proto is flow.TCP or flow.UDP.
+	Proto flow.Proto
+
+	// Listen is the address and the first port that the rule listens on. Port
+	// 0 lets the kernel pick one. Without an address an inbound rule listens
+	// on all of both families, an outbound one on both loopbacks; an outbound
+	// one must not have an address that is not loopback.
+	Listen netip.AddrPort
+
+	// Device is the host's interface that an inbound rule is confined to
+	// (SO_BINDTODEVICE); empty for all.
+	Device string
+
+	// Ports is how many ports the rule has: Listen.Port() and those after it
+	// lead to Target.Port() and those after it. 0 means 1.
+	Ports int
+
+	// Target is the address and the first port that the rule leads to. Without
+	// an address that is the guest's own of the client's family, or loopback
+	// for a loopback or outbound rule, which allow no other. Port 0 means that
+	// of Listen.
+	Target netip.AddrPort
+
+	// Loopback makes an inbound rule lead to the guest's loopback.
+	Loopback bool
+
+	// Weak lets the rule do without ports that cannot be bound, as long as one
+	// can.
+	Weak bool
+}
+
+// ErrRule says that a rule contradicts itself; the error that wraps it says
+// why.
+var ErrRule = errors.New("bad rule")
+
+// Count returns the number of ports.
+func (r Rule) Count() int { return max(r.Ports, 1) }
+
+// String returns the rule in the form "inbound tcp 127.0.0.1:80-89 to :8080".
+func (r Rule) String() string {
+	s := r.Direction.String() + " " + r.Proto.String() + " " + endpoint(r.Listen)
+	if n := r.Count(); n > 1 {
+		s += "-" + strconv.Itoa(int(r.Listen.Port())+n-1)
+	}
+	if r.Device != "" {
+		s += "%" + r.Device
+	}
+	return s + " to " + endpoint(r.target())
+}
+
+// endpoint writes an address without the word "invalid".
+func endpoint(a netip.AddrPort) string {
+	if !a.Addr().IsValid() {
+		return ":" + strconv.Itoa(int(a.Port()))
+	}
+	return a.String()
+}
+
+// target returns Target with its port.
+func (r Rule) target() netip.AddrPort {
+	if r.Target.Port() == 0 {
+		return netip.AddrPortFrom(r.Target.Addr(), r.Listen.Port())
+	}
+	return r.Target
+}
+
+// Overlaps tells whether the rule listens on port.
+func (r Rule) Overlaps(port uint16) bool {
+	first := int(r.Listen.Port())
+	return int(port) >= first && int(port) < first+r.Count()
+}
+
+// check returns what is wrong with the rule.
+func (r Rule) check() error {
+	last := func(first uint16) int { return int(first) + r.Count() - 1 }
+	listen, target := r.Listen.Addr(), r.Target.Addr()
+	switch {
+	case r.Direction != Inbound && r.Direction != Outbound:
+		return fmt.Errorf("%w: no such direction", ErrRule)
+	case r.Proto != flow.TCP && r.Proto != flow.UDP:
+		return fmt.Errorf("%w: %v has no ports", ErrRule, r.Proto)
+	case r.Ports < 0:
+		return fmt.Errorf("%w: %d ports", ErrRule, r.Ports)
+	case r.Listen.Port() == 0 && r.Count() > 1:
+		return fmt.Errorf("%w: a range without a first port", ErrRule)
+	case last(r.Listen.Port()) > 65535 || last(r.target().Port()) > 65535:
+		return fmt.Errorf("%w: ports above 65535", ErrRule)
+	case r.Direction == Outbound && r.Device != "":
+		return fmt.Errorf("%w: outbound with a device", ErrRule)
+	case r.Direction == Outbound && listen.IsValid() && !listen.IsLoopback():
+		return fmt.Errorf("%w: outbound from %v, want loopback", ErrRule, listen)
+	case r.toLoopback() && target.IsValid() && !target.IsLoopback():
+		return fmt.Errorf("%w: to %v, want loopback", ErrRule, target)
+	case !r.toLoopback() && target.IsValid() && (target.IsLoopback() || target.IsUnspecified() || target.IsMulticast()):
+		return fmt.Errorf("%w: to %v, want an address of the guest", ErrRule, target)
+	}
+	return nil
+}
+
+// toLoopback tells whether the rule leads to loopback, of either side.
+func (r Rule) toLoopback() bool { return r.Loopback || r.Direction == Outbound }
+
+// A Listener is one socket of a rule, as the engine needs to know it. It
+// survives encoding as JSON.
+type Listener struct {
+	// Rule is the rule's id, and Index tells the rule's sockets apart.
+	Rule, Index int
+
+	Direction Direction
+	Proto     flow.Proto
+
+	// Target is invalid for the guest's own address, or loopback; TargetPort
+	// is never 0.
+	Target     netip.Addr
+	TargetPort uint16
+
+	// Loopback leads inbound connections to the guest's loopback.
+	Loopback bool
+}
+
+// listener describes the rule's socket index, which is for port i of the range
+// and is bound to port.
+func (r Rule) listener(id, index, i int, port uint16) Listener {
+	if first := r.target().Port(); first != 0 {
+		port = first + uint16(i)
+	}
+	return Listener{
+		Rule: id, Index: index, Direction: r.Direction, Proto: r.Proto,
+		Target: r.Target.Addr().Unmap(), TargetPort: port, Loopback: r.Loopback,
+	}
+}

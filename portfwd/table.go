@@ -1,0 +1,246 @@
+package portfwd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+
+	"taproot/stack/flow"
+)
+
+// ErrNoRule says that there is no rule with an id.
+var ErrNoRule = errors.New("no such rule")
+
+// A Carrier brings sockets to the engine. The Table calls one method at a time.
+type Carrier interface {
+	// Publish hands a socket over; the file stays the Table's. It fails only
+	// if the rule shall not be: without an engine it returns nil, since the
+	// next one gets all sockets by Table.Republish.
+	Publish(l Listener, f *os.File) error
+
+	// Unpublish makes the engine close the sockets of a rule. It returns when
+	// it has, so that the ports are free.
+	Unpublish(rule int) error
+}
+
+// A TableConfig is what NewTable needs. Log may be nil.
+type TableConfig struct {
+	Carrier Carrier
+
+	// Sockets opens the sockets of outbound rules; nil if there are to be none.
+	Sockets SocketFunc
+
+	Log *slog.Logger
+}
+
+// A Table holds the rules and their sockets. It is safe for concurrent use.
+type Table struct {
+	cfg TableConfig
+
+	// carrying is held while the Carrier is called, so that the engine hears
+	// of a rule's birth before its death.
+	carrying sync.Mutex
+
+	mu sync.Mutex
+	// +checklocks:mu
+	entries map[int]*entry
+	// +checklocks:mu
+	last int // id
+	// +checklocks:mu
+	closed bool
+}
+
+// An Entry is a rule of a Table.
+type Entry struct {
+	ID int
+
+	// Rule is the rule as it was added; its Listen has the port that the
+	// kernel picked.
+	Rule Rule
+
+	// Bound is how many of the rule's ports are open: less than Rule.Count
+	// only if the rule is weak.
+	Bound int
+
+	// Auto tells that the rule follows a listener, see Auto.
+	Auto bool
+}
+
+// An entry is never changed.
+type entry struct {
+	Entry
+	sockets []bound
+}
+
+// NewTable returns an empty table.
+func NewTable(cfg TableConfig) *Table {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	t := &Table{cfg: cfg}
+	t.mu.Lock() // nobody else has t yet, but checklocks cannot know
+	defer t.mu.Unlock()
+	t.entries = make(map[int]*entry)
+	return t
+}
+
+// Add opens the sockets of a rule, gives them to the engine and returns the
+// rule's id. Ids count from 1 and are never used again. If a port cannot be
+// bound, nothing is left of the rule and the error is a *BindError. ctx ends
+// only the wait for sockets of the guest's namespace.
+func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) { return t.add(ctx, r, false) }
+
+func (t *Table) add(ctx context.Context, r Rule, auto bool) (id int, err error) {
+	if err := r.check(); err != nil {
+		return 0, err
+	}
+	var sockets []bound
+	if r.Direction == Outbound {
+		sockets, err = t.openGuest(ctx, r)
+	} else {
+		sockets, err = openHost(r)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if r.Listen.Port() == 0 {
+		r.Listen = netip.AddrPortFrom(r.Listen.Addr(), sockets[0].port)
+	}
+	t.carrying.Lock()
+	defer t.carrying.Unlock()
+	e, err := t.enter(r, sockets, auto)
+	if err != nil {
+		closeAll(sockets)
+		return 0, err
+	}
+	if err := t.publish(e); err != nil {
+		t.leave(e.ID)
+		_ = t.cfg.Carrier.Unpublish(e.ID)
+		closeAll(sockets)
+		return 0, fmt.Errorf("publish %v: %w", r, err)
+	}
+	t.cfg.Log.Debug("rule added", "id", e.ID, "rule", r.String(), "ports", e.Bound)
+	return e.ID, nil
+}
+
+// enter gives a rule its id.
+func (t *Table) enter(r Rule, sockets []bound, auto bool) (*entry, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, fmt.Errorf("publish %v: %w", r, os.ErrClosed)
+	}
+	t.last++
+	e := &entry{Entry: Entry{ID: t.last, Rule: r, Bound: distinct(sockets), Auto: auto}, sockets: sockets}
+	t.entries[e.ID] = e
+	return e, nil
+}
+
+// distinct counts ports.
+func distinct(sockets []bound) int {
+	ports := make(map[uint16]struct{}, len(sockets))
+	for _, s := range sockets {
+		ports[s.port] = struct{}{}
+	}
+	return len(ports)
+}
+
+// leave takes a rule out.
+func (t *Table) leave(id int) *entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[id]
+	delete(t.entries, id)
+	return e
+}
+
+// publish gives the engine all sockets of a rule.
+func (t *Table) publish(e *entry) error {
+	for i, s := range e.sockets {
+		if err := t.cfg.Carrier.Publish(e.Rule.listener(e.ID, i, s.at, s.port), s.file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove closes the sockets of a rule. TCP connections that exist go on.
+func (t *Table) Remove(id int) error {
+	t.carrying.Lock()
+	defer t.carrying.Unlock()
+	e := t.leave(id)
+	if e == nil {
+		return fmt.Errorf("unpublish %d: %w", id, ErrNoRule)
+	}
+	closeAll(e.sockets)
+	if err := t.cfg.Carrier.Unpublish(id); err != nil {
+		return fmt.Errorf("unpublish %d: %w", id, err)
+	}
+	t.cfg.Log.Debug("rule removed", "id", id, "rule", e.Rule.String())
+	return nil
+}
+
+// Republish gives all sockets to an engine that has none.
+func (t *Table) Republish() error {
+	t.carrying.Lock()
+	defer t.carrying.Unlock()
+	for _, e := range t.all() {
+		if err := t.publish(e); err != nil {
+			return fmt.Errorf("publish %v: %w", e.Rule, err)
+		}
+	}
+	return nil
+}
+
+// List returns the rules by id.
+func (t *Table) List() []Entry {
+	all := t.all()
+	list := make([]Entry, len(all))
+	for i, e := range all {
+		list[i] = e.Entry
+	}
+	return list
+}
+
+// listens tells whether a rule listens on a port in a direction.
+func (t *Table) listens(d Direction, p flow.Proto, port uint16) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range t.entries {
+		if e.Rule.Direction == d && e.Rule.Proto == p && e.Rule.Overlaps(port) {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *Table) all() []*entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]*entry, 0, len(t.entries))
+	for _, e := range t.entries {
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b *entry) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+// Close closes all sockets without a word to the engine, which ends too.
+// Nothing can be added afterwards.
+func (t *Table) Close() {
+	t.carrying.Lock()
+	defer t.carrying.Unlock()
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	for _, e := range t.all() {
+		t.leave(e.ID)
+		closeAll(e.sockets)
+	}
+}
