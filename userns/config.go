@@ -70,8 +70,13 @@ type Config struct {
 
 // A Setup is what the stage makes inside the guest's namespaces.
 type Setup struct {
-	// Interface is the name of the device, passed to the opener.
+	// Interface is the name of the device, passed to the opener; "" means that
+	// there is no device, and only the loopback is brought up.
 	Interface string
+
+	// Bare only opens the device: neither it nor the loopback is brought up, and
+	// nothing is configured.
+	Bare bool
 
 	// MTU is the device's MTU in bytes of IP packet, without the Ethernet
 	// header; 0 leaves it as it is.
@@ -81,11 +86,18 @@ type Setup struct {
 	MAC net.HardwareAddr
 
 	// Addresses are the device's addresses with the length of their network.
-	// Without an IPv6 address, IPv6 is switched off on the device.
+	// Without an IPv6 address and AcceptRA, IPv6 is switched off on the device.
 	Addresses []netip.Prefix
+
+	// AcceptRA lets the guest's kernel form IPv6 addresses and routes from router
+	// advertisements (RFC 4862). It asks for one as soon as the device is up.
+	AcceptRA bool
 
 	// Gateways get a default route each, through the device.
 	Gateways []netip.Addr
+
+	// Routes are more routes through the device, in any order.
+	Routes []Route
 
 	// ResolvConf and Hosts are the contents of /etc/resolv.conf and /etc/hosts
 	// as the guest sees them; nil leaves the host's file in view.
@@ -93,6 +105,25 @@ type Setup struct {
 
 	// Device is passed to the opener as it is.
 	Device json.RawMessage
+}
+
+// A Route is a route through the device.
+type Route struct {
+	// Destination is what the route leads to; a length of 0 makes it a default
+	// route.
+	Destination netip.Prefix
+
+	// Gateway is the next hop, of the same family; the zero Addr means that the
+	// destination is on the link.
+	Gateway netip.Addr
+
+	// OnLink takes the gateway to be on the link although no address of the
+	// device says so.
+	OnLink bool
+
+	// Metric is the route's priority, the lowest is used first; 0 is the kernel's
+	// default: 0 for IPv4 and 1024 for IPv6.
+	Metric int
 }
 
 // An Opener opens the network device of that name inside the guest's network

@@ -13,8 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// network brings the loopback and the device up and returns the device.
+// network brings the loopback and the device up, as far as the setup wants
+// them, and returns the device.
 func (s *stage) network() (device *os.File, report json.RawMessage, err error) {
+	setup := &s.order.Setup
+	if setup.Bare {
+		return s.open(setup.Interface, setup.Device)
+	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, nil, fmt.Errorf("netlink: %w", err)
@@ -27,8 +32,12 @@ func (s *stage) network() (device *os.File, report json.RawMessage, err error) {
 	if err := h.LinkSetUp(lo); err != nil {
 		return nil, nil, fmt.Errorf("lo: set up: %w", err)
 	}
-	s.warn(setSysctl("net/ipv4/ping_group_range", s.order.PingRange))
-	setup := &s.order.Setup
+	if s.order.PingRange != "" {
+		s.warn(setSysctl("net/ipv4/ping_group_range", s.order.PingRange))
+	}
+	if setup.Interface == "" {
+		return nil, nil, nil
+	}
 	device, report, err = s.open(setup.Interface, setup.Device)
 	if err != nil {
 		return nil, nil, err
@@ -59,42 +68,49 @@ func (s *stage) configure(h *netlink.Handle, setup *Setup) error {
 		}
 	}
 	for _, p := range setup.Addresses {
-		if err := h.AddrAdd(link, address(p)); err != nil {
+		// The device may have been there, with the address.
+		if err := h.AddrAdd(link, address(p)); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("address %v: %w", p, err)
 		}
 	}
 	if err := h.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set up: %w", err)
 	}
-	for _, gateway := range setup.Gateways {
-		if err := h.RouteAdd(defaultRoute(link, gateway)); err != nil {
-			return fmt.Errorf("default route via %v: %w", gateway, err)
-		}
-	}
-	return nil
+	return addRoutes(h, link.Attrs().Index, setup.routes())
 }
 
-// sysctls sets how the device does IPv6. All addresses in the guest's network
-// are known, so none is probed for (RFC 4862 §5.4) and all are usable at once,
-// and what routers announce is not taken: the routes are set.
+// A sysctl is one of the device's for IPv6.
+type sysctl struct{ name, value string }
+
+// sysctls sets how the device does IPv6. What a kernel does not have is no loss.
 func (s *stage) sysctls(setup *Setup) {
-	conf := "net/ipv6/conf/" + setup.Interface + "/"
-	if !hasIPv6(setup.Addresses) {
-		err := setSysctl(conf+"disable_ipv6", "1")
-		if !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6 is fine
+	for _, v := range setup.ipv6() {
+		err := setSysctl("net/ipv6/conf/"+setup.Interface+"/"+v.name, v.value)
+		if !errors.Is(err, fs.ErrNotExist) {
 			s.warn(err)
 		}
-		return
 	}
-	for _, v := range []struct{ name, value string }{
-		{"disable_ipv6", "0"},
-		{"accept_ra", "0"},
-		{"autoconf", "0"},
-		{"accept_dad", "0"},
-		{"dad_transmits", "0"},
-	} {
-		s.warn(setSysctl(conf+v.name, v.value))
+}
+
+// ipv6 returns the device's sysctls. All addresses in the guest's network are
+// known, so none is probed for (RFC 4862 section 5.4) and all are usable at once.
+func (setup *Setup) ipv6() []sysctl {
+	noProbes := []sysctl{{"accept_dad", "0"}, {"dad_transmits", "0"}}
+	switch {
+	case setup.AcceptRA:
+		return append(noProbes,
+			sysctl{"autoconf", "1"},
+			// Even if the guest forwards packets, as one with containers does.
+			sysctl{"accept_ra", "2"},
+			// Seconds until the kernel asks; the default is one.
+			sysctl{"router_solicitation_delay", "0"},
+			sysctl{"disable_ipv6", "0"},
+		)
+	case hasIPv6(setup.Addresses):
+		// What routers announce is not taken: the routes are set.
+		return append(noProbes, sysctl{"autoconf", "0"}, sysctl{"accept_ra", "0"}, sysctl{"disable_ipv6", "0"})
 	}
+	return []sysctl{{"disable_ipv6", "1"}}
 }
 
 func hasIPv6(prefixes []netip.Prefix) bool {
@@ -117,17 +133,6 @@ func address(p netip.Prefix) *netlink.Addr {
 		a.Flags = unix.IFA_F_NODAD
 	}
 	return a
-}
-
-func defaultRoute(link netlink.Link, gateway netip.Addr) *netlink.Route {
-	return &netlink.Route{
-		LinkIndex: link.Attrs().Index,
-		Dst: &net.IPNet{
-			IP:   make(net.IP, gateway.BitLen()/8),
-			Mask: net.CIDRMask(0, gateway.BitLen()),
-		},
-		Gw: gateway.AsSlice(),
-	}
 }
 
 // setSysctl sets a sysctl, written as a path since an interface's name may have

@@ -37,7 +37,7 @@ type inode struct{ device, number uint64 }
 // makes us capable in it and in those below, so that everything in them can be
 // seen and signalled whatever ids it has.
 func openSpace(pid int) (*space, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+	f, err := os.Open(namespacePath(pid, "user"))
 	if err != nil {
 		return nil, err
 	}
@@ -130,12 +130,12 @@ func ended(pidfd int, wait time.Duration) bool {
 
 // holds says whether a process is in the namespace or in one below it.
 func (s *space) holds(pid int) bool {
-	path := "/proc/" + strconv.Itoa(pid) + "/ns/user"
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	path := namespacePath(pid, "user")
+	id, err := inodeAt(path)
+	if err != nil {
 		return false // gone, or not ours
 	}
-	if (inode{uint64(st.Dev), uint64(st.Ino)}) == s.id {
+	if id == s.id {
 		return true
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -162,6 +162,15 @@ func (s *space) above(fd int) bool {
 	}
 	unix.Close(fd)
 	return false
+}
+
+// inodeAt returns the inode that a path means in the end.
+func inodeAt(path string) (inode, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return inode{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return inode{uint64(st.Dev), uint64(st.Ino)}, nil
 }
 
 func inodeOf(fd int) (inode, error) {

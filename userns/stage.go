@@ -36,14 +36,14 @@ func Stage(open Opener) int {
 		return statusFailed
 	}
 	s := &stage{wire: w, open: open}
-	status, err := s.run()
+	status, err := s.play(os.Args[1])
 	if err != nil {
 		w.send(message{Failure: newFailure(err)}, nil) // best effort: the end shows too
 	}
 	return status
 }
 
-// A stage is the process that is born in the guest's namespaces.
+// A stage is the process that is born in the guest's namespaces, or joins them.
 type stage struct {
 	wire     *wire
 	open     Opener
@@ -52,7 +52,23 @@ type stage struct {
 	warnings []string
 }
 
-// run does the stage's steps. It does not return if the stage becomes the
+// play does the steps of a role.
+func (s *stage) play(role string) (status int, err error) {
+	switch role {
+	case stageRole:
+		return s.run()
+	case joinRole:
+		err = s.runJoined()
+	default:
+		err = fmt.Errorf("role %q: %w", role, syscall.EINVAL)
+	}
+	if err != nil {
+		status = statusFailed
+	}
+	return status, err
+}
+
+// run does the steps of a stage that becomes the command. It does not return if the stage becomes the
 // command.
 func (s *stage) run() (status int, err error) {
 	if err := dieWithParent(); err != nil {
@@ -90,7 +106,7 @@ func (s *stage) prepare() error {
 	if err != nil {
 		return err
 	}
-	defer device.Close()
+	defer closeFile(device)
 	if err := s.coverFiles(); err != nil {
 		return err
 	}

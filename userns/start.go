@@ -4,13 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strconv"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -176,42 +173,15 @@ func inherit(fd int) []uintptr {
 
 // prepare gives the stage its order and waits until it is done.
 func (g *Guest) prepare(ctx context.Context, o *order) error {
-	stop := context.AfterFunc(ctx, func() { g.wire.conn.SetDeadline(time.Now()) })
-	defer stop()
-	if err := g.wire.send(message{Order: o}, nil); err != nil {
-		return g.stageError(ctx, err)
+	r, device, err := g.wire.order(ctx, g.stage, o)
+	if err != nil {
+		return err
 	}
-	m, device, err := g.wire.recv()
-	switch {
-	case err != nil:
-		return g.stageError(ctx, err)
-	case m.Failure != nil:
-		closeFile(device)
-		return m.Failure.err()
-	case m.Ready == nil || device == nil:
-		closeFile(device)
-		return g.stageError(ctx, syscall.EPROTO)
-	}
-	g.device, g.report = device, m.Ready.Report
-	for _, text := range m.Ready.Warnings {
+	g.device, g.report = device, r.Report
+	for _, text := range r.Warnings {
 		g.log.Warn(text)
 	}
-	if !stop() {
-		return ctx.Err()
-	}
 	return nil
-}
-
-// stageError explains that the stage did not answer as it should.
-func (g *Guest) stageError(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) {
-		<-g.stage.done
-		return fmt.Errorf("stage: ended with status %d", exitStatus(g.stage.status))
-	}
-	return fmt.Errorf("stage: %w", err)
 }
 
 // Device returns the descriptor that the opener opened, and its report. The
@@ -226,3 +196,10 @@ func (g *Guest) Device() (*os.File, json.RawMessage) {
 // PID returns the process id, in the supervisor's PID namespace, of the stage,
 // which becomes the command, or the guest's process 1 with Config.PID.
 func (g *Guest) PID() int { return g.stage.pid }
+
+// Namespace opens the guest's network namespace, so that more can be done in it.
+// It belongs to the caller and must be taken before Guest.Go, after which the
+// process may leave for another.
+func (g *Guest) Namespace() (*Namespace, error) {
+	return OpenTarget(Target{PID: g.stage.pid})
+}

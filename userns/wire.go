@@ -22,6 +22,14 @@ const (
 	maxMessage = 64 << 20
 )
 
+// The first byte of a packet is its kind.
+const (
+	packetLast    = 0 // the end of a message
+	packetMore    = 1 // a part of a message, and more follow
+	packetTrouble = 2 // the notice of a child that does not run Go yet
+	packetSockets = 3 // the notice of one that has made its sockets
+)
+
 // A message is what the supervisor and the stage tell each other. One field is
 // set. Order and Run go to the stage, and Signal too, if it stays as process 1.
 type message struct {
@@ -63,7 +71,7 @@ type ready struct {
 
 // A wire carries messages between two processes over a SEQPACKET socket, whose
 // end is the end of the process on the other side. A message is cut into
-// packets; the first byte of each says whether more follow.
+// packets.
 type wire struct {
 	conn *net.UnixConn
 }
@@ -117,11 +125,11 @@ func (w *wire) send(m message, f *os.File) error {
 	packet := make([]byte, 0, 1+chunkSize)
 	for {
 		n := min(len(b), chunkSize)
-		more := byte(0)
+		kind := byte(packetLast)
 		if n < len(b) {
-			more = 1
+			kind = packetMore
 		}
-		packet = append(append(packet[:0], more), b[:n]...)
+		packet = append(append(packet[:0], kind), b[:n]...)
 		if _, _, err := w.conn.WriteMsgUnix(packet, rights, nil); err != nil {
 			return err
 		}
@@ -132,7 +140,8 @@ func (w *wire) send(m message, f *os.File) error {
 }
 
 // recv waits for a message and the descriptor that came with it, or nil. The
-// caller owns the descriptor. The error is io.EOF if the other side has ended.
+// caller owns the descriptor. The error is io.EOF if the other side has ended,
+// and a *trouble if it reports one.
 func (w *wire) recv() (m message, f *os.File, err error) {
 	var b []byte
 	packet := make([]byte, 1+chunkSize)
@@ -143,17 +152,23 @@ func (w *wire) recv() (m message, f *os.File, err error) {
 			f = descriptor(oob[:oobn])
 		}
 		switch {
-		case errors.Is(err, syscall.ECONNRESET), err == nil && n == 0:
-			err = io.EOF // gone, and perhaps without having read everything
+		case errors.Is(err, syscall.ECONNRESET):
+			// Gone without having read everything. The kernel says so once, and
+			// before it gives us what was sent to us.
+			continue
+		case err == nil && n == 0:
+			err = io.EOF
 		case err == nil && len(b)+n > maxMessage:
 			err = syscall.EMSGSIZE
+		case err == nil && packet[0] > packetMore:
+			err = reported(packet[:n])
 		}
 		if err != nil {
 			closeFile(f)
 			return message{}, nil, err
 		}
 		b = append(b, packet[1:n]...)
-		more = packet[0] != 0
+		more = packet[0] == packetMore
 	}
 	if err := json.Unmarshal(b, &m); err != nil {
 		closeFile(f)

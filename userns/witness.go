@@ -1,7 +1,6 @@
 package userns
 
 import (
-	"math"
 	"os"
 	"runtime"
 	"syscall"
@@ -63,42 +62,23 @@ func newWitness(socket, space, null int) (*witness, error) {
 
 // fork starts the guard. It must be called on a locked thread.
 func (w *witness) fork() (pid int, err error) {
-	// Nobody else forks meanwhile, so no descriptor of ours gets into the hands
-	// of another's child, and theirs are closed in ours.
-	syscall.ForkLock.Lock()
-	defer syscall.ForkLock.Unlock()
-	unblock := blockSignals(math.MaxUint64)
-	defer unblock()
-	child, errno := w.clone()
-	runtime.KeepAlive(w)
-	if errno != 0 {
-		return 0, os.NewSyscallError("clone", errno)
-	}
-	return int(child), nil
+	defer runtime.KeepAlive(w)
+	return fork(nil, w.clone)
 }
 
-// clone forks; the child never returns from it. From here to exec nothing may
-// be called that could grow the stack, allocate or switch goroutines: the child
-// has no other thread and no scheduler.
+// clone forks; the child never returns from it. See fork for the rules.
 //
 //go:nosplit
 //go:norace
 func (w *witness) clone() (pid uintptr, errno syscall.Errno) {
-	// fork(2) does not exist on all architectures; this is the same.
-	flags, stack := uintptr(unix.SIGCHLD), uintptr(0)
-	if runtime.GOARCH == "s390x" { // clone(2): the arguments are swapped
-		flags, stack = stack, flags
-	}
-	pid, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, flags, stack, 0, 0, 0, 0)
-	if errno != 0 || pid != 0 {
+	if pid, errno = cloneSelf(); errno != 0 || pid != 0 {
 		return pid, errno
 	}
 	w.isolate()
 	w.collect()
 	w.become()
-	for {
-		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, statusFailed, 0, 0)
-	}
+	exit(statusFailed)
+	return 0, 0
 }
 
 // isolate gives up every descriptor but the two: the guard must not hold what
@@ -114,25 +94,7 @@ func (w *witness) isolate() {
 	}
 	closeRange(3, w.low)
 	closeRange(w.low+1, w.high)
-	closeRange(w.high+1, math.MaxUint32)
-}
-
-// closeRange closes the descriptors from first to the one before end.
-//
-//go:nosplit
-//go:norace
-func closeRange(first, end uintptr) {
-	if first >= end {
-		return
-	}
-	_, _, errno := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, first, end-1, 0)
-	if errno == 0 {
-		return
-	}
-	const most = 65536 // before Linux 5.9, one by one
-	for fd := first; fd < end && fd < most; fd++ {
-		syscall.RawSyscall(syscall.SYS_CLOSE, fd, 0, 0)
-	}
+	closeRange(w.high+1, maxDescriptor)
 }
 
 // collect answers each packet with the signals that have come since the last,
