@@ -9,6 +9,9 @@ type bar struct {
 	key    string
 	factor float64
 	peer   string // the peer that counts; empty means the best one
+
+	// alone makes factor a bound of our value itself, in the row's unit.
+	alone bool
 }
 
 // bars returns the promises in the order of the table.
@@ -25,17 +28,23 @@ func bars() []bar {
 	for _, n := range connectClients() {
 		all = append(all, bar{key: rowKey("connect", n), factor: 0.5, peer: "pasta"})
 	}
+	// 15 ms where pasta takes 11.
+	all = append(all, bar{key: front(Pasta).readyKey(), factor: 15.0 / 11, peer: "pasta"})
+	for _, f := range fronts() {
+		all = append(all, bar{key: f.pssKey(manyHelpers), factor: 12, alone: true})
+	}
 	return all
 }
 
 // A Verdict says how a bar was met.
 type Verdict struct {
-	Row   Row
-	Bar   string  // the promise in words
-	Ratio float64 // ours to the peer's
-	Peer  string
-	Pass  bool
-	Short float64 // percent that is missing; 0 if Pass
+	Row      Row
+	Bar      string  // the promise in words
+	Ratio    float64 // ours to the peer's, or ours to the bound
+	Measured string  // what the bar is about
+	Peer     string  // "-" if there is none
+	Pass     bool
+	Short    float64 // percent that is missing; 0 if Pass
 }
 
 // String is the verdict in one word, or with what is missing.
@@ -68,34 +77,42 @@ func (r *Results) verdicts() []Verdict {
 // judge compares one row. It is false if a value is missing.
 func (r *Results) judge(b bar, row Row, ours string) (Verdict, bool) {
 	value, has := r.value(ours, row.Key)
-	theirs, peer, ok := r.best(Peer, row)
-	if b.peer != "" {
-		peer = b.peer
-		theirs, ok = r.value(b.peer, row.Key)
-	}
+	theirs, peer, ok := r.rival(b, row)
 	if !has || !ok || theirs == 0 {
 		return Verdict{}, false
 	}
 	verdict := Verdict{Row: row, Ratio: value / theirs, Peer: peer}
+	bound := b.factor
+	verdict.Measured = ratio(value, theirs, true)
+	verdict.Bar = fmt.Sprintf("%.1fx %s", bound, b.against())
+	if b.alone {
+		bound = 1
+		verdict.Measured = number(value) + " " + row.Unit
+		verdict.Bar = fmt.Sprintf("%.1f %s", b.factor, row.Unit)
+	}
 	if row.Lower {
-		verdict.Bar = fmt.Sprintf("<= %.1fx %s", b.factor, b.against())
-		verdict.Pass = verdict.Ratio <= b.factor
-		verdict.Short = 100 * (verdict.Ratio/b.factor - 1)
+		verdict.Bar = "<= " + verdict.Bar
+		verdict.Pass = verdict.Ratio <= bound
+		verdict.Short = 100 * (verdict.Ratio/bound - 1)
 	} else {
-		verdict.Bar = fmt.Sprintf(">= %.1fx %s", b.factor, b.against())
-		verdict.Pass = verdict.Ratio >= b.factor
-		verdict.Short = 100 * (1 - verdict.Ratio/b.factor)
+		verdict.Bar = ">= " + verdict.Bar
+		verdict.Pass = verdict.Ratio >= bound
+		verdict.Short = 100 * (1 - verdict.Ratio/bound)
 	}
 	verdict.Short = max(verdict.Short, 0)
 	return verdict, true
 }
 
-// against names the other side of a bar.
-func (b bar) against() string {
-	if b.peer == "" {
-		return "best peer"
+// rival returns what the bar compares with, and whose it is.
+func (r *Results) rival(b bar, row Row) (value float64, name string, ok bool) {
+	switch {
+	case b.alone:
+		return b.factor, none, true
+	case b.peer == "":
+		return r.best(Peer, row)
 	}
-	return b.peer
+	value, ok = r.value(b.peer, row.Key)
+	return value, b.peer, ok
 }
 
 // contestant returns the name of the first contestant of a standing.

@@ -5,6 +5,7 @@
 //	go run ./test/bench                  # everything, under ten minutes
 //	go run ./test/bench -quick           # one short round, under two minutes
 //	go run ./test/bench -rows tcp-1500   # only rows whose key starts so
+//	go run ./test/bench -rows front      # only what container runtimes wait and pay for
 //	go run ./test/bench -markdown        # tables for the README
 //
 // # Method
@@ -43,6 +44,13 @@
 //   - Datagram request and response: one request in flight per socket.
 //   - Start-up: from nothing (no namespace) to the first successful connect of
 //     a program in the guest, median of 20.
+//   - Fronts: taproot under the names slirp4netns and pasta against the
+//     originals, on namespaces that were there before, with options as
+//     container runtimes exec them. Ready is the byte on the ready descriptor
+//     (slirp4netns), or the end of the process that was started (pasta). A
+//     guest that waits for it then connects. Median of 20, in turns. Memory is
+//     that of a helper's processes together, divided by the number of helpers
+//     that run; the share of pages that several have (PSS) shrinks with it.
 //   - Memory: PSS (RSS where the kernel refuses PSS) of all of the helper's
 //     processes, idle and per connection with 1,000 idle ones.
 package main

@@ -59,7 +59,7 @@ func (h Helper) attached(mtu, pid int) []string {
 // administrator of the host does not, and keeps its rights over the new one.
 func (h Helper) namespaces(uid, gid int) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWNET}
-	if h.Kind == Slirp4netns {
+	if h.Kind != Veth {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}

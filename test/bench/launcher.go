@@ -27,6 +27,8 @@ type Launcher struct {
 	// current is nil if there is none.
 	// +checklocks:mu
 	current *launched
+	// +checklocks:mu
+	crowd []*attached
 }
 
 // LaunchArgs describes a guest.
@@ -104,13 +106,13 @@ type launched struct {
 func launch(args LaunchArgs, stdout *os.File) (*launched, error) {
 	guest := &launched{messages: new(tail)}
 	line, isWrapped := args.Helper.wrapped(args.MTU, args.Command)
-	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	with := files{attr: dies(), stdout: stdout}
 	if !isWrapped {
 		line = args.Command
-		attr = args.Helper.namespaces(os.Getuid(), os.Getgid())
+		with.attr = args.Helper.namespaces(os.Getuid(), os.Getgid())
 	}
 	var err error
-	if guest.command, err = guest.start(line, attr, stdout); err != nil || isWrapped {
+	if guest.command, err = guest.start(line, with); err != nil || isWrapped {
 		return guest, err
 	}
 	if err := guest.attach(args); err != nil {
@@ -127,17 +129,34 @@ func (g *launched) attach(args LaunchArgs) error {
 		return attachVeth(pid, args.MTU)
 	}
 	var err error
-	g.helper, err = g.start(args.Helper.attached(args.MTU, pid), &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}, nil)
+	g.helper, err = g.start(args.Helper.attached(args.MTU, pid), files{attr: dies()})
 	return err
 }
 
+// dies makes a process end with the launcher.
+func dies() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
+
+// files is what a process is started with besides its command line. What is
+// nil is /dev/null, or nothing.
+type files struct {
+	attr          *syscall.SysProcAttr
+	stdin, stdout *os.File
+	extra         *os.File // descriptor 3
+}
+
 // start starts a command line.
-func (g *launched) start(line []string, attr *syscall.SysProcAttr, stdout *os.File) (*process, error) {
+func (g *launched) start(line []string, with files) (*process, error) {
 	cmd := exec.Command(line[0], line[1:]...)
-	cmd.SysProcAttr = attr
+	cmd.SysProcAttr = with.attr
 	cmd.Stderr = g.messages
-	if stdout != nil {
-		cmd.Stdout = stdout
+	if with.stdin != nil {
+		cmd.Stdin = with.stdin
+	}
+	if with.stdout != nil {
+		cmd.Stdout = with.stdout
+	}
+	if with.extra != nil {
+		cmd.ExtraFiles = []*os.File{with.extra}
 	}
 	cmd.WaitDelay = endPatience // a daemon left behind may keep our pipe open
 	if err := cmd.Start(); err != nil {

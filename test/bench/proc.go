@@ -31,6 +31,14 @@ func (u usage) resident() int64 {
 	return u.rss
 }
 
+// add sums up what two sets of processes use.
+func (u *usage) add(other usage) {
+	u.cpu += other.cpu
+	u.pss += other.pss
+	u.rss += other.rss
+	u.count += other.count
+}
+
 // helperUsage sums up the descendants of a launcher that do not run program:
 // the load generators do, the helper's processes do not. It goes by
 // arguments, because /proc hides the executable of a process that gave its
@@ -38,20 +46,37 @@ func (u usage) resident() int64 {
 func helperUsage(launcher int, program string) usage {
 	var total usage
 	for _, process := range lab.Below(launcher) {
-		if process.State == 'Z' || strings.HasPrefix(process.Args, program+" ") {
-			continue
+		if process.State != 'Z' && !strings.HasPrefix(process.Args, program+" ") {
+			total.add(processUsage(process.PID))
 		}
-		dir := fmt.Sprintf("/proc/%d/", process.PID)
-		text, err := os.ReadFile(dir + "stat")
-		if err != nil {
-			continue // it ended
-		}
-		total.cpu += cpuTime(string(text))
-		total.pss += readKilobytes(dir+"smaps_rollup", "Pss:")
-		total.rss += readKilobytes(dir+"status", "VmRSS:")
-		total.count++
 	}
 	return total
+}
+
+// treeUsage sums up a process and its descendants.
+func treeUsage(pid int) usage {
+	total := processUsage(pid)
+	for _, process := range lab.Below(pid) {
+		if process.State != 'Z' {
+			total.add(processUsage(process.PID))
+		}
+	}
+	return total
+}
+
+// processUsage returns what one process uses, which is nothing if it ended.
+func processUsage(pid int) usage {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	text, err := os.ReadFile(dir + "stat")
+	if err != nil {
+		return usage{}
+	}
+	return usage{
+		cpu:   cpuTime(string(text)),
+		pss:   readKilobytes(dir+"smaps_rollup", "Pss:"),
+		rss:   readKilobytes(dir+"status", "VmRSS:"),
+		count: 1,
+	}
 }
 
 // cpuTime returns the user and system time in the text of /proc/PID/stat

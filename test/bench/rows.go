@@ -118,6 +118,9 @@ func allRows() []Row {
 		Row{Key: "memory-idle", Title: "memory, idle", Unit: "MB", Lower: true},
 		Row{Key: "memory-connection", Title: "memory per idle connection", Unit: "KB", Lower: true},
 		Row{Key: "memory-failed", Title: fmt.Sprintf("idle connections refused, of %d", idleConnections), Unit: "", Lower: true})
+	for _, f := range fronts() {
+		rows = append(rows, f.rows()...)
+	}
 	return append(rows, costs...)
 }
 

@@ -83,7 +83,7 @@ func ratio(a, b float64, ok bool) string {
 func (r *Results) promises() table {
 	t := table{{"bar", "promise", "measured", "against", "verdict"}}
 	for _, v := range r.verdicts() {
-		t = append(t, []string{v.Row.Title, v.Bar, number(v.Ratio) + "x", v.Peer, v.String()})
+		t = append(t, []string{v.Row.Title, v.Bar, v.Measured, v.Peer, v.String()})
 	}
 	return t
 }

@@ -24,9 +24,12 @@ const (
 	roleAdmin   = "admin"
 	roleGuest   = "guest"
 	roleFirst   = "first"
+
+	// roleToldFirst is roleFirst, but only when told.
+	roleToldFirst = "told-first"
 )
 
-// programs are the roles, for package lab. All but the last serve the
+// programs are the roles, for package lab. All but the last two serve the
 // conductor; their arguments are its socket and a token.
 func programs() lab.Programs {
 	serve := func(role string, service any) func([]string) int {
@@ -51,6 +54,8 @@ func programs() lab.Programs {
 		roleHost:    launch(roleHost),
 		roleAdmin:   launch(roleAdmin),
 		roleFirst:   first,
+
+		roleToldFirst: toldFirst,
 	}
 }
 
@@ -65,6 +70,17 @@ func first(args []string) int {
 	}
 	_, err := os.Stdout.Write([]byte{'.'})
 	return exit(err)
+}
+
+// toldFirst waits for a byte on standard input before it does what first does,
+// and then for the end of it.
+func toldFirst(args []string) int {
+	if _, err := io.ReadFull(os.Stdin, make([]byte, 1)); err != nil {
+		return exit(err)
+	}
+	status := first(args)
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return max(status, exit(err))
 }
 
 // exit reports an error of a role and returns its exit status.
