@@ -115,6 +115,14 @@ func (r *Results) rival(b bar, row Row) (value float64, name string, ok bool) {
 	return value, b.peer, ok
 }
 
+// against names the other side of a bar.
+func (b bar) against() string {
+	if b.peer == "" {
+		return "best peer"
+	}
+	return b.peer
+}
+
 // contestant returns the name of the first contestant of a standing.
 func (r *Results) contestant(standing Standing) (string, bool) {
 	for _, c := range r.Contestants {
