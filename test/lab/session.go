@@ -93,3 +93,7 @@ func (s *Session) Command(name string, args ...string) *Cmd {
 	c.Env = append(c.Env, "USER=user", "LOGNAME=user", "XDG_RUNTIME_DIR="+s.RuntimeDir)
 	return c
 }
+
+// Release ends the test's own hold on the namespace, which would keep it after
+// the last process in it. There must be nothing more to do there.
+func (n *Namespace) Release() { n.net.Close() }
