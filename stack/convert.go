@@ -41,7 +41,9 @@ func toError(err tcpip.Error) error {
 		return syscall.ETIMEDOUT
 	case *tcpip.ErrHostUnreachable:
 		return syscall.EHOSTUNREACH
-	case *tcpip.ErrNetworkUnreachable:
+	case *tcpip.ErrHostDown:
+		return syscall.EHOSTDOWN
+	case *tcpip.ErrNetworkUnreachable, *tcpip.ErrNoNet:
 		return syscall.ENETUNREACH
 	case *tcpip.ErrClosedForSend:
 		return syscall.EPIPE
@@ -51,6 +53,10 @@ func toError(err tcpip.Error) error {
 		return syscall.EMSGSIZE
 	case *tcpip.ErrNoBufferSpace:
 		return syscall.ENOBUFS
+	case *tcpip.ErrPortInUse:
+		return syscall.EADDRINUSE
+	case *tcpip.ErrBadLocalAddress, *tcpip.ErrNoPortAvailable:
+		return syscall.EADDRNOTAVAIL
 	case *tcpip.ErrBadBuffer:
 		return syscall.EFAULT
 	}

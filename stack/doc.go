@@ -6,7 +6,13 @@
 // family (gateway, resolver, and a link-local one) and answers ARP, neighbour
 // solicitations and echo for those. Everything sent elsewhere is handed to
 // whoever called HandleTCP, HandleUDP and HandleEcho; without a handler it is
-// answered as a host without that service would.
+// answered as a host without that service would. The other way, Dial, SendUDP
+// and SendPacket reach the guest from any address.
+//
+// In a network that is a copy of the host's, the guest believes the host's
+// neighbours to be its own; Config.Neighbours makes the gateway answer for
+// them. The guest's hardware address is learned from its frames, and asked for
+// before the first connection to it.
 //
 // Source and Destination are always as the packet has them: of what the guest
 // sends, the source is the guest. gVisor calls the destination "local".

@@ -25,13 +25,15 @@ func FuzzFrame(f *testing.F) {
 	f.Add([]byte{1, 5, 42, 0, 0, 1, 34, 0, 6, 0}, append(syn[:23], 17, 0, 0))
 	f.Add([]byte{}, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1})
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, append([]byte{0x33, 0x33, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 58, 255}, make([]byte, 64)...))
+	f.Add(make([]byte, tap.HeaderLen), solicitation("fd00::64", "fd00::50"))
+	f.Add(make([]byte, tap.HeaderLen), arpRequest("10.0.2.100", "10.0.2.50"))
 	f.Fuzz(func(t *testing.T, virtio, frame []byte) {
 		a, b, err := taptest.Pair(tap.Features{Header: true, Checksum: true, TSO: true, USO: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer b.Close()
-		s := newStack(t, Config{Device: a, MTU: 1500, MAC: gatewayMAC, Addresses: []netip.Addr{gateway4, gateway6}})
+		s := newStack(t, Config{Device: a, MTU: 1500, MAC: gatewayMAC, Addresses: []netip.Addr{gateway4, gateway6}, Neighbours: func(netip.Addr) bool { return true }})
 		marked := make(chan struct{})
 		var once sync.Once
 		s.HandleTCP(func(r *Request) { r.Refuse() })

@@ -9,24 +9,27 @@ import (
 
 // Where the fields of a frame are, in bytes from its start.
 const (
-	atEtherType  = 12
-	atIP         = header.EthernetMinimumSize
-	atARPTarget  = header.EthernetMinimumSize + 24 // RFC 826, Ethernet and IPv4
-	atIPv6Next   = atIP + 6
-	atIPv6Hops   = atIP + 7
-	atICMPv6     = atIP + header.IPv6MinimumSize
-	atNDPTarget  = atICMPv6 + 8 // RFC 4861 §4.3
-	neighborHops = 255          // RFC 4861 §6.1.1 and §7.1.1: not from further away
+	atEtherType   = 12
+	atIP          = header.EthernetMinimumSize
+	atARPSender   = header.EthernetMinimumSize + 14 // RFC 826, Ethernet and IPv4
+	atARPTarget   = header.EthernetMinimumSize + 24
+	atIPv6Next    = atIP + 6
+	atIPv6Hops    = atIP + 7
+	atIPv6Source  = atIP + 8
+	atICMPv6      = atIP + header.IPv6MinimumSize
+	atNDPTarget   = atICMPv6 + 8 // RFC 4861 §4.3
+	neighbourHops = 255          // RFC 4861 §6.1.1 and §7.1.1: not from further away
 )
 
 // Classify implements link.Classifier. It takes what gVisor would answer
 // wrongly: requests for the hardware address of somebody else, which a stack
-// that sends from any address believes to be its own, and router
-// solicitations, which gVisor does not answer.
+// that sends from any address believes to be its own; neighbour solicitations,
+// which gVisor would answer as a host, whereupon the guest forgets its router
+// (RFC 4861 §7.2.5); and router solicitations, which it does not answer.
 func (s *Stack) Classify(head []byte) bool {
 	switch binary.BigEndian.Uint16(head[atEtherType:]) {
 	case uint16(header.ARPProtocolNumber):
-		return len(head) < atARPTarget+4 || !s.own[netip.AddrFrom4([4]byte(head[atARPTarget:]))]
+		return !s.answersARP(head)
 	case uint16(header.IPv6ProtocolNumber):
 		if len(head) <= atICMPv6+1 || head[atIPv6Next] != uint8(header.ICMPv6ProtocolNumber) {
 			return false
@@ -36,15 +39,79 @@ func (s *Stack) Classify(head []byte) bool {
 	return false
 }
 
+// answersARP tells whether an ARP packet is for the stack to answer.
+func (s *Stack) answersARP(head []byte) bool {
+	if len(head) < atARPTarget+4 {
+		return false
+	}
+	sender, target := netip.AddrFrom4([4]byte(head[atARPSender:])), netip.AddrFrom4([4]byte(head[atARPTarget:]))
+	if s.own[target] {
+		return true
+	}
+	// RFC 5227 §1.1: a probe has no sender, an announcement speaks of itself.
+	return !sender.IsUnspecified() && sender != target && s.isNeighbour(target)
+}
+
+// isNeighbour tells whether the gateway stands for an address of somebody
+// else's.
+func (s *Stack) isNeighbour(a netip.Addr) bool {
+	return s.neighbours != nil && !a.IsUnspecified() && !a.IsMulticast() && s.neighbours(a)
+}
+
 func (s *Stack) classifyICMPv6(head []byte) bool {
+	local := head[atIPv6Hops] == neighbourHops && head[atICMPv6+1] == 0
 	switch header.ICMPv6Type(head[atICMPv6]) {
 	case header.ICMPv6RouterSolicit:
-		if s.solicitation != nil && head[atIPv6Hops] == neighborHops && head[atICMPv6+1] == 0 {
+		if s.solicitation != nil && local {
 			s.solicitation()
 		}
 		return true
 	case header.ICMPv6NeighborSolicit:
-		return len(head) < atNDPTarget+16 || !s.own[netip.AddrFrom16([16]byte(head[atNDPTarget:]))]
+		if local && len(head) >= atNDPTarget+16 {
+			s.answerSolicitation(netip.AddrFrom16([16]byte(head[atIPv6Source:])), netip.AddrFrom16([16]byte(head[atNDPTarget:])))
+		}
+		return true
 	}
 	return false
+}
+
+// allNodes is every host on the link (RFC 4291 §2.7.1).
+var allNodes = netip.AddrFrom16([16]byte{0: 0xff, 1: 0x02, 15: 1})
+
+// Flags of a neighbour advertisement (RFC 4861 §4.4).
+const (
+	naRouter    = 1 << 7
+	naSolicited = 1 << 6
+	naOverride  = 1 << 5
+)
+
+// answerSolicitation answers a neighbour solicitation about target, which may
+// be a probe for a duplicate address without a source (RFC 4862 §5.4.3).
+func (s *Stack) answerSolicitation(source, target netip.Addr) {
+	destination, flags := source, uint8(naRouter|naSolicited|naOverride)
+	switch {
+	case s.own[target] && source.IsUnspecified():
+		destination, flags = allNodes, naRouter|naOverride
+	case s.own[target]:
+	case source.IsUnspecified() || source == target || !s.isNeighbour(target):
+		return
+	default:
+		flags &^= naOverride // RFC 4861 §7.2.8: in the name of another
+	}
+	_ = s.SendICMP6(target, destination, s.neighbourMessage(header.ICMPv6NeighborAdvert, flags, target)) // counted by the link
+}
+
+// neighbourMessage returns a neighbour solicitation or advertisement with our
+// hardware address and without a checksum (RFC 4861 §4.3 and §4.4).
+func (s *Stack) neighbourMessage(t header.ICMPv6Type, flags uint8, target netip.Addr) []byte {
+	const size = 24    // without options
+	option := uint8(1) // source link-layer address, RFC 4861 §4.6.1
+	if t == header.ICMPv6NeighborAdvert {
+		option = 2 // target link-layer address
+	}
+	b := make([]byte, size, size+8)
+	b[0], b[4] = uint8(t), flags
+	copy(b[8:], target.AsSlice())
+	b = append(b, option, 1) // of 8 bytes
+	return append(b, s.mac...)
 }

@@ -51,8 +51,20 @@ type Config struct {
 	// and echo for them.
 	Addresses []netip.Addr
 
+	// LinkLocal is the gateway's link-local address of IPv6, from which it
+	// advertises itself. The zero Addr means the one made of MAC (RFC 4291
+	// §2.5.1).
+	LinkLocal netip.Addr
+
 	// Source tells whether the guest may use a source address. nil allows all.
 	Source func(netip.Addr) bool
+
+	// Neighbours tells for which addresses besides its own the gateway answers
+	// ARP and neighbour solicitation, so that the guest finds it where it
+	// believes to have neighbours: for all but the guest's own, in a network
+	// copied from the host's. nil answers for none. Probes for duplicate
+	// addresses are never answered in the name of others. It must not block.
+	Neighbours func(netip.Addr) bool
 }
 
 // A Stack is the gateway. Its methods are safe for concurrent use; handlers
@@ -61,7 +73,11 @@ type Stack struct {
 	stack *stack.Stack
 	link  *link.Endpoint
 	mtu   int
-	own   map[netip.Addr]bool
+	mac   net.HardwareAddr
+
+	own        map[netip.Addr]bool
+	linkLocal  netip.Addr
+	neighbours func(netip.Addr) bool
 
 	udp          func(Datagram)
 	echo         func(Echo)
@@ -83,8 +99,11 @@ type Stack struct {
 
 // New returns a stack that does not move packets yet.
 func New(cfg Config) (*Stack, error) {
-	if cfg.Device == nil {
+	switch {
+	case cfg.Device == nil:
 		return nil, errors.New("new stack: no device")
+	case cfg.LinkLocal.IsValid() && !(cfg.LinkLocal.Is6() && cfg.LinkLocal.IsLinkLocalUnicast()):
+		return nil, fmt.Errorf("new stack: %v is not a link-local address of IPv6", cfg.LinkLocal)
 	}
 	// gVisor tells stderr of a guest's packets that it finds odd; what is left
 	// are its own mistakes.
@@ -94,10 +113,16 @@ func New(cfg Config) (*Stack, error) {
 			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		}),
-		mtu:     cfg.MTU,
-		own:     make(map[netip.Addr]bool),
-		scratch: make([]byte, 0, 65536),
-		heads:   make(map[stack.TransportEndpointID][]byte),
+		mtu:        cfg.MTU,
+		mac:        cfg.MAC,
+		own:        make(map[netip.Addr]bool),
+		linkLocal:  cfg.LinkLocal,
+		neighbours: cfg.Neighbours,
+		scratch:    make([]byte, 0, 65536),
+		heads:      make(map[stack.TransportEndpointID][]byte),
+	}
+	if !s.linkLocal.IsValid() {
+		s.linkLocal = linkLocal(cfg.MAC)
 	}
 	s.link = link.New(link.Config{
 		Device:     cfg.Device,
@@ -167,7 +192,10 @@ func (s *Stack) addInterface(cfg Config) error {
 	if err := s.stack.SetSpoofing(nic, true); err != nil {
 		return fmt.Errorf("send packets from any address: %w", toError(err))
 	}
-	for _, a := range append([]netip.Addr{linkLocal(cfg.MAC)}, cfg.Addresses...) {
+	for _, a := range append([]netip.Addr{s.linkLocal}, cfg.Addresses...) {
+		if s.own[a] {
+			continue
+		}
 		if err := s.addAddress(a); err != nil {
 			return err
 		}
@@ -204,9 +232,7 @@ func linkLocal(mac net.HardwareAddr) netip.Addr {
 }
 
 // LinkLocal returns the gateway's link-local address.
-func (s *Stack) LinkLocal() netip.Addr {
-	return linkLocal(net.HardwareAddr(s.link.LinkAddress()))
-}
+func (s *Stack) LinkLocal() netip.Addr { return s.linkLocal }
 
 // Link returns the counters of the link.
 func (s *Stack) Link() *link.Stats { return &s.link.Stats }

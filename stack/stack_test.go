@@ -303,21 +303,24 @@ func TestPortIsUsedAgainAtOnce(t *testing.T) {
 
 // closed is closed when the guest has no connection to port any more.
 func (w wire) closed(port uint16) <-chan struct{} {
+	return until(func() bool {
+		for _, ep := range w.guest.stack.RegisteredEndpoints() {
+			if e, ok := ep.(tcpip.Endpoint); ok {
+				if a, err := e.GetRemoteAddress(); err == nil && a.Port == port {
+					return false
+				}
+			}
+		}
+		return true
+	})
+}
+
+// until returns a channel that is closed when condition holds.
+func until(condition func() bool) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for {
-			live := false
-			for _, ep := range w.guest.stack.RegisteredEndpoints() {
-				if e, ok := ep.(tcpip.Endpoint); ok {
-					if a, err := e.GetRemoteAddress(); err == nil && a.Port == port {
-						live = true
-					}
-				}
-			}
-			if !live {
-				return
-			}
+		for !condition() {
 			runtime.Gosched()
 		}
 	}()

@@ -78,9 +78,7 @@ func (r *Request) Accept() (*Conn, error) {
 	if err != nil {
 		return nil, toError(err)
 	}
-	c.ep = ep
-	c.readable = c.register(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
-	c.writable = c.register(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
+	c.open(ep)
 	return c, nil
 }
 
@@ -107,6 +105,13 @@ type Conn struct {
 	readable, writable chan struct{}
 	entries            []*waiter.Entry
 	closeOnce          sync.Once
+}
+
+// open makes c the connection of ep, whose queue is c's.
+func (c *Conn) open(ep tcpip.Endpoint) {
+	c.ep = ep
+	c.readable = c.register(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
+	c.writable = c.register(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 }
 
 func (c *Conn) register(events waiter.EventMask) chan struct{} {

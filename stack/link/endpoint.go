@@ -72,8 +72,10 @@ type Endpoint struct {
 	mtu        atomic.Uint32
 
 	// guest is the guest's hardware address, as its last frame had it, in the
-	// lower 48 bits. It starts as broadcast.
+	// lower 48 bits. It starts as broadcast; met is closed when it is known,
+	// by the reader.
 	guest atomic.Uint64
+	met   chan struct{}
 
 	queue   chan *stack.PacketBuffer
 	stopped chan struct{} // closed when the writer leaves
@@ -99,13 +101,22 @@ func New(cfg Config) *Endpoint {
 		idle:       cfg.Idle,
 		classifier: cfg.Classifier,
 		queue:      make(chan *stack.PacketBuffer, queueLen),
+		met:        make(chan struct{}),
 		stopped:    make(chan struct{}),
 	}
 	e.writers.New = func() any { return &frameWriter{Writer: e.device.NewWriter()} }
 	e.mtu.Store(uint32(cfg.MTU))
-	e.guest.Store(1<<48 - 1)
+	e.guest.Store(broadcast)
 	return e
 }
+
+// broadcast is a hardware address as Endpoint.guest has it.
+const broadcast = 1<<48 - 1
+
+// Met is closed when the guest's hardware address is known, which is with its
+// first frame. Until then, frames to the guest are broadcast, and its kernel
+// drops those with TCP.
+func (e *Endpoint) Met() <-chan struct{} { return e.met }
 
 // Run moves frames both ways until ctx ends, which is no error, or the device
 // fails. It owns two goroutines and a watcher of ctx; all have returned when

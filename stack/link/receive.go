@@ -111,7 +111,9 @@ func (e *Endpoint) admit(head []byte) bool {
 		return false
 	}
 	if source := packMAC(head[6:12]); source != e.guest.Load() && source>>40&1 == 0 {
-		e.guest.Store(source)
+		if e.guest.Swap(source) == broadcast {
+			close(e.met)
+		}
 	}
 	return true
 }

@@ -136,10 +136,18 @@ func (e *Endpoint) SendFrame(h tap.Header, pieces ...[]byte) error {
 	if len(pieces) == 0 || len(pieces[0]) == 0 {
 		return errEmpty
 	}
-	etherType := uint16(header.IPv4ProtocolNumber)
 	if pieces[0][0]>>4 == 6 {
-		etherType = uint16(header.IPv6ProtocolNumber)
+		return e.sendFrame(uint16(header.IPv6ProtocolNumber), h, pieces)
 	}
+	return e.sendFrame(uint16(header.IPv4ProtocolNumber), h, pieces)
+}
+
+// SendARP writes an ARP packet (RFC 826). It stays the caller's.
+func (e *Endpoint) SendARP(packet []byte) error {
+	return e.sendFrame(uint16(header.ARPProtocolNumber), tap.Header{}, [][]byte{packet})
+}
+
+func (e *Endpoint) sendFrame(etherType uint16, h tap.Header, pieces [][]byte) error {
 	w := e.writers.Get().(*frameWriter)
 	defer e.writers.Put(w)
 	front := w.front[tap.HeaderLen:]

@@ -43,6 +43,9 @@ func (r *Rules) SetGuests(guests, sources []netip.Prefix) error {
 	return nil
 }
 
+// IsGuest reports whether a is one of the guest's own addresses.
+func (r *Rules) IsGuest(a netip.Addr) bool { return r.guest.Load().addrs.has(a) }
+
 // checkGuest refuses what is not an address of a host with a length.
 func checkGuest(p netip.Prefix) error {
 	if err := checkPrefix(p); err != nil {
@@ -65,6 +68,9 @@ func checkPrefix(p netip.Prefix) error {
 	}
 	return nil
 }
+
+// Own reports whether addr is one of the guest's own addresses, Config.Guests.
+func (r *Rules) Own(addr netip.Addr) bool { return r.guest.Load().addrs.has(addr.WithZone("")) }
 
 // Source reports whether the guest may send from src: its own addresses, those
 // of Config.Sources, and any link-local one if it has IPv6. The unspecified
