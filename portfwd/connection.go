@@ -40,7 +40,7 @@ func (p *Publisher) serveStack(f *os.File, source, target netip.AddrPort, entry 
 
 // dial connects to the guest, from another port if the source's is taken. It
 // returns the source that it took.
-func (p *Publisher) dial(source, target netip.AddrPort) (relay.Stream, netip.AddrPort, error) {
+func (p *Publisher) dial(source, target netip.AddrPort) (Conn, netip.AddrPort, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
 	defer cancel()
 	for i := 1; ; i++ {
@@ -123,6 +123,13 @@ func (p *Publisher) dialLoopback(ctx context.Context, l Listener, to netip.AddrP
 
 // refuse resets a client whose target was not reached.
 func (p *Publisher) refuse(f *os.File, source, target netip.AddrPort, err error) {
+	p.countFailure(err)
+	relay.Reset(f)
+	p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", source, "target", target, "error", err)
+}
+
+// countFailure counts why a target was not reached.
+func (p *Publisher) countFailure(err error) {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		p.Stats.Refused.Add(1)
@@ -131,8 +138,6 @@ func (p *Publisher) refuse(f *os.File, source, target netip.AddrPort, err error)
 	default:
 		p.Stats.Unreachable.Add(1)
 	}
-	relay.Reset(f)
-	p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", source, "target", target, "error", err)
 }
 
 func (p *Publisher) logEnd(inOrder bool, source, target netip.AddrPort, entry *flow.Flow) {

@@ -16,12 +16,12 @@ import (
 	"taproot/stack/flow"
 )
 
-// A Config is what NewPublisher needs.
-type Config struct {
+// A PublisherConfig is what NewPublisher needs.
+type PublisherConfig struct {
 	// Dial connects to the guest through the stack, from any source. Its error
 	// wraps a syscall.Errno; EADDRINUSE means that source and target are in
 	// use together. nil: no inbound TCP rules but loopback ones.
-	Dial func(ctx context.Context, source, target netip.AddrPort) (relay.Stream, error)
+	Dial func(ctx context.Context, source, target netip.AddrPort) (Conn, error)
 
 	// SendUDP sends a datagram to the guest, from any source. With segment
 	// above zero, payload is several datagrams of that many bytes each, the last of which
@@ -53,6 +53,10 @@ type Config struct {
 	Log *slog.Logger
 }
 
+// A Conn is the guest's end of a TCP connection through the stack:
+// *stack.Conn.
+type Conn = relay.Stream
+
 // Stats count what became of connections and datagrams. Clients can cause all of
 // it, so it is counted and not logged.
 type Stats struct {
@@ -70,7 +74,7 @@ type Stats struct {
 type Publisher struct {
 	Stats Stats
 
-	cfg       Config
+	cfg       PublisherConfig
 	hostAddrs atomic.Pointer[addrSet]
 	splicer   relay.Splicer
 	datagrams *datagrams
@@ -107,7 +111,7 @@ type listener struct {
 
 // NewPublisher returns a Publisher whose Run is to be called once: it releases
 // what the Publisher takes.
-func NewPublisher(cfg Config) (*Publisher, error) {
+func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	if cfg.Flows == nil {
 		return nil, errors.New("portfwd: Flows are missing")
 	}

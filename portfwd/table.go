@@ -47,6 +47,9 @@ type Table struct {
 	// of a rule's birth before its death.
 	carrying sync.Mutex
 
+	// scanning is held while an Auto looks and changes rules.
+	scanning sync.Mutex
+
 	mu sync.Mutex
 	// +checklocks:mu
 	entries map[int]*entry

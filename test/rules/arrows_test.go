@@ -14,15 +14,16 @@ import (
 func arrows() map[string][]string {
 	return map[string][]string{
 		"cmd/taproot":        {"cmd/internal/front", "internal/engine", "internal/probe", "userns"},
-		"cmd/internal/front": {"internal/engine", "internal/probe", "stack/policy", "tap", "userns"},
+		"cmd/internal/front": {"internal/engine", "internal/plan", "internal/probe", "stack/policy", "tap", "userns"},
 
 		"cmd/internal/getopt": {}, // the rules of getopt_long, for front ends with an original
 
 		"internal/engine": {
+			"internal/plan", "internal/relay", "portfwd",
 			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy",
-			"tap", "userns",
+			"tap", "userns", "userns/sandbox",
 		},
-		"portfwd":    {"internal/relay", "internal/socket", "stack/flow"},
+		"portfwd":    {"internal/relay", "internal/socket", "stack/flow", "stack/policy"},
 		"stack/nat":  {"internal/relay", "stack", "stack/flow", "stack/policy"},
 		"stack":      {"stack/link", "tap"},
 		"stack/link": {"tap"},
@@ -30,6 +31,7 @@ func arrows() map[string][]string {
 		"internal/control": {"stack/flow"},
 		"internal/relay":   {},
 		"internal/socket":  {},
+		"internal/plan":    {"userns"},        // its routes are what the stage sets
 		"internal/probe":   {"tap", "userns"}, // docs/decisions/009-probe-arrows.md
 		"stack/dhcp":       {},
 		"stack/dns":        {},

@@ -1,0 +1,121 @@
+package socket
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// batchLen is how many messages one recvmmsg takes. 16 of the largest make
+	// 1 MiB, of which only the pages that were ever filled are in memory.
+	batchLen = 16
+
+	// maxMessage is the largest message, in bytes: what UDP_GRO joins and what
+	// an IP packet may carry both end below 64 KiB.
+	maxMessage = 1 << 16
+
+	// controlLen holds, in bytes, the control messages that are asked for: a
+	// local address and a segment size.
+	controlLen = 128
+)
+
+// A Batch receives messages. It belongs to one goroutine.
+type Batch struct {
+	headers  [batchLen]unix.Mmsghdr
+	iovecs   [batchLen]unix.Iovec
+	names    [batchLen]Address
+	controls [batchLen][controlLen / 8]uint64 // words, since headers are aligned
+	buffers  []byte
+}
+
+// NewBatch returns a Batch, which needs up to 1 MiB.
+func NewBatch() *Batch {
+	b := &Batch{buffers: make([]byte, batchLen*maxMessage)}
+	for i := range b.headers {
+		b.iovecs[i].Base = &b.buffers[i*maxMessage]
+		b.iovecs[i].SetLen(maxMessage)
+		h := &b.headers[i].Hdr
+		h.Name = &b.names[i].raw[0]
+		h.Iov = &b.iovecs[i]
+		h.SetIovlen(1)
+		h.Control = (*byte)(unsafe.Pointer(&b.controls[i]))
+	}
+	return b
+}
+
+// Receive takes what is there on s, without waiting, and returns the number of
+// messages. The error is a bare syscall.Errno.
+func (b *Batch) Receive(s *Socket) (int, error) {
+	for i := range b.headers {
+		h := &b.headers[i].Hdr
+		h.Namelen = unix.SizeofSockaddrInet6
+		h.SetControllen(controlLen)
+		h.Flags = 0
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&b.headers[0])),
+		batchLen, unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// A Message is one element of a Batch, valid until the next Receive.
+type Message struct {
+	// From is the sender. Its port is 0 if the socket is connected.
+	From Address
+
+	Payload []byte
+
+	// Local is the address that the message was sent to, or the one to answer
+	// from if that was a broadcast; invalid unless Datagrams asked for it.
+	// IPv4 is mapped if the socket is of IPv6.
+	Local netip.Addr
+
+	// Segment is the size in bytes of each datagram but the last, when Payload
+	// is several; otherwise 0.
+	Segment int
+}
+
+// Message returns the i-th message of the last Receive.
+func (b *Batch) Message(i int) Message {
+	h := &b.headers[i]
+	m := Message{From: b.names[i], Payload: b.buffers[i*maxMessage:][:min(h.Len, maxMessage)]}
+	m.From.len = min(h.Hdr.Namelen, unix.SizeofSockaddrInet6)
+	rest := unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), controlLen)[:min(int(h.Hdr.Controllen), controlLen)]
+	m.parse(rest)
+	return m
+}
+
+// parse reads control messages.
+func (m *Message) parse(rest []byte) {
+	for len(rest) >= unix.SizeofCmsghdr {
+		h, data, next, err := unix.ParseOneSocketControlMessage(rest)
+		if err != nil {
+			return
+		}
+		switch {
+		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			if n := int(int32(binary.NativeEndian.Uint32(data))); n > 0 && n < len(m.Payload) {
+				m.Segment = n
+			}
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			m.Local = netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst, ip(7)
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			m.Local = netip.AddrFrom16([16]byte(data[:16]))
+		}
+		rest = next
+	}
+}
+
+// Datagrams asks for what a Message tells: local addresses, and several
+// datagrams as one message where the kernel can (5.0).
+func (s *Socket) Datagrams() {
+	_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	// Either fails on sockets of the other family.
+	_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+	_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+}

@@ -1,0 +1,175 @@
+package portfwd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"taproot/stack/flow"
+	"taproot/stack/policy"
+)
+
+const (
+	// autoPeriod is how often ports are listed.
+	autoPeriod = 250 * time.Millisecond
+
+	// autoRetry is how long a port that could not be published is left alone.
+	// Somebody else has it, mostly for good.
+	autoRetry = 5 * time.Second
+
+	// scanTries is how many scans in a row may fail.
+	scanTries = 8
+)
+
+// An AutoConfig says which ports are published while somebody listens on them.
+type AutoConfig struct {
+	// Direction is Inbound for ports of the guest that shall be reached from
+	// the host, Outbound for ports of the host's loopback that shall be
+	// reached from the guest's.
+	Direction Direction
+
+	// Proto is flow.TCP or flow.UDP.
+	Proto flow.Proto
+
+	// Listen, Device and Loopback are those of the rules, see Rule.
+	Listen   netip.Addr
+	Device   string
+	Loopback bool
+
+	// Allow are the ports that may be published. Zero allows none. For UDP it should leave
+	// out the ephemeral ports: nobody can tell a server there from a client.
+	Allow policy.Ports
+
+	// Table gets the rules.
+	Table *Table
+
+	// Period is how often the ports are listed; 0 means 250 ms.
+	Period time.Duration
+
+	// Log may be nil.
+	Log *slog.Logger
+}
+
+// An Auto keeps rules equal to what somebody listens on. A port that this
+// Table has on the same side already, for the other direction, is ours and not
+// somebody's; one that cannot be bound is left out quietly, and tried again
+// later.
+type Auto struct {
+	cfg     AutoConfig
+	scanner *Scanner
+	have    map[uint16]int       // id of the rule by port
+	retry   map[uint16]time.Time // when to try a port that failed again
+}
+
+// NewAuto returns an Auto over a NETLINK_SOCK_DIAG socket of the side on which
+// others listen: the guest's namespace for Inbound. It takes the socket over;
+// Run is to be called once.
+func NewAuto(cfg AutoConfig, diag *os.File) *Auto {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Period <= 0 {
+		cfg.Period = autoPeriod
+	}
+	return &Auto{cfg: cfg, scanner: NewScanner(diag), have: make(map[uint16]int), retry: make(map[uint16]time.Time)}
+}
+
+// Run follows the ports until ctx ends, which is no error, or they cannot be
+// listed. Rules that exist stay.
+func (a *Auto) Run(ctx context.Context) error {
+	defer a.scanner.Close()
+	ticker := time.NewTicker(a.cfg.Period)
+	defer ticker.Stop()
+	for failed := 0; ; {
+		err := a.step(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			failed = 0
+		} else if failed++; failed == scanTries {
+			return fmt.Errorf("follow %v ports: %w", a.cfg.Direction, err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// step scans once. One Auto of a Table does so at a time, so that none sees a
+// port that another has opened but not entered.
+func (a *Auto) step(ctx context.Context) error {
+	a.cfg.Table.scanning.Lock()
+	defer a.cfg.Table.scanning.Unlock()
+	list, err := a.scanner.Scan(a.cfg.Proto)
+	if err != nil {
+		return err
+	}
+	want := make(map[uint16]bool)
+	for _, o := range list {
+		if a.wants(o) {
+			want[o.Port] = true
+		}
+	}
+	for port, id := range a.have {
+		if !want[port] {
+			delete(a.have, port)
+			if err := a.cfg.Table.Remove(id); err != nil {
+				a.cfg.Log.Debug("automatic port not removed", "port", port, "error", err)
+			}
+		}
+	}
+	for port := range a.retry {
+		if !want[port] {
+			delete(a.retry, port)
+		}
+	}
+	for port := range want {
+		a.publish(ctx, port)
+	}
+	return nil
+}
+
+// wants tells whether an open port shall have a rule.
+func (a *Auto) wants(o Open) bool {
+	if !a.cfg.Allow.Contains(o.Port) || !a.reaches(o.Addr) {
+		return false
+	}
+	other := Outbound
+	if a.cfg.Direction == Outbound {
+		other = Inbound
+	}
+	return !a.cfg.Table.listens(other, a.cfg.Proto, o.Port)
+}
+
+// reaches tells whether a rule leads to a socket at address.
+func (a *Auto) reaches(address netip.Addr) bool {
+	if address.IsUnspecified() {
+		return true
+	}
+	return address.IsLoopback() == (a.cfg.Loopback || a.cfg.Direction == Outbound)
+}
+
+// publish adds the rule of a port unless there is one, or there was one
+// recently that failed.
+func (a *Auto) publish(ctx context.Context, port uint16) {
+	if _, ok := a.have[port]; ok || time.Now().Before(a.retry[port]) || a.cfg.Table.listens(a.cfg.Direction, a.cfg.Proto, port) {
+		return
+	}
+	id, err := a.cfg.Table.add(ctx, Rule{
+		Direction: a.cfg.Direction, Proto: a.cfg.Proto, Listen: netip.AddrPortFrom(a.cfg.Listen, port),
+		Device: a.cfg.Device, Loopback: a.cfg.Loopback,
+	}, true)
+	if err != nil {
+		a.retry[port] = time.Now().Add(autoRetry)
+		a.cfg.Log.Debug("automatic port not published", "port", port, "error", err)
+		return
+	}
+	a.have[port] = id
+	delete(a.retry, port)
+}

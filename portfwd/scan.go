@@ -1,0 +1,170 @@
+package portfwd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/stack/flow"
+)
+
+// An Open is a port that somebody listens on, or for UDP a port that somebody
+// has bound without being connected.
+type Open struct {
+	Proto flow.Proto
+	Addr  netip.Addr // unspecified: every address
+	Port  uint16
+}
+
+// A Scanner lists open ports. It asks the kernel by sock_diag(7), which needs
+// no privilege and no /proc. It belongs to one goroutine.
+type Scanner struct {
+	file *os.File
+	seq  uint32
+	buf  []byte
+}
+
+// scanBuffer is the size of one piece of the answer, in bytes: the kernel
+// makes pieces of up to 32 KiB for readers that have the room.
+const scanBuffer = 32 << 10
+
+// NewScanner returns a Scanner over a NETLINK_SOCK_DIAG socket, which it takes
+// over. What it lists is the namespace in which the socket was made.
+func NewScanner(diag *os.File) *Scanner {
+	return &Scanner{file: diag, buf: make([]byte, scanBuffer)}
+}
+
+// Close closes the socket.
+func (s *Scanner) Close() error { return s.file.Close() }
+
+// Scan returns the open ports of a protocol, in both families.
+func (s *Scanner) Scan(p flow.Proto) ([]Open, error) {
+	var list []Open
+	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
+		more, err := s.dump(family, p)
+		if errors.Is(err, syscall.ENOENT) && family == unix.AF_INET6 {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list %v ports: %w", p, err)
+		}
+		list = append(list, more...)
+	}
+	return list, nil
+}
+
+// dump asks for one family.
+func (s *Scanner) dump(family uint8, p flow.Proto) ([]Open, error) {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	s.seq++
+	request := diagRequest(family, p, s.seq)
+	var list []Open
+	var dumpErr error
+	// The kernel makes the answer while we ask and receive: there is nothing
+	// to wait for.
+	err = raw.Control(func(fd uintptr) {
+		if dumpErr = unix.Sendto(int(fd), request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); dumpErr != nil {
+			return
+		}
+		for dumpErr == nil {
+			var n int
+			if n, _, dumpErr = unix.Recvfrom(int(fd), s.buf, unix.MSG_DONTWAIT); dumpErr == nil {
+				list, dumpErr = parseDiag(list, s.buf[:n], s.seq, p)
+			}
+		}
+	})
+	if err == nil && dumpErr != io.EOF {
+		err = dumpErr
+	}
+	return list, err
+}
+
+// Of sock_diag(7), netlink(7) and linux/inet_diag.h.
+const (
+	diagByFamily   = 20
+	diagRequestLen = 56
+	diagMessageLen = 72
+	stateClose     = 7 // of a UDP socket that is not connected
+	stateListen    = 10
+)
+
+// diagRequest returns a request for all sockets of a family and a protocol that
+// are open for whoever comes.
+func diagRequest(family uint8, p flow.Proto, seq uint32) []byte {
+	protocol, state := byte(unix.IPPROTO_TCP), stateListen
+	if p == flow.UDP {
+		protocol, state = unix.IPPROTO_UDP, stateClose
+	}
+	b := make([]byte, unix.SizeofNlMsghdr+diagRequestLen)
+	binary.NativeEndian.PutUint32(b[0:], uint32(len(b)))
+	binary.NativeEndian.PutUint16(b[4:], diagByFamily)
+	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	binary.NativeEndian.PutUint32(b[8:], seq)
+	b[16], b[17] = family, protocol
+	binary.NativeEndian.PutUint32(b[20:], 1<<state)
+	return b
+}
+
+// parseDiag appends the sockets in one piece of the answer. It returns io.EOF
+// at its end, and the kernel's error if it sent one. Pieces of other answers
+// are ignored.
+func parseDiag(list []Open, b []byte, seq uint32, p flow.Proto) ([]Open, error) {
+	for len(b) >= unix.SizeofNlMsghdr {
+		size := int(binary.NativeEndian.Uint32(b))
+		if size < unix.SizeofNlMsghdr || size > len(b) {
+			return list, fmt.Errorf("message of %d bytes in %d: %w", size, len(b), syscall.EBADMSG)
+		}
+		typ, data := binary.NativeEndian.Uint16(b[4:]), b[unix.SizeofNlMsghdr:size]
+		if binary.NativeEndian.Uint32(b[8:]) == seq {
+			switch typ {
+			case unix.NLMSG_DONE:
+				return list, io.EOF
+			case unix.NLMSG_ERROR:
+				return list, diagError(data)
+			case diagByFamily:
+				if o, ok := parseSocket(data, p); ok {
+					list = append(list, o)
+				}
+			}
+		}
+		b = b[min(len(b), (size+3)&^3):] // messages are aligned to 4 bytes
+	}
+	return list, nil
+}
+
+// diagError returns the error in an NLMSG_ERROR.
+func diagError(data []byte) error {
+	if len(data) < 4 {
+		return syscall.EBADMSG
+	}
+	if n := int32(binary.NativeEndian.Uint32(data)); n < 0 && n > -4096 {
+		return syscall.Errno(-n)
+	}
+	return syscall.EBADMSG
+}
+
+// parseSocket reads a struct inet_diag_msg.
+func parseSocket(data []byte, p flow.Proto) (Open, bool) {
+	if len(data) < diagMessageLen {
+		return Open{}, false
+	}
+	o := Open{Proto: p, Port: binary.BigEndian.Uint16(data[4:])}
+	switch data[0] {
+	case unix.AF_INET:
+		o.Addr = netip.AddrFrom4([4]byte(data[8:12]))
+	case unix.AF_INET6:
+		o.Addr = netip.AddrFrom16([16]byte(data[8:24])).Unmap()
+	default:
+		return Open{}, false
+	}
+	return o, o.Port != 0
+}
