@@ -78,8 +78,8 @@ type notice struct {
 // noticeSize is the length of a notice in bytes.
 const noticeSize = 8
 
-// reported returns the *trouble of a notice, or says that it is none.
-func reported(b []byte) error {
+// noticed returns the *trouble of a notice, or says that it is none.
+func noticed(b []byte) error {
 	if len(b) != noticeSize || b[0] != packetTrouble {
 		return syscall.EPROTO
 	}

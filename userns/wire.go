@@ -161,7 +161,7 @@ func (w *wire) recv() (m message, f *os.File, err error) {
 		case err == nil && len(b)+n > maxMessage:
 			err = syscall.EMSGSIZE
 		case err == nil && packet[0] > packetMore:
-			err = reported(packet[:n])
+			err = noticed(packet[:n])
 		}
 		if err != nil {
 			closeFile(f)
@@ -205,18 +205,25 @@ func rightsOf(f *os.File) (rights []byte, err error) {
 
 // descriptor returns the first descriptor in a control message, or nil.
 func descriptor(oob []byte) *os.File {
+	fds := rightsIn(oob)
+	if len(fds) == 0 {
+		return nil
+	}
+	closeAll(fds[1:])
+	return os.NewFile(uintptr(fds[0]), "device")
+}
+
+// rightsIn returns the descriptors in a control message.
+func rightsIn(oob []byte) []int {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil || len(messages) == 0 {
 		return nil
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) == 0 {
+	if err != nil {
 		return nil
 	}
-	for _, fd := range fds[1:] {
-		unix.Close(fd)
-	}
-	return os.NewFile(uintptr(fds[0]), "device")
+	return fds
 }
 
 func closeFile(f *os.File) {

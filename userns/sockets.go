@@ -1,0 +1,176 @@
+package userns
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxSockets is how many sockets one child makes: as many descriptors as fit in
+// one message (SCM_MAX_FD, unix(7)).
+const maxSockets = 253
+
+// A Socket is a socket to be made. All are non-blocking and close-on-exec.
+type Socket struct {
+	// Family, Type and Protocol are those of socket(2).
+	Family, Type, Protocol int
+
+	// Bind is the address to bind to, of the family; a port of 0 lets the kernel
+	// choose. An invalid one leaves the socket unbound. Zones are interface
+	// indices inside the namespace.
+	Bind netip.AddrPort
+
+	// Listen makes it a listener, with SO_REUSEADDR and the longest backlog that
+	// the namespace allows.
+	Listen bool
+
+	// V6Only keeps IPv4 away from a socket of AF_INET6 (ipv6(7)), whatever
+	// net.ipv6.bindv6only says.
+	V6Only bool
+}
+
+// Sockets returns sockets that live inside the namespace, in the order asked
+// for; they may be bound to ports below 1024. The caller owns them. They are all
+// there, or none is and the error tells why: it has the socket's address and
+// wraps the system call's error.
+//
+// It takes about a millisecond for each 253 sockets.
+func (n *Namespace) Sockets(ctx context.Context, sockets []Socket) ([]*os.File, error) {
+	var files []*os.File
+	for len(sockets) > 0 {
+		part := sockets[:min(len(sockets), maxSockets)]
+		made, err := n.makeSockets(ctx, part)
+		if err != nil {
+			closeFiles(files)
+			return nil, err
+		}
+		files = append(files, made...)
+		sockets = sockets[len(part):]
+	}
+	return files, nil
+}
+
+// makeSockets makes at most maxSockets sockets, by one child.
+func (n *Namespace) makeSockets(ctx context.Context, sockets []Socket) ([]*os.File, error) {
+	w, theirs, err := newWirePair()
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	m, err := n.newMaker(theirs, sockets)
+	if err != nil {
+		unix.Close(theirs)
+		return nil, err
+	}
+	pid, err := m.fork()
+	unix.Close(theirs)
+	if err != nil {
+		return nil, err
+	}
+	child := watch(pid)
+	defer child.end()
+	stop := context.AfterFunc(ctx, func() { w.conn.SetDeadline(time.Now()) })
+	defer stop()
+	fds, err := w.recvSockets(len(sockets))
+	if err != nil {
+		return nil, n.socketError(ctx, sockets, err)
+	}
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), sockets[i].String())
+	}
+	return files, nil
+}
+
+// recvSockets waits for the notice of a maker and for n descriptors.
+func (w *wire) recvSockets(n int) ([]int, error) {
+	packet := make([]byte, noticeSize+1)
+	oob := make([]byte, unix.CmsgSpace(4*maxSockets))
+	size, oobn, flags, _, err := w.conn.ReadMsgUnix(packet, oob)
+	if err == nil && size == 0 {
+		err = io.EOF
+	}
+	if err != nil {
+		return nil, err
+	}
+	fds := rightsIn(oob[:oobn])
+	switch {
+	case packet[0] == packetSockets && len(fds) == n:
+		return fds, nil
+	case flags&unix.MSG_CTRUNC != 0: // unix(7): our table of descriptors is full
+		err = syscall.EMFILE
+	default:
+		err = noticed(packet[:size])
+	}
+	closeAll(fds)
+	return nil, err
+}
+
+// socketError explains why there are no sockets.
+func (n *Namespace) socketError(ctx context.Context, sockets []Socket, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var t *trouble
+	if !errors.As(err, &t) {
+		return fmt.Errorf("%v: sockets: %w", n.target, err)
+	}
+	if t.step < stepSocket || t.step >= stepSend || t.index >= len(sockets) {
+		return n.explain(err)
+	}
+	return fmt.Errorf("%s %v: %w", stepNames[t.step], sockets[t.index], t.errno)
+}
+
+// String returns the socket's address, or what it is without one.
+func (s Socket) String() string {
+	if s.Bind.IsValid() {
+		return s.Bind.String()
+	}
+	return fmt.Sprintf("socket of family %d, type %d, protocol %d", s.Family, s.Type, s.Protocol)
+}
+
+// sockaddr returns the address to bind to as the kernel has it; none is empty.
+func (s Socket) sockaddr() (b [unix.SizeofSockaddrInet6]byte, n uintptr, err error) {
+	if !s.Bind.IsValid() {
+		return b, 0, nil
+	}
+	addr := s.Bind.Addr()
+	switch {
+	case s.Family == unix.AF_INET && addr.Is4():
+		n = unix.SizeofSockaddrInet4
+		a := addr.As4()
+		copy(b[4:], a[:])
+	case s.Family == unix.AF_INET6 && addr.Is6():
+		n = unix.SizeofSockaddrInet6
+		a := addr.As16()
+		copy(b[8:], a[:])
+		if addr.Zone() != "" {
+			zone, err := strconv.ParseUint(addr.Zone(), 10, 32)
+			if err != nil {
+				return b, 0, &net.AddrError{Err: "zone is no number", Addr: addr.String()}
+			}
+			binary.NativeEndian.PutUint32(b[24:], uint32(zone))
+		}
+	default:
+		return b, 0, fmt.Errorf("bind %v: %w", s.Bind, syscall.EAFNOSUPPORT)
+	}
+	binary.NativeEndian.PutUint16(b[:], uint16(s.Family))
+	binary.BigEndian.PutUint16(b[2:], s.Bind.Port())
+	return b, n, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
