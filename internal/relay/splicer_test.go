@@ -1,0 +1,205 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A line is a Splicer between two peers.
+type line struct {
+	left, right       *net.TCPConn
+	outbound, inbound atomic.Int64
+	inOrder           bool // valid when ended is closed
+	ended             chan struct{}
+	stop              context.CancelFunc
+}
+
+// newLine starts a relay between two connections, which the test must bring to
+// its end.
+func newLine(t *testing.T, s *Splicer) *line {
+	t.Helper()
+	a, left := connect(t)
+	b, right := connect(t)
+	ctx, stop := context.WithCancel(context.Background())
+	l := &line{left: left, right: right, stop: stop, ended: make(chan struct{})}
+	go func() {
+		defer close(l.ended)
+		l.inOrder = s.Run(ctx, a, b, Counters{Outbound: &l.outbound, Inbound: &l.inbound})
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-l.ended
+	})
+	for _, c := range []*net.TCPConn{left, right} {
+		c.SetDeadline(time.Now().Add(patience))
+	}
+	return l
+}
+
+// wantEnd waits for the end of the relay.
+func (l *line) wantEnd(t *testing.T, inOrder bool) {
+	t.Helper()
+	select {
+	case <-l.ended:
+	case <-time.After(patience):
+		t.Fatal("the relay did not end")
+	}
+	if l.inOrder != inOrder {
+		t.Errorf("in order: got %v, want %v", l.inOrder, inOrder)
+	}
+}
+
+// wantReset wants a peer to see a reset, after data perhaps. A peer that has
+// read a FIN reads no error any more, but will not be able to write.
+func wantReset(t *testing.T, who string, c *net.TCPConn) {
+	t.Helper()
+	_, err := io.Copy(io.Discard, c)
+	for err == nil {
+		runtime.Gosched()
+		_, err = c.Write([]byte("x"))
+	}
+	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("%s: got %v, want %v or %v", who, err, syscall.ECONNRESET, syscall.EPIPE)
+	}
+}
+
+func newSplicer(t *testing.T) *Splicer {
+	s := &Splicer{}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// TestSpliceBothWays moves 8 MiB each way at the same time, on several
+// connections, which share pipes.
+func TestSpliceBothWays(t *testing.T) {
+	const size = 8 << 20
+	s := newSplicer(t)
+	var all sync.WaitGroup
+	for i := range 3 {
+		l := newLine(t, s)
+		up, down := pattern(size, byte(i)), pattern(size, byte(100+i))
+		all.Go(func() {
+			var wg sync.WaitGroup
+			for _, w := range []struct {
+				to   *net.TCPConn
+				sent []byte
+			}{{l.left, up}, {l.right, down}} {
+				wg.Go(func() {
+					if _, err := w.to.Write(w.sent); err != nil {
+						t.Error(err)
+					}
+					w.to.CloseWrite()
+				})
+			}
+			wg.Go(func() {
+				got, _ := io.ReadAll(l.right)
+				wantBytes(t, "right", got, up)
+			})
+			got, _ := io.ReadAll(l.left)
+			wantBytes(t, "left", got, down)
+			wg.Wait()
+			l.wantEnd(t, true)
+			if out, in := l.outbound.Load(), l.inbound.Load(); out != size || in != size {
+				t.Errorf("counters: got %d out and %d in, want %d", out, in, size)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// TestSpliceHalfClose ends one direction and uses the other for a while.
+func TestSpliceHalfClose(t *testing.T) {
+	l := newLine(t, newSplicer(t))
+	question, answer := []byte("question"), pattern(3<<20, 4)
+	l.left.Write(question)
+	l.left.CloseWrite()
+	got, err := io.ReadAll(l.right)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantBytes(t, "right", got, question)
+	go func() {
+		l.right.Write(answer)
+		l.right.Close()
+	}()
+	got, err = io.ReadAll(l.left)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantBytes(t, "left", got, answer)
+	l.wantEnd(t, true)
+}
+
+// TestSpliceReset resets one end in every state of the other, and wants the
+// other end reset.
+func TestSpliceReset(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		prepare func(l *line)
+	}{
+		{"idle", func(*line) {}},
+		{"after its FIN", func(l *line) {
+			l.left.CloseWrite()
+			io.ReadAll(l.right)
+		}},
+		{"after the other's FIN", func(l *line) {
+			l.right.CloseWrite()
+			io.ReadAll(l.left)
+		}},
+		{"while the other does not read", func(l *line) {
+			l.left.SetWriteDeadline(time.Now().Add(patience / 100))
+			for {
+				if _, err := l.left.Write(make([]byte, 1<<20)); err != nil {
+					return
+				}
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLine(t, newSplicer(t))
+			tt.prepare(l)
+			l.left.SetLinger(0)
+			l.left.Close()
+			wantReset(t, "right", l.right)
+			l.wantEnd(t, false)
+		})
+	}
+}
+
+func TestSpliceCancel(t *testing.T) {
+	l := newLine(t, newSplicer(t))
+	l.stop()
+	wantReset(t, "left", l.left)
+	wantReset(t, "right", l.right)
+	l.wantEnd(t, false)
+}
+
+// TestSpliceIdle wants a connection that moves nothing to hold nothing but its
+// sockets, after it had moved much.
+func TestSpliceIdle(t *testing.T) {
+	s := newSplicer(t)
+	l := newLine(t, s)
+	sent := pattern(1<<20, 9)
+	go l.left.Write(sent)
+	got := make([]byte, len(sent))
+	if _, err := io.ReadFull(l.right, got); err != nil {
+		t.Fatal(err)
+	}
+	wantBytes(t, "right", got, sent)
+	eventually(t, "the pipe given back", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.spare) == 1
+	})
+	l.left.Close()
+	l.right.Close()
+	l.wantEnd(t, true)
+}
