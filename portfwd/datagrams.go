@@ -59,7 +59,7 @@ type udpListener struct {
 // to is part of it: answers come from there.
 type client struct {
 	address netip.AddrPort // IPv4 is not mapped
-	local   netip.Addr     // as the socket has it
+	local   netip.Addr
 }
 
 // A udpFlow is what one client and the target say to each other.

@@ -72,7 +72,7 @@ type Message struct {
 
 	// Local is the address that the message was sent to, or the one to answer
 	// from if that was a broadcast; invalid unless Datagrams asked for it.
-	// IPv4 is mapped if the socket is of IPv6.
+	// IPv4 is not mapped, whatever the socket's family.
 	Local netip.Addr
 
 	// Segment is the size in bytes of each datagram but the last, when Payload
@@ -105,7 +105,7 @@ func (m *Message) parse(rest []byte) {
 		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
 			m.Local = netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst, ip(7)
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			m.Local = netip.AddrFrom16([16]byte(data[:16]))
+			m.Local = netip.AddrFrom16([16]byte(data[:16])).Unmap()
 		}
 		rest = next
 	}
@@ -115,7 +115,7 @@ func (m *Message) parse(rest []byte) {
 // datagrams as one message where the kernel can (5.0).
 func (s *Socket) Datagrams() {
 	_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
-	// Either fails on sockets of the other family.
+	// IP_PKTINFO also works on an IPv6 socket, for what comes by IPv4.
 	_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
 }
