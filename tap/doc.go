@@ -12,6 +12,8 @@
 // kernel refuses is left out and named in Features.Why.
 //
 // Whoever calls Open becomes the device's namespace: it is opened by the stage
-// inside the guest and handed out as a descriptor, which New wraps. Buffers
+// inside the guest and handed out as a descriptor, which New wraps. What somebody
+// else opened, which may be a socket of frames instead, is first looked at by
+// Inherit. Buffers
 // always belong to the caller; the device keeps none after a call.
 package tap

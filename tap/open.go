@@ -67,9 +67,10 @@ func (e *OpenError) Unwrap() error { return e.Err }
 func (e *OpenError) Hint() string { return e.hint }
 
 // Open makes the TAP device called name in the calling thread's network
-// namespace, where it needs CAP_NET_ADMIN. The file is non-blocking and
-// close-on-exec; the caller owns it. The device goes when the last descriptor
-// of it is closed.
+// namespace, where it needs CAP_NET_ADMIN, or attaches to the one that is there
+// if nobody else is attached (ip-tuntap(8) makes persistent ones). The file is
+// non-blocking and close-on-exec; the caller owns it. A device that is not
+// persistent goes when the last descriptor of it is closed.
 func Open(name string, offload Offload) (*os.File, Features, error) {
 	if len(name) >= unix.IFNAMSIZ { // water would cut it off
 		return nil, Features{}, &OpenError{Op: "name interface " + name, Err: unix.EINVAL}
@@ -95,7 +96,15 @@ func refusedOffload(err error) bool {
 // openPlain makes the device through water, which neither sets close-on-exec
 // nor makes the descriptor known to the poller.
 func openPlain(name string) (*os.File, error) {
-	ifce, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: water.PlatformSpecificParams{Name: name}})
+	params := water.PlatformSpecificParams{Name: name}
+	ifce, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: params})
+	if errors.Is(err, unix.EINVAL) { // see setUp
+		params.MultiQueue = true
+		var again error
+		if ifce, again = water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: params}); again == nil {
+			err = nil
+		}
+	}
 	if err != nil {
 		return nil, openError("open "+devicePath+" for "+name, err)
 	}
@@ -107,6 +116,12 @@ func openPlain(name string) (*os.File, error) {
 	fd, err := unix.FcntlInt(raw.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, openError("duplicate "+name, err)
+	}
+	// A persistent device has the offloads that its last user set, and would give
+	// us superframes without saying so.
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {
+		unix.Close(fd)
+		return nil, openError("reset offloads of "+name, err)
 	}
 	return pollable(fd, name)
 }
@@ -127,25 +142,37 @@ func openOffloaded(name string) (*os.File, Features, error) {
 	return f, features, err
 }
 
-// setUp attaches fd to a device called name and negotiates its offloads.
+// setUp attaches fd to a device called name and negotiates its offloads. We use
+// one queue, but a persistent device that was made with IFF_MULTI_QUEUE must be
+// attached to with it, and any other without (both EINVAL).
 func setUp(fd int, name string) (Features, error) {
-	ifr, err := unix.NewIfreq(name)
+	const flags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+	err := attach(fd, name, flags)
+	if errors.Is(err, unix.EINVAL) && attach(fd, name, flags|unix.IFF_MULTI_QUEUE) == nil {
+		err = nil
+	}
 	if err != nil {
-		return Features{}, openError("name interface "+name, err)
-	}
-	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		return Features{}, openError("create "+name, err)
-	}
-	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, HeaderLen); err != nil {
-		return Features{}, openError("set header length of "+name, err)
 	}
 	return negotiate(fd, name)
 }
 
-// negotiate asks for all offloads, then for those that older kernels have.
+// attach makes the device called name, or attaches to it.
+func attach(fd int, name string, flags uint16) error {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(flags)
+	return unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+}
+
+// negotiate sets the length of the header and asks for all offloads, then for those that older kernels have.
 // UDP segmentation came with Linux 6.2.
 func negotiate(fd int, name string) (Features, error) {
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, HeaderLen); err != nil {
+		return Features{}, openError("set header length of "+name, err)
+	}
 	const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
 	const uso = unix.TUN_F_USO4 | unix.TUN_F_USO6
 	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|uso) == nil {
