@@ -1,39 +1,30 @@
 package engine
 
 import (
+	"io"
 	"log/slog"
-	"net"
 	"net/netip"
+	"os"
 
+	"taproot/internal/plan"
+	"taproot/portfwd"
+	"taproot/stack/nat"
 	"taproot/stack/policy"
 	"taproot/tap"
 	"taproot/userns"
 )
 
-// A Config says what `run` shall do. Front ends fill it in; New checks it.
+// A Config says what the guest's network is like. Front ends fill it in.
 type Config struct {
-	// Guest names the command and the namespaces it gets.
-	Guest userns.Config
-
-	// Interface is the name of the TAP device in the guest; "" means "tap0".
-	Interface string
-
-	// MAC is the TAP device's hardware address in the guest; nil means a
-	// random, locally administered one.
-	MAC net.HardwareAddr
-
-	// MTU is the TAP device's MTU: bytes of IP packet, without the Ethernet
-	// header. 0 means 1500.
-	MTU int
-
-	// Net4 and Net6 are the guest's networks.
-	Net4, Net6 Network
-
-	// DNS says what answers at the guest's resolver address.
-	DNS DNS
+	// Plan chooses the guest's addresses and routes. It is asked at the start
+	// and, unless NoFollow is set, whenever the host's network has changed.
+	Plan Planner
 
 	// Offload says how the TAP device is opened.
 	Offload tap.Offload
+
+	// DNS says what answers at the guest's resolver address.
+	DNS DNS
 
 	// HostLoopback are the ports of the host's loopback that the guest reaches
 	// at the gateway's address. The zero value opens none.
@@ -47,6 +38,43 @@ type Config struct {
 	// addresses.
 	AllowLinkLocal bool
 
+	// Maps are addresses that mean others on the host.
+	Maps []policy.Map
+
+	// Denied is the ICMP error that answers what the policy denies; the zero
+	// value means administratively prohibited.
+	Denied nat.ErrorKind
+
+	// Bind says which address and device of the host outgoing flows use.
+	Bind nat.Bind
+
+	// Without leaves parts of the gateway out.
+	Without Without
+
+	// Publish are the rules that hold from the start: Run and Attach fail if
+	// one of them cannot be served. Auto are ports that are published while
+	// somebody listens.
+	Publish []portfwd.Rule
+	Auto    []portfwd.AutoConfig
+
+	// Sandbox is what the engine gives up besides its privileges.
+	Sandbox Sandbox
+
+	// Capture gets every frame both ways in the format of pcap; nil means no
+	// capture. It belongs to the caller.
+	Capture *os.File
+
+	// NoFollow keeps what was read of the host at the start.
+	NoFollow bool
+
+	// Ready is called when everything works: before the command runs, or when
+	// the namespace is attached. An error ends it all. nil means nobody asks.
+	Ready func(*Instance) error
+
+	// Stderr gets what the engine's process says when it dies. nil means the
+	// supervisor's standard error.
+	Stderr io.Writer
+
 	// Log gets what the supervisor and the engine have to say; nil means
 	// nothing is logged. Debug tells each step of start-up and each flow.
 	Log *slog.Logger
@@ -56,17 +84,9 @@ type Config struct {
 	Warn func(message, hint string)
 }
 
-// A Network is the guest's network of one address family.
-type Network struct {
-	// Off leaves the family out of the guest.
-	Off bool
-
-	// Auto picks a range that does not clash with the host's routes.
-	Auto bool
-
-	// Prefix is the network; the zero value means 10.0.2.0/24 or fd00::/64.
-	// Offset 2 is the gateway, 3 the resolver, 100 the guest.
-	Prefix netip.Prefix
+// A Planner chooses the guest's network.
+type Planner interface {
+	Plan(plan.Warn) (plan.Plan, error)
 }
 
 // DNS says what answers at the guest's resolver address.
@@ -77,4 +97,53 @@ type DNS struct {
 	// Servers are the resolvers that get the guest's queries; none means those
 	// of the host's resolv.conf, followed when it changes.
 	Servers []netip.AddrPort
+
+	// Ports of the resolver's address other than 53 lead to the same ports of
+	// the first server. The zero value opens none.
+	Ports policy.Ports
+
+	// Announce tells guests of the resolver by DHCP and router advertisements.
+	Announce bool
+}
+
+// Without names what the gateway shall not do.
+type Without struct {
+	TCP, UDP, ICMP   bool // flows of these protocols
+	DHCP, DHCPv6, RA bool // services
+}
+
+// A Sandbox is what the engine's process gives up. Its capabilities it never
+// has.
+type Sandbox struct {
+	Files bool // no file system at all, by Landlock
+	Calls bool // no system calls that make or enter processes, by seccomp
+}
+
+// An Attachment is a network that exists and lacks only us.
+type Attachment struct {
+	// Target names the namespaces.
+	Target userns.Target
+
+	// Device is a device that the caller opened, instead of one to be made in
+	// Target: a TAP, or a SEQPACKET socket with a frame in each packet. It
+	// belongs to the caller. Nothing is configured then.
+	Device *os.File
+
+	// Bare has the device opened and nothing configured.
+	Bare bool
+
+	// Follow says when the target counts as gone.
+	Follow userns.Follow
+
+	// Stay keeps the attachment when the target is gone.
+	Stay bool
+}
+
+// An Instance is a guest's network that works.
+type Instance struct {
+	// Rules are the published ports, which may be changed.
+	Rules *portfwd.Table
+
+	// Plan is the guest's network.
+	Plan plan.Plan
 }

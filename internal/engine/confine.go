@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/userns/sandbox"
 )
 
 // confineChildren makes the programs that the calling thread executes from now
@@ -64,10 +66,10 @@ func capabilities() (unix.CapUserHeader, [2]unix.CapUserData, error) {
 // errPrivileged says that the engine has what it must not have.
 var errPrivileged = errors.New("the engine has capabilities or may gain them")
 
-// confine checks that the engine was started without privileges, and forbids
-// other processes of the user to look into it. It must come before the first
-// frame.
-func confine() error {
+// confine checks that the engine was started without privileges, forbids other
+// processes of the user to look into it, and gives up what s asks for. It must
+// come before the first frame.
+func confine(s Sandbox) error {
 	_, sets, err := capabilities()
 	if err != nil {
 		return err
@@ -81,6 +83,16 @@ func confine() error {
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("set not dumpable: %w", err)
+	}
+	if s.Files {
+		if _, err := sandbox.Files(); err != nil {
+			return fmt.Errorf("sandbox: %w", err)
+		}
+	}
+	if s.Calls {
+		if err := sandbox.Seccomp(); err != nil {
+			return fmt.Errorf("seccomp: %w", err)
+		}
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/vishvananda/netlink"
+
+	"taproot/internal/plan"
 )
 
 // settle is how long the host's state must be quiet before it is read again:
@@ -147,7 +149,7 @@ func errorsOf(w *fsnotify.Watcher) <-chan error {
 // readHost returns what the engine must know of the host. A resolv.conf that
 // cannot be read is told to unread and taken for an empty one.
 func (s *supervisor) readHost(unread func(error)) (hostState, error) {
-	addresses, err := hostAddresses()
+	addresses, err := plan.HostAddresses()
 	if err != nil {
 		return hostState{}, err // the policy is not complete without them
 	}
@@ -169,7 +171,7 @@ func (s *supervisor) readHost(unread func(error)) (hostState, error) {
 // tell sends the engine what has changed on the host.
 func (s *supervisor) tell(h hostState) {
 	engine := s.remember(h)
-	if err := engine.wire.send(message{Host: &h}, nil); err != nil {
+	if err := engine.wire.send(message{Host: &h}); err != nil {
 		s.log.Debug("host's state not sent", "error", err) // the next engine gets it
 	}
 }

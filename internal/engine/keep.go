@@ -14,12 +14,14 @@ func (s *supervisor) stopEngine() {
 	}
 }
 
-// replace sets the engine that runs, and what it is to be told of the host.
-func (s *supervisor) replace(engine *process) {
+// engineIs sets the engine that runs.
+func (s *supervisor) engineIs(engine *process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.engine = engine
-	s.spec.Host = s.host
+	if s.spec != nil { // else not the first one's, which is told later
+		s.spec.Host = s.host
+	}
 }
 
 // remember notes what the engine was told, and returns the engine.
@@ -54,7 +56,7 @@ func (s *supervisor) keep(ctx context.Context, starter *threads) {
 	for {
 		engine := s.current()
 		stop := context.AfterFunc(ctx, engine.wire.close)
-		gone := engine.watch()
+		gone := engine.watch(s.hear)
 		stop()
 		if ctx.Err() != nil {
 			return
@@ -70,7 +72,7 @@ func (s *supervisor) keep(ctx context.Context, starter *threads) {
 		}
 		s.log.Warn("engine died", "error", engine.err, "times", len(deaths))
 		if err := s.restart(ctx, starter, len(deaths)); err != nil {
-			s.cfg.warn(fmt.Sprintf("the guest has no network any more: %v", err), "")
+			s.networkGone(err)
 			return
 		}
 	}
@@ -85,8 +87,15 @@ func (s *supervisor) deviceGone(ctx context.Context, why string) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(goneGrace):
-		s.cfg.warn("the guest has no network any more: "+why, "")
+		s.networkGone(errors.New(why))
 	}
+}
+
+// networkGone says that the guest's network is gone for good: a command is told
+// by a warning and goes on, an attachment ends.
+func (s *supervisor) networkGone(why error) {
+	s.cfg.warn(fmt.Sprintf("the guest has no network any more: %v", why), "")
+	s.gone <- fmt.Errorf("network of the guest: %w", why) // there is room, this is the only time
 }
 
 // restart starts the engine for the n-th time in a row. One that dies before
@@ -100,18 +109,19 @@ func (s *supervisor) restart(ctx context.Context, starter *threads, n int) error
 	case <-ctx.Done():
 		return nil
 	}
-	engine, err := startProcess(starter)
+	engine, err := startProcess(starter, s.cfg.Stderr)
 	if err != nil {
 		return err
 	}
-	s.replace(engine)
-	err = engine.begin(s.spec, s.device)
+	s.engineIs(engine)
+	err = engine.begin(s.spec, s.descriptors()...)
 	var refused refusal
 	if errors.As(err, &refused) {
 		return err
 	}
 	if err != nil {
 		engine.stop()
+		return nil
 	}
-	return nil
+	return s.rules.Republish()
 }

@@ -9,6 +9,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"taproot/internal/plan"
+	"taproot/portfwd"
 )
 
 // A keeping is a supervisor without a guest, that keeps an engine.
@@ -28,8 +31,10 @@ func newKeeping(t *testing.T, script string) *keeping {
 	k.supervisor = &supervisor{
 		cfg:    Config{Warn: func(message, _ string) { k.warnings <- message }},
 		log:    slog.New(slog.DiscardHandler),
-		spec:   testPlan(t, Config{}).spec(Config{}),
+		spec:   testSpec(t, plan.Offsets{}, Config{}),
 		device: device(t),
+		rules:  portfwd.NewTable(portfwd.TableConfig{}),
+		gone:   make(chan error, 1),
 	}
 	var wg sync.WaitGroup
 	last, release := context.WithCancel(context.Background())
@@ -38,11 +43,11 @@ func newKeeping(t *testing.T, script string) *keeping {
 		release()
 		wg.Wait()
 	})
-	engine, err := startProcess(starter)
+	engine, err := startProcess(starter, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.replace(engine)
+	k.engineIs(engine)
 	t.Cleanup(func() { k.stopEngine() })
 	if err := engine.begin(k.spec, k.device); err != nil {
 		t.Fatal(err)
@@ -80,7 +85,7 @@ func TestKeep(t *testing.T) {
 				case <-k.engine.exited:
 					return false
 				default:
-					return k.engine.wire.send(message{Host: &hostState{}}, nil) == nil
+					return k.engine.wire.send(message{Host: &hostState{}}) == nil
 				}
 			})
 			k.cancel()
@@ -116,6 +121,9 @@ func TestKeepGivesUp(t *testing.T) {
 			default:
 				t.Error("no warning")
 			}
+			if err := <-k.gone; err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got error %v, want %q in it", err, want)
+			}
 		})
 	}
 }
@@ -146,12 +154,12 @@ func TestBegin(t *testing.T) {
 			starter := newThreads(ctx, &wg)
 			defer wg.Wait()
 			defer release()
-			p, err := startProcess(starter)
+			p, err := startProcess(starter, os.Stderr)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer p.stop()
-			err = p.begin(testPlan(t, Config{}).spec(Config{}), device(t))
+			err = p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t))
 			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 				t.Errorf("got %v, want %q", err, want)
 			}
@@ -170,7 +178,7 @@ func TestTell(t *testing.T) {
 		t.Errorf("host: got %+v, want %+v", k.host, h)
 	}
 	k.engine.wire.close()
-	if err := k.engine.wire.send(message{Host: &h}, nil); err == nil || errors.Is(err, os.ErrNotExist) {
+	if err := k.engine.wire.send(message{Host: &h}); err == nil || errors.Is(err, os.ErrNotExist) {
 		t.Errorf("closed wire: got %v, want an error", err)
 	}
 }

@@ -49,27 +49,27 @@ func fakeEngine() int {
 	}
 	w := &wire{os.NewFile(wireFD, "supervisor")}
 	m, device, err := w.receive()
-	if err != nil || m.Start == nil || device == nil {
+	if err != nil || m.Start == nil || len(device) != 1 {
 		return 2
 	}
 	switch script[min(len(lives), len(script)-1)] {
 	case "die": // before it is ready
 		return 3
 	case "fail":
-		_ = w.send(message{Failed: "as told"}, nil)
+		_ = w.send(message{Failed: "as told"})
 		return 125
 	case "silent": // something else than ready
-		_ = w.send(message{Gone: "?"}, nil)
+		_ = w.send(message{Gone: "?"})
 		return 0
 	case "ready-die":
-		_ = w.send(message{Ready: true}, nil)
+		_ = w.send(message{Ready: true})
 		return 4
 	case "gone":
-		_ = w.send(message{Ready: true}, nil)
-		_ = w.send(message{Gone: "deleted"}, nil)
+		_ = w.send(message{Ready: true})
+		_ = w.send(message{Gone: "deleted"})
 		return 0
 	}
-	_ = w.send(message{Ready: true}, nil)
+	_ = w.send(message{Ready: true})
 	for {
 		if _, _, err := w.receive(); err != nil {
 			return 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -24,7 +25,7 @@ type process struct {
 // startProcess starts an engine, which waits for its work. The engine gets a
 // session of its own, so that the terminal's signals do not reach it, and dies
 // with the thread that started it.
-func startProcess(threads *threads) (*process, error) {
+func startProcess(threads *threads, stderr io.Writer) (*process, error) {
 	ours, theirs, err := newWire()
 	if err != nil {
 		return nil, fmt.Errorf("start the engine: %w", err)
@@ -34,7 +35,7 @@ func startProcess(threads *threads) (*process, error) {
 	p.cmd = &exec.Cmd{
 		Path:        "/proc/self/exe",
 		Args:        []string{EngineName},
-		Stderr:      os.Stderr,
+		Stderr:      stderr,
 		Dir:         "/",
 		ExtraFiles:  []*os.File{theirs},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
@@ -50,9 +51,10 @@ func startProcess(threads *threads) (*process, error) {
 	return p, nil
 }
 
-// begin gives the engine its work and the device, and waits until it is ready.
-func (p *process) begin(s *spec, device *os.File) error {
-	if err := p.wire.send(message{Start: s}, device); err != nil {
+// begin gives the engine its work and the descriptors for it, and waits until it
+// is ready.
+func (p *process) begin(s *spec, files ...*os.File) error {
+	if err := p.wire.send(message{Start: s}, files...); err != nil {
 		return p.ended(fmt.Errorf("start the engine: %w", err))
 	}
 	m, _, err := p.wire.receive()
@@ -85,16 +87,18 @@ func (p *process) ended(err error) error {
 }
 
 // watch returns when the engine is gone. gone is why the device is, "" if it
-// is not.
-func (p *process) watch() (gone string) {
+// is not. heard gets what else the engine says; it must not block.
+func (p *process) watch(heard func(message)) (gone string) {
 	for {
-		m, _, err := p.wire.receive()
+		m, files, err := p.wire.receive()
+		closeAll(files) // an engine has none to give
 		if err != nil {
 			break
 		}
 		if m.Gone != "" {
 			gone = m.Gone
 		}
+		heard(m)
 	}
 	<-p.exited
 	return gone

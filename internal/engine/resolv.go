@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"taproot/internal/plan"
 	"taproot/stack/dns"
 )
 
@@ -32,11 +33,11 @@ func readResolvConf() (dns.ResolvConf, error) {
 
 // guestResolvConf is the guest's resolver configuration: our addresses, the
 // host's search list.
-func guestResolvConf(p plan, h hostState) []byte {
+func guestResolvConf(p *plan.Plan, h hostState) []byte {
 	var b strings.Builder
-	for _, n := range []network{p.v4, p.v6} {
-		if n.on() {
-			fmt.Fprintf(&b, "nameserver %v\n", n.resolver)
+	for _, f := range p.Families() {
+		if f.Resolver.IsValid() {
+			fmt.Fprintf(&b, "nameserver %v\n", f.Resolver)
 		}
 	}
 	if len(h.Search) > 0 {
@@ -46,7 +47,7 @@ func guestResolvConf(p plan, h hostState) []byte {
 }
 
 // guestHosts is the host's list of hosts, with the gateway's name.
-func guestHosts(p plan) []byte {
+func guestHosts(p *plan.Plan) []byte {
 	b, err := os.ReadFile(hostsPath)
 	if err != nil {
 		b = []byte("127.0.0.1 localhost\n::1 localhost\n")
@@ -54,9 +55,9 @@ func guestHosts(p plan) []byte {
 	if len(b) > 0 && b[len(b)-1] != '\n' {
 		b = append(b, '\n')
 	}
-	for _, n := range []network{p.v4, p.v6} {
-		if n.on() {
-			b = fmt.Appendf(b, "%v %s\n", n.gateway, hostName)
+	for _, f := range p.Families() {
+		if f.On() {
+			b = fmt.Appendf(b, "%v %s\n", f.Gateway, hostName)
 		}
 	}
 	return b

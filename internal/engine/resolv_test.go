@@ -7,43 +7,50 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"taproot/internal/plan"
 )
 
-func testPlan(t *testing.T, cfg Config) plan {
+func testPlan(t *testing.T, o plan.Offsets) *plan.Plan {
 	t.Helper()
-	p, err := newPlan(cfg, nil)
+	p, err := o.Plan(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return &p
+}
+
+func testSpec(t *testing.T, o plan.Offsets, cfg Config) *spec {
+	t.Helper()
+	return newSpec(testPlan(t, o), &cfg)
 }
 
 func TestGuestResolvConf(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		cfg    Config
+		plan   plan.Offsets
 		search []string
 		want   string
 	}{
-		{"both", Config{}, nil, "nameserver 10.0.2.3\nnameserver fd00::3\n"},
-		{"IPv4", Config{Net6: Network{Off: true}}, nil, "nameserver 10.0.2.3\n"},
-		{"IPv6, search", Config{Net4: Network{Off: true}}, []string{"example.test", "test"}, "nameserver fd00::3\nsearch example.test test\n"},
+		{"both", plan.Offsets{}, nil, "nameserver 10.0.2.3\nnameserver fd00::3\n"},
+		{"IPv4", plan.Offsets{Net6: plan.Network{Off: true}}, nil, "nameserver 10.0.2.3\n"},
+		{"IPv6, search", plan.Offsets{Net4: plan.Network{Off: true}}, []string{"example.test", "test"}, "nameserver fd00::3\nsearch example.test test\n"},
 	} {
-		if got := string(guestResolvConf(testPlan(t, tt.cfg), hostState{Search: tt.search})); got != tt.want {
+		if got := string(guestResolvConf(testPlan(t, tt.plan), hostState{Search: tt.search})); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }
 
 func TestGuestHosts(t *testing.T) {
-	got := string(guestHosts(testPlan(t, Config{})))
+	got := string(guestHosts(testPlan(t, plan.Offsets{})))
 	if want := "\n10.0.2.2 host.taproot.internal\nfd00::2 host.taproot.internal\n"; !strings.HasSuffix(got, want) {
 		t.Errorf("got %q, want %q at the end", got, want)
 	}
 	if host, err := os.ReadFile(hostsPath); err == nil && !strings.HasPrefix(got, string(host)) {
 		t.Errorf("got %q, want the host's own first", got)
 	}
-	got = string(guestHosts(testPlan(t, Config{Net6: Network{Off: true}})))
+	got = string(guestHosts(testPlan(t, plan.Offsets{Net6: plan.Network{Off: true}})))
 	if strings.Contains(got, "fd00::2 ") || !strings.Contains(got, "\n10.0.2.2 host.taproot.internal\n") {
 		t.Errorf("IPv4 only: got %q", got)
 	}
@@ -92,21 +99,12 @@ func TestSymlinkChain(t *testing.T) {
 // TestHostState wants what the kernel says of this machine to be usable: the
 // loopback's addresses at the least.
 func TestHostState(t *testing.T) {
-	addresses, err := hostAddresses()
+	addresses, err := plan.HostAddresses()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(addresses) > 0 && !slices.ContainsFunc(addresses, netip.Addr.IsLoopback) {
 		t.Errorf("addresses: got %v, want a loopback among them", addresses)
-	}
-	list, err := hostRoutes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range list {
-		if r.prefix.Bits() == 0 || r.prefix.Addr().IsLoopback() || r.prefix.Addr().IsLinkLocalUnicast() || r.device == "" {
-			t.Errorf("route %v: want no default, loopback or link-local ones", r)
-		}
 	}
 	conf, err := readResolvConf()
 	if len(conf.Servers) == 0 {

@@ -3,127 +3,180 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"log/slog"
 	"os"
-	"sync"
 
+	"taproot/internal/plan"
 	"taproot/userns"
 )
 
 // Run runs a command in a network of its own and returns the command's exit
 // status, 128+n if signal n ended it. An error means that the command did not
 // run, or that we failed; one that has a remedy has a method Hint() string.
-func Run(ctx context.Context, cfg Config) (status int, err error) {
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor")}
-	return s.run(ctx)
+func Run(ctx context.Context, command userns.Config, cfg Config) (status int, err error) {
+	c := &commandWorld{config: command}
+	err = supervise(ctx, cfg, c)
+	return c.status, err
 }
 
-// A supervisor is what the caller executed. It never reads a guest's frame.
-type supervisor struct {
-	cfg Config
-	log *slog.Logger
-
-	spec   *spec
-	device *os.File
-
-	mu sync.Mutex
-	// engine is the one that runs, nil between two.
-	// +checklocks:mu
-	engine *process
-	// host is what the engine was told last.
-	// +checklocks:mu
-	host hostState
+// Attach serves the network of namespaces that exist. It returns nil when they
+// are gone, or when ctx has ended. An error means that the network does not
+// work; one that has a remedy has a method Hint() string.
+func Attach(ctx context.Context, to Attachment, cfg Config) error {
+	return supervise(ctx, cfg, &attachedWorld{to: to})
 }
 
-// prepare makes all choices and says what the engine is told.
-func (s *supervisor) prepare(ctx context.Context) (plan, error) {
-	routes, err := hostRoutes()
-	if err != nil {
-		s.log.Warn("clashes not looked for", "error", err)
-	}
-	p, err := newPlan(s.cfg, routes)
-	if err != nil {
-		return plan{}, err
-	}
-	host, err := s.readHost(func(err error) { s.cfg.warn(err.Error(), resolvConfHint) })
-	if err != nil {
-		return plan{}, err
-	}
-	s.spec = p.spec(s.cfg)
-	s.spec.Host = host
-	s.remember(host)
-	s.spec.Verbose = s.log.Enabled(ctx, slog.LevelDebug)
-	return p, nil
+// A world is where the guest lives.
+type world interface {
+	// open gets hold of the namespaces and of the device in them, set up as
+	// the supervisor's plan says.
+	open(ctx context.Context, s *supervisor) (device *os.File, d deviceSpec, err error)
+
+	// namespace returns the guest's namespaces, nil if they are out of reach.
+	namespace() (*userns.Namespace, error)
+
+	// live returns when the guest is gone. It is called when everything works.
+	live(ctx context.Context, s *supervisor) error
+
+	// close lets everything go that open and namespace have taken.
+	close()
 }
 
-func (s *supervisor) run(ctx context.Context) (int, error) {
-	p, err := s.prepare(ctx)
-	if err != nil {
-		return 0, err
-	}
-
-	// Everything below ends with this context, except the thread that started
-	// the processes, which must live longer than they.
-	ctx, cancel := context.WithCancel(ctx)
-	last, release := context.WithCancel(context.Background())
-	var wg, thread sync.WaitGroup
-	defer thread.Wait()
-	defer release()
-	defer wg.Wait()
-	defer s.stopEngine()
-	defer cancel()
-	starter := newThreads(last, &thread)
-
-	engine, err := startProcess(starter)
-	if err != nil {
-		return 0, err
-	}
-	s.replace(engine)
-	guest, err := s.makeGuest(ctx, p)
-	if err != nil {
-		return 0, err
-	}
-	defer guest.Close()
-	defer s.device.Close()
-	if err := engine.begin(s.spec, s.device); err != nil {
-		return 0, err
-	}
-	wg.Go(func() { s.keep(ctx, starter) })
-	wg.Go(func() { s.followHost(ctx) })
-	if err := guest.Go(); err != nil {
-		return 0, err
-	}
-	return guest.Wait()
+// A commandWorld is made for a command and ends with it.
+type commandWorld struct {
+	config userns.Config
+	guest  *userns.Guest
+	ns     *userns.Namespace
+	status int
 }
 
-// makeGuest makes the guest's namespaces and takes the device out of them.
-func (s *supervisor) makeGuest(ctx context.Context, p plan) (*userns.Guest, error) {
-	setup := p.setup()
+func (c *commandWorld) open(ctx context.Context, s *supervisor) (*os.File, deviceSpec, error) {
+	setup, err := s.setup()
+	if err != nil {
+		return nil, deviceSpec{}, err
+	}
+	if !s.cfg.DNS.Off && s.plan.hasResolver() {
+		setup.ResolvConf = guestResolvConf(&s.plan.Plan, s.spec.Host)
+	}
+	setup.Hosts = guestHosts(&s.plan.Plan)
+	c.config.Log = s.log
+	if c.guest, err = userns.Start(ctx, c.config, setup); err != nil {
+		return nil, deviceSpec{}, err
+	}
+	device, report := c.guest.Device()
+	d, err := parseReport(report)
+	return device, d, err
+}
+
+func (c *commandWorld) namespace() (*userns.Namespace, error) {
+	if c.ns != nil {
+		return c.ns, nil
+	}
 	var err error
-	if setup.Device, err = json.Marshal(deviceSpec{Offload: s.cfg.Offload}); err != nil {
-		return nil, err
+	c.ns, err = c.guest.Namespace()
+	return c.ns, err
+}
+
+func (c *commandWorld) live(context.Context, *supervisor) (err error) {
+	if err := c.guest.Go(); err != nil {
+		return err
 	}
-	if !s.cfg.DNS.Off {
-		setup.ResolvConf = guestResolvConf(p, s.spec.Host)
+	c.status, err = c.guest.Wait()
+	return err
+}
+
+func (c *commandWorld) close() {
+	if c.ns != nil {
+		c.ns.Close()
 	}
-	setup.Hosts = guestHosts(p)
-	guestConfig := s.cfg.Guest
-	guestConfig.Log = s.log
-	guest, err := userns.Start(ctx, guestConfig, setup)
+	if c.guest != nil {
+		c.guest.Close()
+	}
+}
+
+// An attachedWorld exists already.
+type attachedWorld struct {
+	to Attachment
+	ns *userns.Namespace
+}
+
+func (a *attachedWorld) open(ctx context.Context, s *supervisor) (*os.File, deviceSpec, error) {
+	if a.to.Device != nil {
+		return openInherited(a.to.Device, s.cfg.Offload)
+	}
+	setup, err := s.setup()
 	if err != nil {
-		return nil, err
+		return nil, deviceSpec{}, err
 	}
-	device, report := guest.Device()
-	var d deviceSpec
+	setup.Bare = a.to.Bare
+	if a.ns, err = userns.OpenTarget(a.to.Target); err != nil {
+		return nil, deviceSpec{}, err
+	}
+	device, report, warnings, err := a.ns.Attach(ctx, setup)
+	if err != nil {
+		return nil, deviceSpec{}, err
+	}
+	for _, text := range warnings {
+		s.log.Warn(text)
+	}
+	d, err := parseReport(report)
+	return device, d, err
+}
+
+// errNoNamespace says that a rule needs sockets in a namespace that we were
+// not told of.
+var errNoNamespace = errors.New("the guest's namespace is not known, only its device")
+
+func (a *attachedWorld) namespace() (*userns.Namespace, error) {
+	if a.ns == nil {
+		return nil, errNoNamespace
+	}
+	return a.ns, nil
+}
+
+func (a *attachedWorld) live(ctx context.Context, s *supervisor) error {
+	if a.ns == nil || a.to.Stay {
+		select {
+		case <-ctx.Done():
+			return nil
+		case why := <-s.gone:
+			return why
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	left := make(chan error, 1)
+	go func() { left <- a.ns.Wait(ctx, a.to.Follow) }() // ends with ctx
+	select {
+	case err := <-left:
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	case why := <-s.gone:
+		cancel()
+		<-left
+		return why
+	}
+}
+
+func (a *attachedWorld) close() {
+	if a.ns != nil {
+		a.ns.Close()
+	}
+}
+
+// A decided plan is a plan with what only the engine asks of it.
+type decided struct{ plan.Plan }
+
+func (d *decided) hasResolver() bool {
+	return d.V4.Resolver.IsValid() || d.V6.Resolver.IsValid()
+}
+
+func parseReport(report json.RawMessage) (d deviceSpec, err error) {
 	if err := json.Unmarshal(report, &d); err != nil {
-		guest.Close()
-		return nil, fmt.Errorf("report of the stage: %w", err)
+		return d, fmt.Errorf("report of the stage: %w", err)
 	}
-	s.device, s.spec.Features = device, d.Features
-	s.log.Debug("device open", "name", p.name, "offloads", d.Features.Header, "udp_offload", d.Features.USO, "why", d.Features.Why)
-	return guest, nil
+	return d, nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"taproot/internal/plan"
 	"taproot/stack"
 	"taproot/stack/dhcp"
 	"taproot/stack/dns"
@@ -30,18 +31,18 @@ var allNodes = netip.MustParseAddr("ff02::1")
 // addServices makes what the gateway itself answers.
 func (g *gateway) addServices() {
 	s := g.spec
-	g.dns = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: valid(s.Gateway4, s.Gateway6)}, Log: g.log})
+	g.dns = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: valid(s.Plan.V4.Gateway, s.Plan.V6.Gateway)}, Log: g.log})
 	g.dhcp = dhcp.New(dhcp.Config{
-		Guest4: s.Guest4, Gateway4: s.Gateway4, Resolver4: g.resolver(s.Resolver4),
-		Guest6: s.Guest6.Addr(), Resolver6: g.resolver(s.Resolver6),
-		MTU: s.MTU, ServerMAC: s.MAC,
+		Guest4: s.Plan.V4.First(), Gateway4: s.Plan.V4.Gateway, Resolver4: g.announced(s.Plan.V4.Resolver),
+		Guest6: s.Plan.V6.First().Addr(), Resolver6: g.announced(s.Plan.V6.Resolver),
+		MTU: s.Plan.MTU, ServerMAC: s.Plan.GatewayMAC,
 	})
 	g.setHost(s.Host)
 }
 
-// resolver returns a, or no address where DNS is off.
-func (g *gateway) resolver(a netip.Addr) netip.Addr {
-	if !g.spec.ServeDNS {
+// announced returns a, or no address where guests are not to be told of it.
+func (g *gateway) announced(a netip.Addr) netip.Addr {
+	if g.spec.DNS.Off || !g.spec.DNS.Announce {
 		return netip.Addr{}
 	}
 	return a
@@ -50,9 +51,24 @@ func (g *gateway) resolver(a netip.Addr) netip.Addr {
 // setHost takes over what is new about the host.
 func (g *gateway) setHost(h hostState) {
 	g.rules.SetHostAddrs(h.Addresses)
+	g.ports.SetHostAddrs(h.Addresses)
+	if err := g.rules.SetMaps(g.spec.maps(&h)); err != nil {
+		g.log.Warn("maps of addresses", "error", err)
+	}
 	g.dns.SetServers(h.Servers)
 	g.dhcp.SetSearch(h.Search)
 	g.host.Store(&h)
+}
+
+// setPlan takes over the guest's new addresses.
+func (g *gateway) setPlan(p *plan.Plan) {
+	own, sources := guests(p)
+	if err := g.rules.SetGuests(own, sources); err != nil {
+		g.log.Warn("guest's addresses", "error", err)
+		return
+	}
+	g.plan.Store(p)
+	g.log.Debug("guest's addresses changed", "addresses", own)
 }
 
 // valid returns those of list that are addresses.
@@ -62,7 +78,7 @@ func valid[T interface{ IsValid() bool }](list ...T) []T {
 
 // isResolver tells whether a guest's destination is the gateway's DNS.
 func (g *gateway) isResolver(a netip.AddrPort) bool {
-	return g.spec.ServeDNS && a.Port() == dnsPort && (a.Addr() == g.spec.Resolver4 || a.Addr() == g.spec.Resolver6)
+	return !g.spec.DNS.Off && a.Port() == dnsPort && (a.Addr() == g.spec.Plan.V4.Resolver || a.Addr() == g.spec.Plan.V6.Resolver)
 }
 
 // handleTCP serves DNS itself and passes the rest on.
@@ -117,21 +133,25 @@ func (g *gateway) split(d stack.Datagram, to func(stack.Datagram)) {
 func (g *gateway) handleUDP(d stack.Datagram) {
 	switch {
 	case d.Destination.Port() == dhcpServerPort && d.Destination.Addr().Is4() && g.toGateway(d.Destination.Addr()):
-		g.split(d, g.serveDHCP)
+		if !g.spec.Without.DHCP {
+			g.split(d, g.serveDHCP)
+		}
 	case d.Destination.Port() == dhcpv6ServerPort && g.toGateway(d.Destination.Addr()):
-		g.split(d, g.serveDHCPv6)
+		if !g.spec.Without.DHCPv6 {
+			g.split(d, g.serveDHCPv6)
+		}
 	case d.Source.Addr().IsUnspecified(), d.Destination.Addr().IsMulticast():
 		// nobody to answer
 	case g.isResolver(d.Destination):
 		g.split(d, g.serveDNS)
-	default:
+	case !g.spec.Without.UDP:
 		g.udp.Handle(d)
 	}
 }
 
 // toGateway tells whether a destination means the gateway among others.
 func (g *gateway) toGateway(a netip.Addr) bool {
-	return a == g.spec.Gateway4 || a == g.spec.Gateway6 || a == g.stack.LinkLocal() ||
+	return a == g.spec.Plan.V4.Gateway || a == g.spec.Plan.V6.Gateway || a == g.stack.LinkLocal() ||
 		a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
@@ -140,7 +160,7 @@ func (g *gateway) serveDHCP(d stack.Datagram) {
 	if !ok {
 		return
 	}
-	g.answer(netip.AddrPortFrom(g.spec.Gateway4, dhcpServerPort), to, reply)
+	g.answer(netip.AddrPortFrom(g.spec.Plan.V4.Gateway, dhcpServerPort), to, reply)
 }
 
 func (g *gateway) serveDHCPv6(d stack.Datagram) {
@@ -198,12 +218,12 @@ func (g *gateway) advertiseUntil(ctx context.Context) error {
 
 // advertise sends a router advertisement to all nodes.
 func (g *gateway) advertise() {
-	s := g.spec
-	if !s.Guest6.IsValid() {
+	p := g.plan.Load()
+	if !p.V6.On() || g.spec.Without.RA {
 		return
 	}
 	b, err := ndp.Advertisement(ndp.Config{
-		Prefix: s.Guest6.Masked(), MTU: s.MTU, Resolver: g.resolver(s.Resolver6), Search: g.host.Load().Search, RouterMAC: s.MAC,
+		Prefix: p.V6.First().Masked(), MTU: p.MTU, Resolver: g.announced(p.V6.Resolver), Search: g.host.Load().Search, RouterMAC: p.GatewayMAC,
 	})
 	if err == nil {
 		err = g.stack.SendICMP6(g.stack.LinkLocal(), allNodes, b)

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,13 +11,14 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"taproot/internal/plan"
 	"taproot/stack"
 	"taproot/tap"
 	"taproot/tap/taptest"
 )
 
 // newTestGateway returns a gateway that only decides where packets go.
-func newTestGateway(t *testing.T, cfg Config) *gateway {
+func newTestGateway(t *testing.T, o plan.Offsets, cfg Config) *gateway {
 	t.Helper()
 	a, b, err := taptest.Pair(tap.Features{})
 	if err != nil {
@@ -28,8 +28,8 @@ func newTestGateway(t *testing.T, cfg Config) *gateway {
 		a.Close()
 		b.Close()
 	})
-	g := &gateway{spec: testPlan(t, cfg).spec(cfg)}
-	if g.stack, err = stack.New(stack.Config{Device: a, MTU: 1500, MAC: net.HardwareAddr(gatewayMAC[:])}); err != nil {
+	g := &gateway{spec: testSpec(t, o, cfg)}
+	if g.stack, err = stack.New(stack.Config{Device: a, MTU: 1500, MAC: g.spec.Plan.GatewayMAC}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -70,8 +70,8 @@ func TestSplit(t *testing.T) {
 }
 
 func TestIsResolver(t *testing.T) {
-	on, off := newTestGateway(t, Config{}), newTestGateway(t, Config{DNS: DNS{Off: true}})
-	one := newTestGateway(t, Config{Net6: Network{Off: true}})
+	on, off := newTestGateway(t, plan.Offsets{}, Config{}), newTestGateway(t, plan.Offsets{}, Config{DNS: DNS{Off: true}})
+	one := newTestGateway(t, plan.Offsets{Net6: plan.Network{Off: true}}, Config{})
 	for _, tt := range []struct {
 		g    *gateway
 		to   string
@@ -88,7 +88,7 @@ func TestIsResolver(t *testing.T) {
 }
 
 func TestToGateway(t *testing.T) {
-	g := newTestGateway(t, Config{})
+	g := newTestGateway(t, plan.Offsets{}, Config{})
 	for to, want := range map[string]bool{
 		"10.0.2.2": true, "fd00::2": true, g.stack.LinkLocal().String(): true,
 		"255.255.255.255": true, "ff02::1:2": true, "224.0.0.1": true,

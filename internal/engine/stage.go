@@ -2,8 +2,11 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"taproot/tap"
 	"taproot/userns"
@@ -37,4 +40,23 @@ func openDevice(name string, request json.RawMessage) (*os.File, json.RawMessage
 		return nil, nil, err
 	}
 	return f, report, nil
+}
+
+// openInherited takes a device that somebody else opened. The descriptor is a
+// new one of the same device.
+func openInherited(f *os.File, o tap.Offload) (*os.File, deviceSpec, error) {
+	features, err := tap.Inherit(f, o)
+	if err != nil {
+		return nil, deviceSpec{}, err
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, deviceSpec{}, err
+	}
+	fd := -1
+	controlErr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(controlErr, err); err != nil {
+		return nil, deviceSpec{}, fmt.Errorf("device: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "device"), deviceSpec{Features: features}, nil
 }

@@ -22,18 +22,18 @@ func TestHostChangesBeforeStart(t *testing.T) {
 	}
 	defer device.Close()
 	server := netip.MustParseAddrPort("192.0.2.53:53")
-	if err := ours.send(message{Host: &hostState{Servers: []netip.AddrPort{server}}}, nil); err != nil {
+	if err := ours.send(message{Host: &hostState{Servers: []netip.AddrPort{server}}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := ours.send(message{Start: &spec{MTU: 1500}}, device); err != nil {
+	if err := ours.send(message{Start: &spec{Verbose: true}}, device); err != nil {
 		t.Fatal(err)
 	}
-	s, got, err := receiveStart(theirs)
+	got, err := receiveStart(theirs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer got.Close()
-	if s.MTU != 1500 || len(s.Host.Servers) != 1 || s.Host.Servers[0] != server {
-		t.Errorf("got MTU %d and servers %v, want 1500 and %v", s.MTU, s.Host.Servers, server)
+	defer got.device.Close()
+	if s := got.spec; !s.Verbose || len(s.Host.Servers) != 1 || s.Host.Servers[0] != server {
+		t.Errorf("got %+v, want the spec with server %v", s, server)
 	}
 }

@@ -10,30 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"taproot/stack/policy"
-	"taproot/tap"
+	"taproot/internal/plan"
+	"taproot/portfwd"
 )
-
-// A spec is all that the engine is told at its start. It comes with the TAP
-// device's descriptor.
-type spec struct {
-	Features tap.Features
-	MTU      int    // bytes of IP packet
-	MAC      []byte // the gateway's
-
-	// The guest's network; invalid values for a family that is off.
-	Guest4, Guest6       netip.Prefix
-	Gateway4, Gateway6   netip.Addr
-	Resolver4, Resolver6 netip.Addr
-
-	HostLoopback, AllowHost policy.Ports
-	AllowLinkLocal          bool
-
-	ServeDNS bool // whether the resolver's address answers
-	Verbose  bool // debug log to stderr
-
-	Host hostState
-}
 
 // A hostState is what the engine knows of the host. The supervisor sends a new
 // one when it changes.
@@ -46,11 +25,32 @@ type hostState struct {
 // A message is what supervisor and engine say to each other. Exactly one field
 // is set.
 type message struct {
-	Start  *spec      `json:",omitempty"` // to the engine, with the device
-	Host   *hostState `json:",omitempty"` // to the engine
-	Ready  bool       `json:",omitempty"` // from the engine: packets move
-	Failed string     `json:",omitempty"` // from the engine: why it cannot start
-	Gone   string     `json:",omitempty"` // from the engine: the device is gone
+	// To the engine:
+	Start     *spec             `json:",omitempty"` // with the device and perhaps a capture file
+	Host      *hostState        `json:",omitempty"` // what has changed
+	Plan      *plan.Plan        `json:",omitempty"` // the guest's new addresses
+	Publish   *portfwd.Listener `json:",omitempty"` // with its socket
+	Unpublish int               `json:",omitempty"` // the rule's id
+	Sockets   *socketReply      `json:",omitempty"` // with sockets
+
+	// From the engine:
+	Ready  bool           `json:",omitempty"` // packets move
+	Failed string         `json:",omitempty"` // why it cannot start
+	Gone   string         `json:",omitempty"` // why the device is gone
+	Need   *socketRequest `json:",omitempty"` // sockets inside the guest
+	Closed int            `json:",omitempty"` // the id of a rule whose sockets are closed
+}
+
+// A socketRequest asks for unconnected sockets inside the guest.
+type socketRequest struct {
+	Family, Type int // AF_INET or AF_INET6; SOCK_STREAM or SOCK_DGRAM
+}
+
+// A socketReply comes with as many sockets as there are, or says why there are
+// none.
+type socketReply struct {
+	Request socketRequest
+	Error   string
 }
 
 // maxMessage is the longest message in bytes: a host with a thousand addresses
@@ -72,8 +72,8 @@ func newWire() (ours *wire, theirs *os.File, err error) {
 
 func (w *wire) close() { w.file.Close() }
 
-// send sends m, and a descriptor with it unless f is nil.
-func (w *wire) send(m message, f *os.File) error {
+// send sends m, and files with it, which stay the caller's.
+func (w *wire) send(m message, files ...*os.File) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -81,32 +81,57 @@ func (w *wire) send(m message, f *os.File) error {
 	if len(b) > maxMessage {
 		return fmt.Errorf("message of %d bytes, at most %d fit", len(b), maxMessage)
 	}
-	var rights []byte
-	if f != nil {
-		rights = unix.UnixRights(int(f.Fd()))
-	}
 	raw, err := w.file.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var sendErr error
-	if err := raw.Write(func(fd uintptr) bool {
-		sendErr = unix.Sendmsg(int(fd), b, rights, nil, unix.MSG_NOSIGNAL)
-		return sendErr != unix.EAGAIN
-	}); err != nil {
+	err = withRights(files, func(rights []byte) error {
+		return raw.Write(func(fd uintptr) bool {
+			sendErr = unix.Sendmsg(int(fd), b, rights, nil, unix.MSG_NOSIGNAL)
+			return sendErr != unix.EAGAIN && sendErr != unix.EINTR
+		})
+	})
+	if err != nil {
 		return err
 	}
 	return os.NewSyscallError("sendmsg", sendErr)
 }
 
-// receive returns the next message and the descriptor that came with it, nil
-// if none did. It returns io.EOF when the other side is gone.
-func (w *wire) receive() (message, *os.File, error) {
+// withRights calls f with the control message that carries files, all of which
+// stay open meanwhile. It does not use Fd, which would make them blocking, in
+// the other process too.
+func withRights(files []*os.File, f func(rights []byte) error) error {
+	fds := make([]int, 0, len(files))
+	var hold func(rest []*os.File) error
+	hold = func(rest []*os.File) error {
+		if len(rest) == 0 {
+			if len(fds) == 0 {
+				return f(nil)
+			}
+			return f(unix.UnixRights(fds...))
+		}
+		raw, err := rest[0].SyscallConn()
+		if err != nil {
+			return err
+		}
+		controlErr := raw.Control(func(fd uintptr) {
+			fds = append(fds, int(fd))
+			err = hold(rest[1:])
+		})
+		return errors.Join(controlErr, err)
+	}
+	return hold(files)
+}
+
+// receive returns the next message and the descriptors that came with it. It
+// returns io.EOF when the other side is gone.
+func (w *wire) receive() (message, []*os.File, error) {
 	raw, err := w.file.SyscallConn()
 	if err != nil {
 		return message{}, nil, err
 	}
-	b, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4))
+	b, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxRights))
 	var n, oobn int
 	var receiveErr error
 	if err := raw.Read(func(fd uintptr) bool {
@@ -121,19 +146,23 @@ func (w *wire) receive() (message, *os.File, error) {
 	if n == 0 {
 		return message{}, nil, io.EOF
 	}
-	f, err := parseRights(oob[:oobn])
+	files, err := parseRights(oob[:oobn])
 	if err != nil {
 		return message{}, nil, err
 	}
 	var m message
 	if err := json.Unmarshal(b[:n], &m); err != nil {
-		return message{}, f, fmt.Errorf("message: %w", err)
+		return message{}, files, fmt.Errorf("message: %w", err)
 	}
-	return m, f, nil
+	return m, files, nil
 }
 
-// parseRights returns the one descriptor in a control message, or nil.
-func parseRights(oob []byte) (*os.File, error) {
+// maxRights is how many descriptors a message may carry: SCM_MAX_FD of the
+// kernel (unix(7)).
+const maxRights = 253
+
+// parseRights returns the descriptors in a control message, made non-blocking.
+func parseRights(oob []byte) ([]*os.File, error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}
@@ -142,15 +171,23 @@ func parseRights(oob []byte) (*os.File, error) {
 		return nil, errors.Join(errors.New("control message"), err)
 	}
 	fds, err := unix.ParseUnixRights(&cmsgs[0])
-	if err != nil || len(fds) != 1 {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-		return nil, errors.Join(fmt.Errorf("%d passed descriptors", len(fds)), err)
+	if err != nil {
+		return nil, fmt.Errorf("passed descriptors: %w", err)
 	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		unix.Close(fds[0])
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		err = errors.Join(err, unix.SetNonblock(fd, true))
+		files[i] = os.NewFile(uintptr(fd), "passed")
+	}
+	if err != nil {
+		closeAll(files)
 		return nil, os.NewSyscallError("set non-blocking", err)
 	}
-	return os.NewFile(uintptr(fds[0]), "tap"), nil
+	return files, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/internal/plan"
 )
 
 // newWirePair returns both ends as wires, which the test closes.
@@ -29,7 +31,7 @@ func newWirePair(t *testing.T) (ours, theirs *wire) {
 
 func TestWire(t *testing.T) {
 	ours, theirs := newWirePair(t)
-	spec := testPlan(t, Config{}).spec(Config{})
+	spec := testSpec(t, plan.Offsets{}, Config{})
 	spec.Host = hostState{
 		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		Servers:   []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::1]:53")},
@@ -38,11 +40,11 @@ func TestWire(t *testing.T) {
 	for name, m := range map[string]message{
 		"start": {Start: spec}, "host": {Host: &spec.Host}, "ready": {Ready: true}, "failed": {Failed: "x"}, "gone": {Gone: "y"},
 	} {
-		if err := ours.send(m, nil); err != nil {
+		if err := ours.send(m); err != nil {
 			t.Fatal(err)
 		}
 		got, f, err := theirs.receive()
-		if err != nil || f != nil || !reflect.DeepEqual(got, m) {
+		if err != nil || len(f) > 0 || !reflect.DeepEqual(got, m) {
 			t.Errorf("%s: got %+v, file %v and error %v, want %+v", name, got, f, err, m)
 		}
 	}
@@ -50,7 +52,7 @@ func TestWire(t *testing.T) {
 	if _, _, err := theirs.receive(); err != io.EOF {
 		t.Errorf("end: got %v, want %v", err, io.EOF)
 	}
-	if err := theirs.send(message{Ready: true}, nil); !errors.Is(err, unix.EPIPE) {
+	if err := theirs.send(message{Ready: true}); !errors.Is(err, unix.EPIPE) {
 		t.Errorf("send to nobody: got %v, want %v", err, unix.EPIPE)
 	}
 }
@@ -68,10 +70,11 @@ func TestWireDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
-	m, f, err := theirs.receive()
-	if err != nil || f == nil || !m.Ready {
-		t.Fatalf("got %+v, file %v and error %v", m, f, err)
+	m, files, err := theirs.receive()
+	if err != nil || len(files) != 1 || !m.Ready {
+		t.Fatalf("got %+v, files %v and error %v", m, files, err)
 	}
+	f := files[0]
 	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
 		t.Errorf("flags: got %#x and error %v, want close-on-exec", flags, err)
 	}
@@ -84,13 +87,37 @@ func TestWireDescriptor(t *testing.T) {
 	}
 }
 
+// TestWireDescriptors wants all of them, in order.
+func TestWireDescriptors(t *testing.T) {
+	ours, theirs := newWirePair(t)
+	var files []*os.File
+	for range maxRights {
+		files = append(files, device(t))
+	}
+	files[7] = ours.file
+	if err := ours.send(message{Ready: true}, files...); err != nil {
+		t.Fatal(err)
+	}
+	_, got, err := theirs.receive()
+	if err != nil || len(got) != maxRights {
+		t.Fatalf("got %d files and error %v, want %d", len(got), err, maxRights)
+	}
+	for i, f := range got {
+		info, err := f.Stat()
+		if socket := err == nil && info.Mode()&os.ModeSocket != 0; socket != (i == 7) {
+			t.Errorf("file %d: got %v and error %v", i, info, err)
+		}
+	}
+	closeAll(got)
+}
+
 func TestWireLimits(t *testing.T) {
 	ours, theirs := newWirePair(t)
-	if err := ours.send(message{Failed: strings.Repeat("x", maxMessage)}, nil); err == nil {
+	if err := ours.send(message{Failed: strings.Repeat("x", maxMessage)}); err == nil {
 		t.Error("too long: got no error")
 	}
 	long := message{Failed: strings.Repeat("x", maxMessage-20)}
-	if err := ours.send(long, nil); err != nil {
+	if err := ours.send(long); err != nil {
 		t.Fatalf("just not too long: %v", err)
 	}
 	if m, _, err := theirs.receive(); err != nil || m != long {
@@ -112,8 +139,7 @@ func TestWireRefuses(t *testing.T) {
 		"no JSON":                    {"{", nil},
 		"wrong type":                 {`{"Ready": 7}`, nil},
 		"no JSON, with a descriptor": {"{", unix.UnixRights(fd)},
-		"two descriptors":            {"{}", unix.UnixRights(fd, fd)},
-		"three descriptors":          {"{}", unix.UnixRights(fd, fd, fd)},
+		"no JSON, with two":          {"{", unix.UnixRights(fd, fd)},
 		"too long":                   {strings.Repeat(" ", maxMessage+1), nil},
 	} {
 		raw, err := ours.file.SyscallConn()
@@ -125,9 +151,7 @@ func TestWireRefuses(t *testing.T) {
 			t.Fatal(err, sendErr)
 		}
 		m, got, err := theirs.receive()
-		if got != nil {
-			got.Close()
-		}
+		closeAll(got)
 		if err == nil {
 			t.Errorf("%s: got %+v, want an error", name, m)
 		}

@@ -47,7 +47,7 @@ func homes() map[string]home {
 			decision: "005-dhcp-and-ndp.md",
 		},
 		"github.com/vishvananda/netlink": {
-			in:       []string{"internal/engine", "test/bench", "test/lab", "userns"},
+			in:       []string{"internal/engine", "internal/plan", "test/bench", "test/lab", "userns"},
 			decision: "010-other-modules.md",
 		},
 		"github.com/google/nftables": {
@@ -60,7 +60,7 @@ func homes() map[string]home {
 		},
 		"golang.org/x/sys": {
 			in: []string{
-				"internal/engine", "internal/probe", "internal/relay", "internal/socket", "portfwd", "stack/link", "stack/nat",
+				"internal/engine", "internal/plan", "internal/probe", "internal/relay", "internal/socket", "portfwd", "stack/link", "stack/nat",
 				"tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/sandbox",
 			},
 			tests:    []string{"test/e2e"},

@@ -8,6 +8,7 @@ import (
 
 	"taproot/internal/engine"
 	"taproot/internal/probe"
+	"taproot/userns"
 )
 
 // Exit statuses of our own; the command's pass unchanged.
@@ -34,7 +35,7 @@ func Main(args []string, version string) int {
 type program struct {
 	out, err *output
 	version  string
-	run      func(context.Context, engine.Config) (int, error)
+	run      func(context.Context, userns.Config, engine.Config) (int, error)
 	probe    func(context.Context) []probe.Result
 
 	// status is the exit status that the command's function decided on; it

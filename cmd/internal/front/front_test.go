@@ -20,7 +20,8 @@ type call struct {
 	err     error
 	results []probe.Result
 
-	config         engine.Config // what the engine got
+	guest          userns.Config // what the engine got
+	config         engine.Config
 	started        bool
 	stdout, stderr bytes.Buffer
 }
@@ -30,8 +31,8 @@ func (c *call) main(args ...string) (status int) {
 		out:     newOutput(&c.stdout),
 		err:     newOutput(&c.stderr),
 		version: "v1",
-		run: func(_ context.Context, cfg engine.Config) (int, error) {
-			c.config, c.started = cfg, true
+		run: func(_ context.Context, guest userns.Config, cfg engine.Config) (int, error) {
+			c.guest, c.config, c.started = guest, cfg, true
 			return c.status, c.err
 		},
 		probe: func(context.Context) []probe.Result { return c.results },

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"taproot/internal/engine"
+	"taproot/internal/plan"
 	"taproot/stack/policy"
 	"taproot/tap"
 	"taproot/userns"
@@ -14,7 +15,7 @@ import (
 
 // options are the options of `run` as parsed, each still by itself.
 type options struct {
-	net4, net6     engine.Network
+	net4, net6     plan.Network
 	ipv4, ipv6     bool
 	mtu            int
 	ifname         string
@@ -48,9 +49,9 @@ func (o *options) register(fs *pflag.FlagSet) {
 
 func (o *options) registerNetwork(fs *pflag.FlagSet) {
 	o.ipv4, o.ipv6, o.mtu, o.ifname = true, true, defaultMTU, "tap0"
-	fs.Var(&value[engine.Network]{result: &o.net4, preset: "10.0.2.0/24", kind: "CIDR|auto",
+	fs.Var(&value[plan.Network]{result: &o.net4, preset: "10.0.2.0/24", kind: "CIDR|auto",
 		parse: last(parseNet4)}, "net", "IPv4 network of the guest")
-	fs.Var(&value[engine.Network]{result: &o.net6, preset: "fd00::/64", kind: "CIDR|auto",
+	fs.Var(&value[plan.Network]{result: &o.net6, preset: "fd00::/64", kind: "CIDR|auto",
 		parse: last(parseNet6)}, "net6", "IPv6 network of the guest")
 	fs.Var(&value[bool]{result: &o.ipv4, preset: "on", kind: "on|off",
 		parse: last(parseSwitch)}, "ipv4", "IPv4 in the guest")
@@ -104,22 +105,18 @@ func exclusive(a, b string) error {
 	}
 }
 
+// guest returns the namespaces that checked options ask for.
+func (o *options) guest() userns.Config {
+	return userns.Config{Identity: o.identity(), PID: o.pid, IPC: o.ipc, UTS: o.uts}
+}
+
 // config returns the engine's configuration for checked options. Where the
 // engine has the same default, a field stays zero.
 func (o *options) config() engine.Config {
 	o.net4.Off, o.net6.Off = !o.ipv4, !o.ipv6
+	o.dns.Announce = true
 	return engine.Config{
-		Guest: userns.Config{
-			Identity: o.identity(),
-			PID:      o.pid,
-			IPC:      o.ipc,
-			UTS:      o.uts,
-		},
-		Interface:      o.ifname,
-		MAC:            o.mac,
-		MTU:            o.mtu,
-		Net4:           o.net4,
-		Net6:           o.net6,
+		Plan:           plan.Offsets{Interface: o.ifname, MTU: o.mtu, MAC: o.mac, Net4: o.net4, Net6: o.net6},
 		DNS:            o.dns,
 		Offload:        o.offload,
 		HostLoopback:   o.hostLoopback,

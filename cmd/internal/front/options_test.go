@@ -8,60 +8,70 @@ import (
 	"testing"
 
 	"taproot/internal/engine"
+	"taproot/internal/plan"
 	"taproot/stack/policy"
 	"taproot/tap"
 	"taproot/userns"
 )
+
+// A wanted configuration, with its parts by type.
+type wanted struct {
+	engine.Config
+	net   plan.Offsets
+	guest userns.Config
+}
 
 func TestRunConfig(t *testing.T) {
 	prefix := netip.MustParsePrefix
 	server := netip.MustParseAddrPort
 	tests := []struct {
 		args string
-		want func(*engine.Config) // what differs from the defaults
+		want func(*wanted) // what differs from the defaults
 	}{
-		{"x", func(*engine.Config) {}},
-		{"-- x", func(*engine.Config) {}},
-		{"x -v --net=auto", func(c *engine.Config) { c.Guest.Command = []string{"x", "-v", "--net=auto"} }},
-		{"--net=auto --net6=auto x", func(c *engine.Config) { c.Net4.Auto, c.Net6.Auto = true, true }},
-		{"--net 172.16.0.0/25 x", func(c *engine.Config) { c.Net4.Prefix = prefix("172.16.0.0/25") }},
-		{"--net6=fd12::/121 x", func(c *engine.Config) { c.Net6.Prefix = prefix("fd12::/121") }},
-		{"--ipv4=off x", func(c *engine.Config) { c.Net4.Off = true }},
-		{"--ipv6=off --mtu=576 x", func(c *engine.Config) { c.Net6.Off, c.MTU = true, 576 }},
-		{"--ipv6=off --ipv6=on x", func(*engine.Config) {}},
-		{"--mtu=65521 x", func(c *engine.Config) { c.MTU = 65521 }},
-		{"--ifname=eth0 x", func(c *engine.Config) { c.Interface = "eth0" }},
-		{"--mac=02:00:00:00:00:07 x", func(c *engine.Config) { c.MAC = []byte{2, 0, 0, 0, 0, 7} }},
-		{"--dns=auto x", func(*engine.Config) {}},
-		{"--dns=off x", func(c *engine.Config) { c.DNS.Off = true }},
-		{"--dns=192.0.2.1 --dns=[2001:db8::1]:5353 x", func(c *engine.Config) {
+		{"x", func(*wanted) {}},
+		{"-- x", func(*wanted) {}},
+		{"x -v --net=auto", func(c *wanted) { c.guest.Command = []string{"x", "-v", "--net=auto"} }},
+		{"--net=auto --net6=auto x", func(c *wanted) { c.net.Net4.Auto, c.net.Net6.Auto = true, true }},
+		{"--net 172.16.0.0/25 x", func(c *wanted) { c.net.Net4.Prefix = prefix("172.16.0.0/25") }},
+		{"--net6=fd12::/121 x", func(c *wanted) { c.net.Net6.Prefix = prefix("fd12::/121") }},
+		{"--ipv4=off x", func(c *wanted) { c.net.Net4.Off = true }},
+		{"--ipv6=off --mtu=576 x", func(c *wanted) { c.net.Net6.Off, c.net.MTU = true, 576 }},
+		{"--ipv6=off --ipv6=on x", func(*wanted) {}},
+		{"--mtu=65521 x", func(c *wanted) { c.net.MTU = 65521 }},
+		{"--ifname=eth0 x", func(c *wanted) { c.net.Interface = "eth0" }},
+		{"--mac=02:00:00:00:00:07 x", func(c *wanted) { c.net.MAC = []byte{2, 0, 0, 0, 0, 7} }},
+		{"--dns=auto x", func(*wanted) {}},
+		{"--dns=off x", func(c *wanted) { c.DNS.Off = true }},
+		{"--dns=192.0.2.1 --dns=[2001:db8::1]:5353 x", func(c *wanted) {
 			c.DNS.Servers = []netip.AddrPort{server("192.0.2.1:53"), server("[2001:db8::1]:5353")}
 		}},
-		{"--host-loopback=80,90-99 --host-loopback=22 x", func(c *engine.Config) {
+		{"--host-loopback=80,90-99 --host-loopback=22 x", func(c *wanted) {
 			c.HostLoopback = ports(t, "22,80,90-99")
 		}},
-		{"--host-loopback=none --allow-host=all x", func(c *engine.Config) { c.AllowHost = ports(t, "all") }},
-		{"--allow-link-local x", func(c *engine.Config) { c.AllowLinkLocal = true }},
-		{"--offload=off x", func(c *engine.Config) { c.Offload = tap.OffloadOff }},
-		{"--keep-id x", func(c *engine.Config) { c.Guest.Identity = userns.IdentityKeep }},
-		{"--map-auto x", func(c *engine.Config) { c.Guest.Identity = userns.IdentityAuto }},
-		{"--pid --ipc --uts x", func(c *engine.Config) { c.Guest.PID, c.Guest.IPC, c.Guest.UTS = true, true, true }},
+		{"--host-loopback=none --allow-host=all x", func(c *wanted) { c.AllowHost = ports(t, "all") }},
+		{"--allow-link-local x", func(c *wanted) { c.AllowLinkLocal = true }},
+		{"--offload=off x", func(c *wanted) { c.Offload = tap.OffloadOff }},
+		{"--keep-id x", func(c *wanted) { c.guest.Identity = userns.IdentityKeep }},
+		{"--map-auto x", func(c *wanted) { c.guest.Identity = userns.IdentityAuto }},
+		{"--pid --ipc --uts x", func(c *wanted) { c.guest.PID, c.guest.IPC, c.guest.UTS = true, true, true }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
-			want := engine.Config{Interface: "tap0", MTU: 1500, Guest: userns.Config{Command: []string{"x"}}}
+			want := wanted{net: plan.Offsets{Interface: "tap0", MTU: 1500}, guest: userns.Config{Command: []string{"x"}}}
+			want.DNS.Announce = true
 			tt.want(&want)
+			want.Plan = want.net
 			var c call
 			if status := c.main(append([]string{"run"}, strings.Fields(tt.args)...)...); status != 0 {
 				t.Fatalf("status %d: %s", status, &c.stderr)
 			}
 			got := c.config
-			if got.Log == nil || got.Warn == nil || got.Guest.Log == nil {
-				t.Error("a log or the warnings go nowhere")
+			if got.Log == nil || got.Warn == nil {
+				t.Error("the log or the warnings go nowhere")
 			}
-			got.Log, got.Guest.Log, got.Warn = nil, nil, nil
-			if !reflect.DeepEqual(got, want) {
-				t.Errorf("got %+v, want %+v", got, want)
+			got.Log, got.Warn = nil, nil
+			if !reflect.DeepEqual(got, want.Config) || !reflect.DeepEqual(c.guest, want.guest) {
+				t.Errorf("got %+v and %+v, want %+v and %+v", got, c.guest, want.Config, want.guest)
 			}
 		})
 	}
@@ -125,7 +135,7 @@ func TestShell(t *testing.T) {
 	var c call
 	t.Setenv("SHELL", "/bin/fish")
 	c.main("run")
-	if got, want := c.config.Guest.Command, []string{"/bin/fish"}; !slices.Equal(got, want) {
+	if got, want := c.guest.Command, []string{"/bin/fish"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

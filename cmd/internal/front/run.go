@@ -36,15 +36,14 @@ func (p *program) runCommand() *cobra.Command {
 // start runs the guest. The exit status is the command's; a command that cannot
 // be executed has one too.
 func (p *program) start(c *cobra.Command, o *options, command []string) (err error) {
-	cfg := o.config()
-	cfg.Guest.Command = command
+	guest, cfg := o.guest(), o.config()
+	guest.Command = command
 	if len(command) == 0 {
-		cfg.Guest.Command = []string{shell()}
+		guest.Command = []string{shell()}
 	}
 	cfg.Warn = p.warn
 	cfg.Log = newLog(p.err, o.verbose)
-	cfg.Guest.Log = cfg.Log
-	p.status, err = p.run(c.Context(), cfg)
+	p.status, err = p.run(c.Context(), guest, cfg)
 	if err == nil {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"taproot/internal/engine"
+	"taproot/internal/plan"
 	"taproot/stack/policy"
 )
 
@@ -61,14 +62,14 @@ func parseSwitch(s string) (on bool, err error) {
 const guestOffset = 100
 
 // parseNet4 parses the value of --net.
-func parseNet4(s string) (engine.Network, error) {
+func parseNet4(s string) (plan.Network, error) {
 	// RFC 1122 section 3.2.1.3: the last address is the broadcast address, so
 	// offset 100 fits into 128 addresses and not into 64.
 	return parseNet(s, family{name: "IPv4", bits: 32, longest: 25})
 }
 
 // parseNet6 parses the value of --net6.
-func parseNet6(s string) (engine.Network, error) {
+func parseNet6(s string) (plan.Network, error) {
 	return parseNet(s, family{name: "IPv6", bits: 128, longest: 121})
 }
 
@@ -83,11 +84,11 @@ type family struct {
 // large part of the Internet.
 const shortestPrefix = 8
 
-func parseNet(s string, f family) (engine.Network, error) {
+func parseNet(s string, f family) (plan.Network, error) {
 	if s == "auto" {
-		return engine.Network{Auto: true}, nil
+		return plan.Network{Auto: true}, nil
 	}
-	var none engine.Network
+	var none plan.Network
 	p, err := netip.ParsePrefix(s)
 	if err != nil || p.Addr().BitLen() != f.bits || p.Addr().Is4In6() {
 		return none, fmt.Errorf("not auto and not an %s network (ADDRESS/LENGTH)", f.name)
@@ -105,7 +106,7 @@ func parseNet(s string, f family) (engine.Network, error) {
 	if !usable(p.Addr()) {
 		return none, errors.New("not a network for hosts")
 	}
-	return engine.Network{Prefix: p}, nil
+	return plan.Network{Prefix: p}, nil
 }
 
 // usable reports whether addresses like a can be given to a guest and its

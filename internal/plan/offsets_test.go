@@ -1,14 +1,17 @@
-package engine
+package plan
 
 import (
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"taproot/userns"
 )
 
-func TestNewNetwork(t *testing.T) {
+func TestNewFamily(t *testing.T) {
 	for _, tt := range []struct {
 		prefix, gateway, resolver, guest string // "" for an error
 	}{
@@ -29,22 +32,21 @@ func TestNewNetwork(t *testing.T) {
 		{"fd00::64/128", "", "", ""},
 	} {
 		prefix := netip.MustParsePrefix(tt.prefix)
-		n, err := newNetwork(prefix)
+		n, err := newFamily(prefix)
 		if tt.gateway == "" {
 			if err == nil || !strings.Contains(err.Error(), "no room") {
 				t.Errorf("%s: got %+v and error %v, want no room", tt.prefix, n, err)
 			}
 			continue
 		}
-		want := network{prefix.Masked(), netip.MustParseAddr(tt.gateway), netip.MustParseAddr(tt.resolver), netip.MustParseAddr(tt.guest)}
-		if err != nil || n != want {
+		guest := netip.PrefixFrom(netip.MustParseAddr(tt.guest), prefix.Bits())
+		gateway := netip.MustParseAddr(tt.gateway)
+		want := Family{Guest: []netip.Prefix{guest}, Gateway: gateway, Resolver: netip.MustParseAddr(tt.resolver), Routes: []userns.Route{defaultRoute(gateway)}}
+		if err != nil || !reflect.DeepEqual(n, want) {
 			t.Errorf("%s: got %+v and error %v, want %+v", tt.prefix, n, err, want)
 		}
-		if got := n.guestPrefix(); got.Addr() != n.guest || got.Bits() != prefix.Bits() {
-			t.Errorf("%s: got guest %v", tt.prefix, got)
-		}
 	}
-	if got := (network{}).guestPrefix(); got.IsValid() {
+	if got := new(Family).First(); got.IsValid() {
 		t.Errorf("family that is off: got guest %v, want none", got)
 	}
 }
@@ -59,7 +61,7 @@ func TestCandidates(t *testing.T) {
 		}
 		seen := map[netip.Prefix]bool{}
 		for _, p := range tt.list {
-			if _, err := newNetwork(p); err != nil || p != p.Masked() || seen[p] || !p.Addr().IsPrivate() {
+			if _, err := newFamily(p); err != nil || p != p.Masked() || seen[p] || !p.Addr().IsPrivate() {
 				t.Errorf("%s: %v: error %v, again %v, private %v", name, p, err, seen[p], p.Addr().IsPrivate())
 			}
 			seen[p] = true
@@ -71,7 +73,7 @@ func TestCandidates(t *testing.T) {
 func routes(prefixes ...string) []route {
 	var list []route
 	for _, p := range prefixes {
-		list = append(list, route{netip.MustParsePrefix(p), "eth0"})
+		list = append(list, route{prefix: netip.MustParsePrefix(p), device: "eth0"})
 	}
 	return list
 }
@@ -131,8 +133,8 @@ func TestChoose(t *testing.T) {
 				return
 			}
 			got := ""
-			if n.on() {
-				got = n.prefix.String()
+			if n.On() {
+				got = n.First().Masked().String()
 			}
 			if err != nil || got != tt.want {
 				t.Errorf("got %q and error %v, want %q", got, err, tt.want)
@@ -148,46 +150,42 @@ func TestChoose(t *testing.T) {
 func TestChooseIPv6(t *testing.T) {
 	var got string
 	n, err := choose(Network{}, candidates6(), routes("fd00::/8"), func(_, hint string) { got = hint })
-	if err != nil || n.prefix.String() != "fd00::/64" || !strings.Contains(got, "--net6=auto") {
-		t.Errorf("got %v, hint %q and error %v", n.prefix, got, err)
+	if err != nil || n.First().Masked().String() != "fd00::/64" || !strings.Contains(got, "--net6=auto") {
+		t.Errorf("got %v, hint %q and error %v", n.First().Masked(), got, err)
 	}
 }
 
-func TestNewPlan(t *testing.T) {
-	p, err := newPlan(Config{}, nil)
+func TestOffsets(t *testing.T) {
+	p, err := Offsets{}.plan(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.name != "tap0" || p.mtu != 1500 || len(p.mac) != 6 || p.mac[0]&3 != 2 {
-		t.Errorf("defaults: got %q, %d, %v", p.name, p.mtu, p.mac)
+	if p.Interface != "tap0" || p.MTU != 1500 || len(p.MAC) != 6 || p.MAC[0]&3 != 2 {
+		t.Errorf("defaults: got %q, %d, %v", p.Interface, p.MTU, p.MAC)
 	}
-	setup := p.setup()
+	setup := p.Setup()
 	wantAddresses := []netip.Prefix{netip.MustParsePrefix("10.0.2.100/24"), netip.MustParsePrefix("fd00::64/64")}
-	wantGateways := []netip.Addr{netip.MustParseAddr("10.0.2.2"), netip.MustParseAddr("fd00::2")}
-	if !slices.Equal(setup.Addresses, wantAddresses) || !slices.Equal(setup.Gateways, wantGateways) {
-		t.Errorf("setup: got %v and %v", setup.Addresses, setup.Gateways)
-	}
-	s := p.spec(Config{DNS: DNS{Off: true}})
-	if s.ServeDNS || s.Guest4 != wantAddresses[0] || s.Resolver6 != netip.MustParseAddr("fd00::3") || s.MTU != 1500 {
-		t.Errorf("spec: got %+v", s)
+	wantRoutes := []userns.Route{defaultRoute(netip.MustParseAddr("10.0.2.2")), defaultRoute(netip.MustParseAddr("fd00::2"))}
+	if !slices.Equal(setup.Addresses, wantAddresses) || !slices.Equal(setup.Routes, wantRoutes) {
+		t.Errorf("setup: got %v and %v", setup.Addresses, setup.Routes)
 	}
 
 	mac := net.HardwareAddr{2, 1, 1, 1, 1, 1}
-	p, err = newPlan(Config{Interface: "eth7", MTU: 9000, MAC: mac, Net4: Network{Off: true}}, nil)
-	if err != nil || p.name != "eth7" || p.mtu != 9000 || p.mac.String() != mac.String() || p.v4.on() {
+	p, err = Offsets{Interface: "eth7", MTU: 9000, MAC: mac, Net4: Network{Off: true}}.plan(nil, nil)
+	if err != nil || p.Interface != "eth7" || p.MTU != 9000 || p.MAC.String() != mac.String() || p.V4.On() {
 		t.Errorf("given: got %+v and error %v", p, err)
 	}
-	if setup := p.setup(); len(setup.Addresses) != 1 || len(setup.Gateways) != 1 {
+	if setup := p.Setup(); len(setup.Addresses) != 1 || len(setup.Routes) != 1 {
 		t.Errorf("one family: got %+v", setup)
 	}
-	if _, err := newPlan(Config{Net4: Network{Off: true}, Net6: Network{Off: true}}, nil); err != errNoFamily {
+	if _, err := (Offsets{Net4: Network{Off: true}, Net6: Network{Off: true}}).plan(nil, nil); err != errNoFamily {
 		t.Errorf("no family: got %v, want %v", err, errNoFamily)
 	}
-	for name, cfg := range map[string]Config{
+	for name, o := range map[string]Offsets{
 		"IPv6 for IPv4": {Net4: Network{Prefix: netip.MustParsePrefix("fd00::/64")}},
 		"IPv4 for IPv6": {Net6: Network{Prefix: netip.MustParsePrefix("10.0.2.0/24")}},
 	} {
-		if p, err := newPlan(cfg, nil); err == nil {
+		if p, err := o.plan(nil, nil); err == nil {
 			t.Errorf("%s: got %+v, want an error", name, p)
 		}
 	}

@@ -1,0 +1,68 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/portfwd"
+	"taproot/userns"
+)
+
+// startAuto follows the listeners of the configuration until ctx ends, on
+// goroutines of wg.
+func (s *supervisor) startAuto(ctx context.Context, wg *sync.WaitGroup) error {
+	for _, c := range s.cfg.Auto {
+		a, err := s.newAuto(ctx, c)
+		if err != nil {
+			return fmt.Errorf("automatic ports: %w", err)
+		}
+		wg.Go(func() {
+			if err := a.Run(ctx); err != nil {
+				s.cfg.warn(err.Error(), "")
+			}
+		})
+	}
+	return nil
+}
+
+// newAuto makes what watches the listeners of one side for one protocol.
+func (s *supervisor) newAuto(ctx context.Context, c portfwd.AutoConfig) (*portfwd.Auto, error) {
+	var diag *os.File
+	var err error
+	if c.Direction == portfwd.Inbound {
+		diag, err = s.oneInGuest(ctx, userns.Socket{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_SOCK_DIAG})
+	} else {
+		diag, err = diagSocket()
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.Table, c.Log = s.rules, s.log
+	return portfwd.NewAuto(c, diag), nil
+}
+
+// diagSocket returns a socket that tells of the host's sockets.
+func diagSocket() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	return os.NewFile(uintptr(fd), "sock_diag"), nil
+}
+
+// oneInGuest opens one socket inside the guest's namespace.
+func (s *supervisor) oneInGuest(ctx context.Context, spec userns.Socket) (*os.File, error) {
+	ns, err := s.world.namespace()
+	if err != nil {
+		return nil, err
+	}
+	files, err := ns.Sockets(ctx, []userns.Socket{spec})
+	if err != nil {
+		return nil, err
+	}
+	return files[0], nil
+}

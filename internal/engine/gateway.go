@@ -1,0 +1,223 @@
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"taproot/internal/plan"
+	"taproot/internal/relay"
+	"taproot/portfwd"
+	"taproot/stack"
+	"taproot/stack/dhcp"
+	"taproot/stack/dns"
+	"taproot/stack/flow"
+	"taproot/stack/nat"
+	"taproot/stack/policy"
+	"taproot/tap"
+)
+
+// A gateway is everything that stands between the device and the host.
+type gateway struct {
+	log   *slog.Logger
+	spec  *spec
+	rules *policy.Rules
+	stack *stack.Stack
+	flows *flow.Table
+	tcp   *nat.TCP
+	udp   *nat.UDP
+	echo  *nat.Echo
+	dns   *dns.Forwarder
+	dhcp  *dhcp.Server
+	ports *portfwd.Publisher
+	host  atomic.Pointer[hostState]
+	plan  atomic.Pointer[plan.Plan]
+
+	sockets *guestSockets
+
+	dnsConns chan struct{} // as many as there are connections
+
+	// services are the gateway's own answers that are being worked out.
+	services sync.WaitGroup
+	ctx      context.Context // ends with run
+}
+
+// hostName is the name of the gateway inside the guest.
+const hostName = "host.taproot.internal"
+
+// newGateway puts the parts together. Nothing moves yet.
+func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
+	s := st.spec
+	device, err := tap.New(st.device, s.Features)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := policy.New(s.policy())
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{log: log, spec: s, rules: rules, flows: flow.New(flow.Config{}), dnsConns: make(chan struct{}, maxDNSConns)}
+	g.plan.Store(&s.Plan)
+	c := stack.Config{
+		Device: device, MTU: s.Plan.MTU, MAC: s.Plan.GatewayMAC, LinkLocal: s.Plan.LinkLocal,
+		Addresses: s.own(), Source: rules.Source,
+	}
+	if s.Plan.Neighbours {
+		c.Neighbours = g.neighbour
+	}
+	if g.stack, err = stack.New(c); err != nil {
+		return nil, err
+	}
+	g.sockets = newGuestSockets(func(r socketRequest) error { return w.send(message{Need: &r}) })
+	if err := g.addPorts(); err != nil {
+		return nil, err
+	}
+	g.addServices()
+	return g, g.addNAT()
+}
+
+// policy returns the rules that the spec describes.
+func (s *spec) policy() policy.Config {
+	c := policy.Config{
+		Resolver4: s.Plan.V4.Resolver, Resolver6: s.Plan.V6.Resolver,
+		HostLoopback: s.HostLoopback, AllowHost: s.AllowHost, AllowLinkLocal: s.AllowLinkLocal,
+		HostAddrs: s.Host.Addresses, Maps: s.maps(&s.Host),
+	}
+	c.Guests, c.Sources = guests(&s.Plan)
+	if !s.Plan.V4.Foreign {
+		c.Gateway4 = s.Plan.V4.Gateway
+	}
+	if !s.Plan.V6.Foreign {
+		c.Gateway6 = s.Plan.V6.Gateway
+	}
+	return c
+}
+
+// guests returns the guest's own addresses and the networks of further ones.
+func guests(p *plan.Plan) (own, sources []netip.Prefix) {
+	for _, f := range p.Families() {
+		own, sources = append(own, f.Guest...), append(sources, f.Sources...)
+	}
+	return own, sources
+}
+
+// addPorts makes what serves published ports.
+func (g *gateway) addPorts() (err error) {
+	p := &g.spec.Plan
+	g.ports, err = portfwd.NewPublisher(portfwd.PublisherConfig{
+		Dial:        g.dialGuest,
+		SendUDP:     g.stack.SendUDP,
+		GuestSocket: g.sockets.get,
+		Flows:       g.flows,
+		Guest4:      p.V4.First().Addr(), Guest6: p.V6.First().Addr(),
+		Gateway4: p.V4.Gateway, Gateway6: p.V6.Gateway,
+		HostAddrs: g.spec.Host.Addresses,
+		Log:       g.log,
+	})
+	return err
+}
+
+// dialGuest connects to the guest through the stack.
+func (g *gateway) dialGuest(ctx context.Context, source, target netip.AddrPort) (relay.Stream, error) {
+	c, err := g.stack.Dial(ctx, source, target)
+	if err != nil {
+		return nil, err // not a nil *Conn in an interface
+	}
+	return c, nil
+}
+
+// neighbour tells whether the guest finds an address on its link although the
+// stack does not have it.
+func (g *gateway) neighbour(a netip.Addr) bool { return !g.rules.IsGuest(a) }
+
+// addNAT makes the ways out and sets the stack's handlers.
+func (g *gateway) addNAT() error {
+	s := g.spec
+	gateway4, gateway6 := s.Plan.V4.Gateway, s.Plan.V6.Gateway
+	g.tcp = nat.NewTCP(nat.TCPConfig{Rules: g.rules, Flows: g.flows, Guest: g.stack, Log: g.log, Gateway4: gateway4, Gateway6: gateway6, Bind: s.Bind, Denied: s.Denied})
+	var err error
+	if g.udp, err = nat.NewUDP(nat.UDPConfig{HoldBack: true, Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log,
+		Gateway4: gateway4, Gateway6: gateway6, Bind: s.Bind, Denied: s.Denied, Published: g.published}); err != nil {
+		return err
+	}
+	if g.echo, err = nat.NewEcho(nat.EchoConfig{Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log, Gateway4: gateway4, Gateway6: gateway6, Bind: s.Bind, Denied: s.Denied}); err != nil {
+		return err
+	}
+	if err := nat.PingAllowed(); err != nil {
+		g.log.Debug("no echo outside", "error", err)
+	}
+	if !s.Without.TCP {
+		g.stack.HandleTCP(g.handleTCP)
+	}
+	if !s.Without.ICMP {
+		g.stack.HandleEcho(g.handleEcho)
+	}
+	g.stack.HandleUDP(g.handleUDP)
+	g.stack.HandleIdle(g.udp.Flush)
+	g.stack.HandleSolicitation(g.advertise)
+	return nil
+}
+
+// published offers a datagram of the guest's to the published ports: it may be
+// an answer.
+func (g *gateway) published(d stack.Datagram) bool {
+	return g.ports.HandleDatagram(d.Source, d.Destination, d.Payload, d.Segment)
+}
+
+// run moves packets until ctx ends, or the device is gone, which is the error.
+func (g *gateway) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g.ctx = ctx
+	var wg sync.WaitGroup
+	for name, part := range map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil, "ports": g.ports.Run} {
+		wg.Go(func() {
+			if err := part(ctx); err != nil {
+				g.log.Error("stopped", "part", name, "error", err)
+			}
+		})
+	}
+	err := g.stack.Run(ctx)
+	cancel()
+	wg.Wait()
+	g.services.Wait()
+	g.sockets.close()
+	return err
+}
+
+// follow does what the supervisor says until it is gone.
+func (g *gateway) follow(w *wire) {
+	for {
+		m, files, err := w.receive()
+		if err != nil {
+			return
+		}
+		g.do(w, m, files)
+	}
+}
+
+// do does what one message says. It owns files.
+func (g *gateway) do(w *wire, m message, files []*os.File) {
+	switch {
+	case m.Publish != nil && len(files) == 1:
+		if err := g.ports.Add(*m.Publish, files[0]); err != nil {
+			g.log.Warn("port not published", "rule", m.Publish.Rule, "error", err)
+		}
+		return
+	case m.Sockets != nil:
+		g.sockets.put(m.Sockets, files)
+		return
+	case m.Unpublish != 0:
+		g.ports.Remove(m.Unpublish)
+		_ = w.send(message{Closed: m.Unpublish}) // the supervisor may be gone
+	case m.Host != nil:
+		g.setHost(*m.Host)
+		g.log.Debug("host changed", "addresses", m.Host.Addresses, "servers", m.Host.Servers, "search", m.Host.Search)
+	case m.Plan != nil:
+		g.setPlan(m.Plan)
+	}
+	closeAll(files)
+}

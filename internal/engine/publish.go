@@ -1,0 +1,134 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/portfwd"
+	"taproot/userns"
+)
+
+// publish opens the ports of the configuration.
+func (s *supervisor) publish(ctx context.Context) error {
+	s.rules = portfwd.NewTable(portfwd.TableConfig{
+		Carrier: carrier{s},
+		Sockets: s.listenInGuest,
+		Log:     s.log,
+	})
+	for _, rule := range s.cfg.Publish {
+		if _, err := s.rules.Add(ctx, rule); err != nil {
+			s.rules.Close()
+			return err
+		}
+	}
+	return nil
+}
+
+// listenInGuest opens sockets inside the guest's namespace.
+func (s *supervisor) listenInGuest(ctx context.Context, specs []portfwd.Socket) ([]*os.File, error) {
+	ns, err := s.world.namespace()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]userns.Socket, len(specs))
+	for i, spec := range specs {
+		list[i] = userns.Socket(spec)
+	}
+	return ns.Sockets(ctx, list)
+}
+
+// A carrier brings sockets to the engine. What does not arrive because the
+// engine is dead, the next one gets from portfwd.Table.Republish.
+type carrier struct{ s *supervisor }
+
+func (c carrier) Publish(l portfwd.Listener, f *os.File) error {
+	return c.tell(message{Publish: &l}, f)
+}
+
+// unpublishGrace is how long an engine may take to close sockets: one that has
+// been stopped shall not keep others waiting.
+const unpublishGrace = time.Second
+
+func (c carrier) Unpublish(id int) error {
+	engine := c.s.current()
+	if err := c.tell(message{Unpublish: id}); err != nil {
+		return err
+	}
+	timeout := time.NewTimer(unpublishGrace)
+	defer timeout.Stop()
+	for {
+		select {
+		case closed := <-c.s.closed:
+			if closed == id {
+				return nil
+			}
+		case <-engine.exited:
+			return nil
+		case <-timeout.C:
+			return fmt.Errorf("engine: %w", os.ErrDeadlineExceeded)
+		}
+	}
+}
+
+func (c carrier) tell(m message, files ...*os.File) error {
+	err := c.s.current().wire.send(m, files...)
+	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return nil
+	}
+	return err
+}
+
+// socketBatch is how many sockets inside the guest the engine gets at once: a
+// few milliseconds' work, whatever their number.
+const socketBatch = 32
+
+// serveSockets makes the sockets inside the guest that the engine needs, until
+// ctx ends.
+func (s *supervisor) serveSockets(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-s.needed:
+			s.sendSockets(ctx, r)
+		}
+	}
+}
+
+// hear notes what the engine says. There are four kinds of sockets, and a
+// request that is waiting already covers a second one.
+func (s *supervisor) hear(m message) {
+	if m.Need != nil {
+		select {
+		case s.needed <- *m.Need:
+		default:
+		}
+	}
+	if m.Closed != 0 {
+		select {
+		case s.closed <- m.Closed:
+		default: // nobody waits any more
+		}
+	}
+}
+
+func (s *supervisor) sendSockets(ctx context.Context, r socketRequest) {
+	specs := make([]portfwd.Socket, socketBatch)
+	for i := range specs {
+		specs[i] = portfwd.Socket{Family: r.Family, Type: r.Type}
+	}
+	reply := socketReply{Request: r}
+	files, err := s.listenInGuest(ctx, specs)
+	if err != nil {
+		reply.Error = err.Error()
+	}
+	if err := s.current().wire.send(message{Sockets: &reply}, files...); err != nil {
+		s.log.Debug("sockets not sent", "error", err) // the next engine asks again
+	}
+	closeAll(files)
+}

@@ -1,0 +1,103 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+)
+
+// guestSockets are sockets inside the guest that wait to be used. The
+// supervisor has them made; the engine cannot.
+type guestSockets struct {
+	request func(socketRequest) error
+
+	mu sync.Mutex
+	// +checklocks:mu
+	kinds map[socketRequest]*socketKind
+}
+
+// A socketKind are the sockets of one kind.
+type socketKind struct {
+	free    []*os.File
+	asked   bool          // the supervisor knows
+	changed chan struct{} // closed, and made anew, by each reply
+	err     error         // of the last reply
+}
+
+func newGuestSockets(request func(socketRequest) error) *guestSockets {
+	return &guestSockets{request: request, kinds: make(map[socketRequest]*socketKind)}
+}
+
+// get returns an unconnected socket inside the guest, or waits for one. family
+// and typ are those of socket(2).
+func (g *guestSockets) get(ctx context.Context, family, typ int) (*os.File, error) {
+	r := socketRequest{family, typ}
+	for {
+		f, changed, err := g.take(r)
+		if f != nil || err != nil {
+			return f, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// take takes a socket if there is one; if few are left it asks for more.
+func (g *guestSockets) take(r socketRequest) (*os.File, <-chan struct{}, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := g.kinds[r]
+	if k == nil {
+		k = &socketKind{changed: make(chan struct{})}
+		g.kinds[r] = k
+	}
+	if err := k.err; err != nil {
+		k.err = nil // the next one asks again
+		return nil, nil, err
+	}
+	if len(k.free) < socketBatch/4 && !k.asked {
+		if err := g.request(r); err != nil {
+			return nil, nil, fmt.Errorf("ask for a socket inside the guest: %w", err)
+		}
+		k.asked = true
+	}
+	if len(k.free) == 0 {
+		return nil, k.changed, nil
+	}
+	f := k.free[len(k.free)-1]
+	k.free = k.free[:len(k.free)-1]
+	return f, nil, nil
+}
+
+// put takes over what the supervisor sent.
+func (g *guestSockets) put(reply *socketReply, files []*os.File) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := g.kinds[reply.Request]
+	if k == nil { // not asked for
+		closeAll(files)
+		return
+	}
+	k.asked = false
+	k.free = append(k.free, files...)
+	if reply.Error != "" {
+		k.err = errors.New(reply.Error)
+	}
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
+// close closes the sockets that nobody has used.
+func (g *guestSockets) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, k := range g.kinds {
+		closeAll(k.free)
+		k.free = nil
+	}
+}

@@ -1,0 +1,77 @@
+package engine
+
+import (
+	"net/netip"
+	"slices"
+
+	"taproot/internal/plan"
+	"taproot/stack/nat"
+	"taproot/stack/policy"
+	"taproot/tap"
+)
+
+// A spec is all that the engine is told at its start. It comes with the TAP
+// device's descriptor, and with that of the capture if there is one.
+type spec struct {
+	Features tap.Features
+	Plan     plan.Plan
+
+	HostLoopback, AllowHost policy.Ports
+	AllowLinkLocal          bool
+	Maps                    []policy.Map
+	Denied                  nat.ErrorKind
+	Bind                    nat.Bind
+	Without                 Without
+	Sandbox                 Sandbox
+	DNS                     DNS // without Servers, which are in Host
+
+	Capture bool // whether there is one
+	Verbose bool // debug log to stderr
+
+	Host hostState
+}
+
+// newSpec returns what the engine is told, without the device's features and
+// the host's state.
+func newSpec(p *plan.Plan, cfg *Config) *spec {
+	return &spec{
+		Plan:         *p,
+		HostLoopback: cfg.HostLoopback, AllowHost: cfg.AllowHost, AllowLinkLocal: cfg.AllowLinkLocal,
+		Maps: cfg.Maps, Denied: cfg.Denied, Bind: cfg.Bind, Without: cfg.Without, Sandbox: cfg.Sandbox,
+		DNS:     DNS{Off: cfg.DNS.Off, Ports: cfg.DNS.Ports, Announce: cfg.DNS.Announce},
+		Capture: cfg.Capture != nil,
+	}
+}
+
+// own are the addresses where the stack itself answers.
+func (s *spec) own() []netip.Addr {
+	var list []netip.Addr
+	for _, f := range s.Plan.Families() {
+		if !f.Foreign {
+			list = append(list, f.Gateway)
+		}
+		list = append(list, f.Resolver)
+	}
+	return valid(list...)
+}
+
+// maps are the addresses that mean others on the host, as it is now.
+func (s *spec) maps(h *hostState) []policy.Map {
+	list := slices.Clone(s.Maps)
+	for _, f := range s.Plan.Families() {
+		if server, ok := h.server(f.Resolver); ok && s.DNS.Ports != (policy.Ports{}) {
+			list = append(list, policy.Map{Guest: f.Resolver, Host: server, Ports: s.DNS.Ports})
+		}
+	}
+	return list
+}
+
+// server returns the first name server of the resolver's family.
+func (h *hostState) server(resolver netip.Addr) (netip.Addr, bool) {
+	for _, s := range h.Servers {
+		if resolver.IsValid() && s.Addr().Is4() == resolver.Is4() {
+			return s.Addr(), true
+		}
+	}
+	return netip.Addr{}, false
+}

@@ -1,0 +1,155 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"sync"
+
+	"taproot/portfwd"
+	"taproot/userns"
+)
+
+// A supervisor is what the caller executed. It never reads a guest's frame.
+type supervisor struct {
+	cfg   Config
+	log   *slog.Logger
+	world world
+
+	plan   decided
+	spec   *spec
+	device *os.File
+	rules  *portfwd.Table
+
+	// gone gets why the device is gone, once.
+	gone chan error
+
+	// needed are the sockets inside the guest that the engine waits for: two
+	// families of two types at most.
+	needed chan socketRequest
+
+	// closed gets the ids of rules whose sockets the engine has closed.
+	closed chan int
+
+	mu sync.Mutex
+	// engine is the one that runs, nil between two.
+	// +checklocks:mu
+	engine *process
+	// host is what the engine was told last.
+	// +checklocks:mu
+	host hostState
+}
+
+// supervise makes the guest's network work until the guest is gone.
+func supervise(ctx context.Context, cfg Config, w world) error {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Stderr == nil {
+		cfg.Stderr = os.Stderr
+	}
+	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, 4), closed: make(chan int, 16)}
+	defer w.close()
+
+	// Everything below ends with this context, except the thread that started
+	// the processes, which must live longer than they.
+	ctx, cancel := context.WithCancel(ctx)
+	last, release := context.WithCancel(context.Background())
+	var wg, thread sync.WaitGroup
+	defer thread.Wait()
+	defer release()
+	defer wg.Wait()
+	defer s.stopEngine()
+	defer cancel()
+	starter := newThreads(last, &thread)
+
+	// The engine's process starts while we look around.
+	engine, err := startProcess(starter, cfg.Stderr)
+	if err != nil {
+		return err
+	}
+	s.engineIs(engine)
+	if err := s.begin(ctx, engine); err != nil {
+		return err
+	}
+	defer s.device.Close()
+	defer s.rules.Close()
+	wg.Go(func() { s.keep(ctx, starter) })
+	wg.Go(func() { s.serveSockets(ctx) })
+	if err := s.startAuto(ctx, &wg); err != nil {
+		return err
+	}
+	if !cfg.NoFollow {
+		wg.Go(func() { s.followHost(ctx) })
+	}
+	if cfg.Ready != nil {
+		if err := cfg.Ready(&Instance{Rules: s.rules, Plan: s.plan.Plan}); err != nil {
+			return err
+		}
+	}
+	return w.live(ctx, s)
+}
+
+// begin makes the guest's network and has the engine serve it.
+func (s *supervisor) begin(ctx context.Context, engine *process) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	device, d, err := s.world.open(ctx, s)
+	if err != nil {
+		return err
+	}
+	s.device, s.spec.Features = device, d.Features
+	s.log.Debug("device open", "name", s.plan.Interface, "offloads", d.Features.Header, "udp_offload", d.Features.USO, "why", d.Features.Why)
+	if err := engine.begin(s.spec, s.descriptors()...); err != nil {
+		device.Close()
+		return err
+	}
+	if err := s.publish(ctx); err != nil {
+		device.Close()
+		return err
+	}
+	return nil
+}
+
+// prepare makes all choices and says what the engine is told.
+func (s *supervisor) prepare(ctx context.Context) error {
+	p, err := s.cfg.Plan.Plan(s.cfg.warn)
+	if err != nil {
+		return err
+	}
+	s.plan = decided{p}
+	host, err := s.readHost(func(err error) { s.cfg.warn(err.Error(), resolvConfHint) })
+	if err != nil {
+		return err
+	}
+	s.spec = newSpec(&s.plan.Plan, &s.cfg)
+	s.spec.Host = host
+	s.remember(host)
+	s.spec.Verbose = s.log.Enabled(ctx, slog.LevelDebug)
+	return nil
+}
+
+// setup returns what the stage does in the guest's namespace.
+func (s *supervisor) setup() (userns.Setup, error) {
+	setup := s.plan.Setup()
+	device, err := json.Marshal(deviceSpec{Offload: s.cfg.Offload})
+	setup.Device = device
+	return setup, err
+}
+
+// descriptors are what the engine gets with its spec.
+func (s *supervisor) descriptors() []*os.File {
+	files := []*os.File{s.device}
+	if s.cfg.Capture != nil {
+		files = append(files, s.cfg.Capture)
+	}
+	return files
+}
+
+func (cfg *Config) warn(message, hint string) {
+	if cfg.Warn != nil {
+		cfg.Warn(message, hint)
+	}
+}
