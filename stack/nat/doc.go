@@ -6,11 +6,13 @@
 //	the guest writes              the host dials        the guest sees it from
 //	gateway, opened port          127.0.0.1 or [::1]    gateway
 //	gateway, any other port       nothing: prohibited   gateway
+//	what policy.Rules map         its target            what it wrote
 //	what policy.Rules forbid      nothing: prohibited   gateway
 //	anything else                 the same              the same
 //
 // The guest's own address never leaves this package: the host's kernel chooses
-// the source address.
+// the source address, or [Bind] says it. Loopback is always reached from
+// loopback; where UDP sockets are bound, it has mappings of its own.
 //
 // # UDP and echo
 //
@@ -74,7 +76,7 @@
 // shown to it. An answer that the NAT itself gives counts against a rate limit
 // of 1000 per second.
 //
-//	policy                        administratively prohibited
+//	policy                        administratively prohibited, or what Denied says
 //	ENETUNREACH, EADDRNOTAVAIL    net unreachable
 //	EHOSTUNREACH                  host unreachable
 //	ECONNREFUSED                  port unreachable (TCP: RST)

@@ -25,6 +25,8 @@ type EchoConfig struct {
 	Rules              *policy.Rules
 	Flows              *flow.Table
 	Gateway4, Gateway6 netip.Addr
+	Bind               Bind
+	Denied             ErrorKind
 
 	// Idle is how long a flow lives without traffic; 0 means 1 minute. It is
 	// rounded up to seconds.
@@ -58,6 +60,8 @@ func NewEcho(cfg EchoConfig) (*Echo, error) {
 		rules:    cfg.Rules,
 		flows:    cfg.Flows,
 		gateway:  [2]netip.Addr{cfg.Gateway4, cfg.Gateway6},
+		bind:     cfg.Bind,
+		denied:   cfg.Denied,
 		log:      cfg.Log,
 	}
 	if err := e.init(); err != nil {
@@ -112,18 +116,18 @@ func (e *Echo) Handle(r stack.Echo) {
 }
 
 // open implements protocol.
-func (e *Echo) open(guest netip.AddrPort) (*socket, error) {
+func (e *Echo) open(o origin) (*socket, error) {
 	protocol, level, option := unix.IPPROTO_ICMP, unix.IPPROTO_IP, unix.IP_RECVTTL
-	if guest.Addr().Is6() {
+	if o.guest.Addr().Is6() {
 		protocol, level, option = unix.IPPROTO_ICMPV6, unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT
 	}
-	s, err := openSocket(guest.Addr().Is6(), protocol)
+	s, err := openSocket(o.guest.Addr().Is6(), protocol)
 	if err != nil {
 		return nil, err
 	}
 	// Without it the guest sees replies from nearer than they came.
 	_ = unix.SetsockoptInt(s.fd, level, option, 1)
-	if err := s.bind(guest.Port()); err != nil {
+	if err := s.bind(e.bind, o); err != nil {
 		s.release()
 		return nil, err
 	}

@@ -23,13 +23,17 @@ func allowPing(t *testing.T) {
 	}
 }
 
-func startEcho(t *testing.T) (*Echo, *fakeGuest) {
+func startEcho(t *testing.T, changes ...func(*EchoConfig)) (*Echo, *fakeGuest) {
 	t.Helper()
 	guest := newFakeGuest()
-	e, err := NewEcho(EchoConfig{
+	cfg := EchoConfig{
 		Guest: guest, Rules: testRules(t), Flows: flow.New(flow.Config{}),
 		Gateway4: gateway4, Gateway6: gateway6,
-	})
+	}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	e, err := NewEcho(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,6 +178,14 @@ func TestEchoIdentifierTaken(t *testing.T) {
 		if string(got.quoted) != test.want || got.rest != 7<<16|1 {
 			t.Errorf("got %q %#x, want %q %#x", got.quoted, got.rest, test.want, 7<<16|1)
 		}
+	}
+}
+
+func TestEchoDeniedOtherwise(t *testing.T) {
+	e, guest := startEcho(t, func(c *EchoConfig) { c.Denied = NetUnreachable })
+	e.Handle(request(guest4, "169.254.169.254", 7, 1, "x"))
+	if got := parseError(t, next(t, guest.packets)); got.typ != 3 || got.code != 0 {
+		t.Errorf("got %+v, want net unreachable", got)
 	}
 }
 

@@ -143,13 +143,17 @@ func testRules(t testing.TB) *policy.Rules {
 }
 
 // newTestUDP returns a UDP that does not run yet.
-func newTestUDP(t testing.TB) (*UDP, *fakeGuest) {
+func newTestUDP(t testing.TB, changes ...func(*UDPConfig)) (*UDP, *fakeGuest) {
 	t.Helper()
 	guest := newFakeGuest()
-	u, err := NewUDP(UDPConfig{
+	cfg := UDPConfig{
 		Guest: guest, Rules: testRules(t), Flows: flow.New(flow.Config{}),
 		Gateway4: gateway4, Gateway6: gateway6,
-	})
+	}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	u, err := NewUDP(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,9 +161,9 @@ func newTestUDP(t testing.TB) (*UDP, *fakeGuest) {
 }
 
 // startUDP returns a UDP that runs until the test ends.
-func startUDP(t *testing.T) (*UDP, *fakeGuest) {
+func startUDP(t *testing.T, changes ...func(*UDPConfig)) (*UDP, *fakeGuest) {
 	t.Helper()
-	u, guest := newTestUDP(t)
+	u, guest := newTestUDP(t, changes...)
 	start(t, u.Run)
 	return u, guest
 }
@@ -255,7 +259,7 @@ func (m *mapper) sizes() (mappings, peers int) {
 func (m *mapper) mappingOf(guest netip.AddrPort) *mapping {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.mappings[guest]
+	return m.mappings[origin{guest: guest}]
 }
 
 // wantMappings checks the number of mappings.

@@ -21,6 +21,7 @@ const (
 	AdminProhibited                      // a rule forbids it, ours or another's
 	TimeExceeded                         // TTL or hop limit used up on the way
 	PacketTooBig                         // larger than the path's MTU and not to be fragmented
+	Silent                               // nothing: no error is sent
 )
 
 // String returns the kind in words.
@@ -38,6 +39,8 @@ func (k ErrorKind) String() string {
 		return "time exceeded"
 	case PacketTooBig:
 		return "packet too big"
+	case Silent:
+		return "silent"
 	}
 	return "unknown"
 }
@@ -204,12 +207,13 @@ func (k ErrorKind) wire6() (typ, code uint8) {
 // much of it as an error may quote. source is who says it, of the same family.
 // mtu is in bytes of IP packet and counts for PacketTooBig only.
 //
-// It returns nil where no error may be sent (RFC 1122 section 3.2.2, RFC 4443
+// It returns nil for Silent, and where no error may be sent (RFC 1122 section 3.2.2, RFC 4443
 // section 2.4 (e)): about another error, a fragment that is not the first, a
 // sender or a receiver that is not one host; and for anything that is no
 // packet.
 func icmpError(kind ErrorKind, original []byte, source netip.Addr, mtu int) []byte {
 	switch {
+	case kind == Silent:
 	case source.Is4() && answerable4(original):
 		return icmpError4(kind, original, source, mtu)
 	case source.Is6() && answerable6(original):

@@ -35,7 +35,7 @@ var (
 // A protocol is what UDP and echo do differently with a mapper.
 type protocol interface {
 	// open returns a new host socket for the guest's end. It does not block.
-	open(guest netip.AddrPort) (*socket, error)
+	open(o origin) (*socket, error)
 
 	// receive passes a message of the host socket to the guest.
 	receive(m *mapping, msg message)
@@ -66,6 +66,8 @@ type mapper struct {
 	rules   *policy.Rules
 	flows   *flow.Table
 	gateway [2]netip.Addr // IPv4, IPv6; invalid if the guest has no such family
+	bind    Bind
+	denied  ErrorKind // what the guest is told of a rule; 0 is what kindOf says
 	log     *slog.Logger
 
 	poller  *poller
@@ -77,7 +79,7 @@ type mapper struct {
 	// +checklocks:mu
 	closed bool
 	// +checklocks:mu
-	mappings map[netip.AddrPort]*mapping // by the guest's end
+	mappings map[origin]*mapping
 	// +checklocks:mu
 	ids map[uint64]*mapping // by what the poller calls them
 	// +checklocks:mu
@@ -87,9 +89,16 @@ type mapper struct {
 // A pair names a flow of a mapper, as the guest sees it.
 type pair struct{ guest, destination netip.AddrPort }
 
+// An origin is what a mapping is for: an address and port of the guest. Where
+// host sockets are bound, a second one is for the host's loopback.
+type origin struct {
+	guest netip.AddrPort // for echo, the port is the guest's identifier
+	local bool           // for loopback only, because others are bound
+}
+
 // A mapping is one host socket.
 type mapping struct {
-	guest  netip.AddrPort // for echo, the port is the guest's identifier
+	origin
 	id     uint64
 	socket *socket
 
@@ -201,7 +210,7 @@ func (m *mapper) openPeer(key pair) (*peer, error) {
 		answered:    ticks(answered),
 	}
 	p.seen.Store(m.now.Load())
-	attached, err := m.attach(p, key.guest)
+	attached, err := m.attach(p, m.originOf(key.guest, target.Addr()))
 	if attached != p {
 		f.Close()
 		return attached, err
@@ -211,40 +220,45 @@ func (m *mapper) openPeer(key pair) (*peer, error) {
 	return p, nil
 }
 
+// originOf returns the origin whose mapping talks to target.
+func (m *mapper) originOf(guest netip.AddrPort, target netip.Addr) origin {
+	return origin{guest, target.IsLoopback() && m.bind.isSet(target.Is6())}
+}
+
 // ticks rounds up.
 func ticks(d time.Duration) uint32 { return uint32((d + tickLength - 1) / tickLength) }
 
 // attach gives p to the mapping of the guest's end, which it makes if needed,
 // and returns it, or the peer of the same pair that another goroutine attached
 // in the meantime.
-func (m *mapper) attach(p *peer, guest netip.AddrPort) (*peer, error) {
+func (m *mapper) attach(p *peer, o origin) (*peer, error) {
 	m.mu.Lock()
-	if mp := m.mappings[guest]; mp != nil || m.closed {
+	if mp := m.mappings[o]; mp != nil || m.closed {
 		defer m.mu.Unlock()
 		return m.attachLocked(p, mp)
 	}
 	m.mu.Unlock()
 
-	s, err := m.protocol.open(guest)
+	s, err := m.protocol.open(o)
 	if err != nil {
 		return nil, err
 	}
 	// The poller may report the id before it means something; that is ignored.
-	fresh := &mapping{guest: guest, id: m.lastID.Add(1), socket: s}
+	fresh := &mapping{origin: o, id: m.lastID.Add(1), socket: s}
 	if err := m.poller.add(s, fresh.id); err != nil {
 		s.release()
 		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	mp := m.mappings[guest]
+	mp := m.mappings[o]
 	if mp != nil || m.closed { // somebody was faster
 		defer s.release()
 	} else {
 		mp = fresh
 		mp.peers = make(map[netip.AddrPort]*peer)
 		mp.hosts = make(map[netip.Addr]int)
-		m.mappings[guest], m.ids[mp.id] = mp, mp
+		m.mappings[o], m.ids[mp.id] = mp, mp
 	}
 	return m.attachLocked(p, mp)
 }
@@ -296,6 +310,9 @@ func (m *mapper) refuse(err error, original []byte) {
 		m.Stats.Full.Add(1)
 	case errors.As(err, new(*policy.Denied)):
 		m.Stats.Denied.Add(1)
+		if m.denied != 0 {
+			kind = m.denied
+		}
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS), errors.Is(err, errClosed):
 		m.Stats.Dropped.Add(1)
 	default:
@@ -309,6 +326,9 @@ func (m *mapper) refuse(err error, original []byte) {
 
 // tell sends the guest an error in the gateway's name.
 func (m *mapper) tell(kind ErrorKind, original []byte) {
+	if kind == Silent {
+		return
+	}
 	if !m.limiter.Allow() {
 		m.Stats.Suppressed.Add(1)
 		return

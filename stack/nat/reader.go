@@ -186,7 +186,7 @@ func (m *mapper) detachLocked(p *peer) *socket {
 	if len(mp.peers) > 0 {
 		return nil
 	}
-	delete(m.mappings, mp.guest)
+	delete(m.mappings, mp.origin)
 	delete(m.ids, mp.id)
 	return mp.socket
 }

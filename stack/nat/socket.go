@@ -2,7 +2,7 @@ package nat
 
 import (
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"net/netip"
 	"os"
 	"sync"
@@ -62,26 +62,40 @@ func (s *socket) setOptions() error {
 	return unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
 }
 
-// bind gives the socket port on every address of the host, or if the host
-// refuses that one, a port that the kernel picks: RFC 4787 REQ-3 wants the
-// guest's port preserved where it is free. Ports below 1024 usually are not
-// ours to take.
-func (s *socket) bind(port uint16) error {
-	err := unix.Bind(s.fd, s.any(port))
-	if err == unix.EADDRINUSE || err == unix.EACCES {
-		err = unix.Bind(s.fd, s.any(0))
+// bind gives the socket the port of the guest's end, on the address and device
+// that b says or on all of the host's. If the host refuses that port the
+// kernel picks one: RFC 4787 REQ-3 wants the guest's port preserved where it
+// is free. Ports below 1024 usually are not ours to take.
+func (s *socket) bind(b Bind, o origin) error {
+	addr, device := b.of(s.v6)
+	switch {
+	case o.local:
+		addr, device = loopback(s.v6), ""
+	case !addr.IsValid():
+		addr = unspecified(s.v6)
 	}
-	if err != nil {
-		return fmt.Errorf("bind port %d: %w", port, os.NewSyscallError("bind", err))
+	if err := bindDevice(s.fd, device); err != nil {
+		return err
 	}
-	return nil
+	err := bindAddr(s.fd, netip.AddrPortFrom(addr, o.guest.Port()))
+	if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EACCES) {
+		err = bindAddr(s.fd, netip.AddrPortFrom(addr, 0))
+	}
+	return err
 }
 
-func (s *socket) any(port uint16) unix.Sockaddr {
-	if s.v6 {
-		return &unix.SockaddrInet6{Port: int(port)}
+func loopback(v6 bool) netip.Addr {
+	if v6 {
+		return netip.IPv6Loopback()
 	}
-	return &unix.SockaddrInet4{Port: int(port)}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+func unspecified(v6 bool) netip.Addr {
+	if v6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
 }
 
 // acquire takes a reference. It returns false if the socket is closed.

@@ -37,6 +37,13 @@ type TCPConfig struct {
 
 	// Gateway4 and Gateway6 are the sources of ICMP errors of our own.
 	Gateway4, Gateway6 netip.Addr
+
+	// Bind says where connections start.
+	Bind Bind
+
+	// Denied is what the guest is told of a destination that a rule forbids; 0
+	// means AdminProhibited.
+	Denied ErrorKind
 }
 
 // A PacketSender sends complete IP packets to the guest.
@@ -62,7 +69,7 @@ type TCPStats struct {
 //	connected       SYN-ACK
 //	refused         RST
 //	unreachable     ICMP unreachable, with the host's reason
-//	denied          ICMP administratively prohibited
+//	denied          ICMP administratively prohibited, or TCPConfig.Denied
 //	no answer       nothing
 //
 // Each connection has two goroutines.
@@ -79,6 +86,9 @@ type TCP struct {
 func NewTCP(cfg TCPConfig) *TCP {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Denied == 0 {
+		cfg.Denied = AdminProhibited
 	}
 	ctx, end := context.WithCancel(context.Background())
 	return &TCP{cfg: cfg, ctx: ctx, end: end}
@@ -101,7 +111,7 @@ func (t *TCP) Handle(r *stack.Request) {
 	target, err := t.cfg.Rules.Check(policy.TCP, r.Destination)
 	if err != nil {
 		t.Stats.Denied.Add(1)
-		t.unreachable(r, AdminProhibited)
+		t.unreachable(r, t.cfg.Denied)
 		t.log(r, err)
 		return
 	}
@@ -113,7 +123,7 @@ func (t *TCP) Handle(r *stack.Request) {
 		return
 	}
 	defer f.Close()
-	host, err := dial(t.ctx, target)
+	host, err := dial(t.ctx, t.cfg.Bind, target)
 	if err != nil {
 		t.refuse(r, err)
 		t.log(r, err)

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dial connects a socket of the host, without MPTCP, and sets it up for the
-// relay. It waits as long as the kernel does, or until ctx ends.
-func dial(ctx context.Context, target netip.AddrPort) (*os.File, error) {
+// dial connects a socket of the host, without MPTCP, from where b says, and sets
+// it up for the relay. It waits as long as the kernel does, or until ctx ends.
+func dial(ctx context.Context, b Bind, target netip.AddrPort) (*os.File, error) {
 	family := unix.AF_INET
 	if target.Addr().Is6() {
 		family = unix.AF_INET6
@@ -24,6 +24,10 @@ func dial(ctx context.Context, target netip.AddrPort) (*os.File, error) {
 	}
 	setStreamOptions(fd)
 	f := os.NewFile(uintptr(fd), "tcp")
+	if err := b.start(fd, target.Addr()); err != nil {
+		f.Close()
+		return nil, err
+	}
 	if err := connect(ctx, f, newSockaddr(target)); err != nil {
 		f.Close()
 		return nil, err

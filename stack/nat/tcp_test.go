@@ -36,7 +36,7 @@ type tcpPath struct {
 }
 
 // newTCPPath starts all of it, until the test ends.
-func newTCPPath(t *testing.T, limits flow.Config) *tcpPath {
+func newTCPPath(t *testing.T, limits flow.Config, changes ...func(*TCPConfig)) *tcpPath {
 	t.Helper()
 	a, b, err := taptest.Pair(tap.Features{Header: true, Checksum: true, TSO: true, USO: true})
 	if err != nil {
@@ -50,7 +50,11 @@ func newTCPPath(t *testing.T, limits flow.Config) *tcpPath {
 	}
 	ctx, end := context.WithCancel(context.Background())
 	p := &tcpPath{flows: flow.New(limits), end: end, ended: make(chan struct{})}
-	p.tcp = NewTCP(TCPConfig{Rules: testRules(t), Flows: p.flows, Guest: gateway, Gateway4: gateway4, Gateway6: gateway6})
+	cfg := TCPConfig{Rules: testRules(t), Flows: p.flows, Guest: gateway, Gateway4: gateway4, Gateway6: gateway6}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	p.tcp = NewTCP(cfg)
 	gateway.HandleTCP(p.tcp.Handle)
 	start(t, gateway.Run)
 	start(t, func(test context.Context) error {
@@ -174,6 +178,16 @@ func TestTCPRefused(t *testing.T) {
 			}
 			eventually(t, "no flow is left", func() bool { return p.flows.Len(flow.TCP) == 0 })
 		})
+	}
+}
+
+// TestTCPDeniedOtherwise wants what slirp4netns answers.
+func TestTCPDeniedOtherwise(t *testing.T) {
+	p := newTCPPath(t, flow.Config{}, func(c *TCPConfig) { c.Denied = NetUnreachable })
+	for _, to := range []string{"169.254.169.254:80", "[fd00:ec2::254]:80"} {
+		if _, err := p.tryDial(netip.MustParseAddrPort(to)); !errors.Is(err, syscall.ENETUNREACH) {
+			t.Errorf("%s: got error %v, want %v", to, err, syscall.ENETUNREACH)
+		}
 	}
 }
 

@@ -66,6 +66,18 @@ type UDPConfig struct {
 	// stands for a family that the guest does not have.
 	Gateway4, Gateway6 netip.Addr
 
+	// Bind says where the host's sockets start.
+	Bind Bind
+
+	// Denied is what the guest is told of a destination that a rule forbids; 0
+	// means AdminProhibited.
+	Denied ErrorKind
+
+	// Published is asked first about each datagram of the guest's, and returns
+	// true for one that it has taken: a reply from a published port. It is
+	// called by Handle, under Handle's conditions. nil takes none.
+	Published func(stack.Datagram) bool
+
 	// Idle is how long a flow lives without traffic, DNSIdle the same for
 	// flows to port 53. 0 means 2 minutes and 10 seconds. They are rounded up
 	// to seconds. A flow to port 53 ends 1 second after the last answer when
@@ -101,6 +113,7 @@ type Stats struct {
 // datagrams back.
 type UDP struct {
 	mapper
+	published             func(stack.Datagram) bool
 	outbox                *outbox // nil if Handle sends at once
 	idleTime, dnsIdleTime time.Duration
 }
@@ -108,7 +121,7 @@ type UDP struct {
 // NewUDP returns a UDP whose Run is to be called once: it releases what the
 // UDP takes.
 func NewUDP(cfg UDPConfig) (*UDP, error) {
-	u := &UDP{idleTime: cfg.Idle, dnsIdleTime: cfg.DNSIdle}
+	u := &UDP{idleTime: cfg.Idle, dnsIdleTime: cfg.DNSIdle, published: cfg.Published}
 	if u.idleTime <= 0 {
 		u.idleTime = defaultIdle
 	}
@@ -123,6 +136,8 @@ func NewUDP(cfg UDPConfig) (*UDP, error) {
 		rules:    cfg.Rules,
 		flows:    cfg.Flows,
 		gateway:  [2]netip.Addr{cfg.Gateway4, cfg.Gateway6},
+		bind:     cfg.Bind,
+		denied:   cfg.Denied,
 		log:      cfg.Log,
 	}
 	if cfg.HoldBack {
@@ -151,7 +166,7 @@ func (m *mapper) init() error {
 	m.limiter = rate.NewLimiter(errorsPerSecond, errorBurst)
 	m.mu.Lock() // nobody else has m yet, but checklocks cannot know
 	defer m.mu.Unlock()
-	m.mappings = make(map[netip.AddrPort]*mapping)
+	m.mappings = make(map[origin]*mapping)
 	m.ids = make(map[uint64]*mapping)
 	m.peers = make(map[pair]*peer)
 	var err error
@@ -167,6 +182,9 @@ func (u *UDP) Run(ctx context.Context) error { return u.run(ctx) }
 // Handle sends a datagram of the guest's on its way, or holds a copy of it back
 // for Flush. It does not block and keeps nothing of d.
 func (u *UDP) Handle(d stack.Datagram) {
+	if u.published != nil && u.published(d) {
+		return
+	}
 	if u.expires(d.TTL, d.Destination.Addr(), d.Header) {
 		return
 	}
@@ -303,14 +321,14 @@ func (p *peer) send(head, payload []byte, c *control) error {
 }
 
 // open implements protocol.
-func (u *UDP) open(guest netip.AddrPort) (*socket, error) {
-	s, err := openSocket(guest.Addr().Is6(), unix.IPPROTO_UDP)
+func (u *UDP) open(o origin) (*socket, error) {
+	s, err := openSocket(o.guest.Addr().Is6(), unix.IPPROTO_UDP)
 	if err != nil {
 		return nil, err
 	}
 	// Without it (before Linux 5.0) datagrams come one by one.
 	_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
-	if err := s.bind(guest.Port()); err != nil {
+	if err := s.bind(u.bind, o); err != nil {
 		s.release()
 		return nil, err
 	}

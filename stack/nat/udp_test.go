@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"taproot/stack"
 	"taproot/stack/flow"
 
 	"golang.org/x/sys/unix"
@@ -227,6 +228,46 @@ func TestUDPDenied(t *testing.T) {
 			t.Errorf("%s: got %v %d %d, want %v %d %d", test.destination, e.source, e.typ, e.code, test.gateway, test.typ, test.code)
 		}
 	}
+}
+
+func TestUDPDeniedOtherwise(t *testing.T) {
+	d := datagram(netip.AddrPortFrom(guest4, 1000), netip.MustParseAddrPort("169.254.169.254:80"), "x")
+	u, guest := newTestUDP(t, func(c *UDPConfig) { c.Denied = NetUnreachable })
+	u.Handle(d)
+	if got := parseError(t, next(t, guest.packets)); got.typ != 3 || got.code != 0 {
+		t.Errorf("got %d %d, want 3 0", got.typ, got.code)
+	}
+	u.close()
+	u, guest = newTestUDP(t, func(c *UDPConfig) { c.Denied = Silent })
+	u.Handle(d)
+	if len(guest.packets) != 0 || u.Stats.Denied.Load() != 1 {
+		t.Errorf("silent: got %d packets, %d counted, want 0 and 1", len(guest.packets), u.Stats.Denied.Load())
+	}
+	u.close()
+}
+
+// TestUDPPublished has a published port's reply to an address that no rule
+// allows.
+func TestUDPPublished(t *testing.T) {
+	var seen []stack.Datagram
+	reply := datagram(netip.AddrPortFrom(guest4, 80), netip.AddrPortFrom(gateway4, 4000), "reply")
+	reply.TTL = 1
+	u, guest := newTestUDP(t, func(c *UDPConfig) {
+		c.Published = func(d stack.Datagram) bool {
+			seen = append(seen, d)
+			return d.Source.Port() == 80
+		}
+	})
+	defer u.close()
+	u.Handle(reply)
+	u.Handle(datagram(netip.AddrPortFrom(guest4, 81), netip.MustParseAddrPort("169.254.169.254:80"), "x"))
+	if len(seen) != 2 || string(seen[0].Payload) != "reply" {
+		t.Errorf("asked about %v", seen)
+	}
+	if _, peers := u.sizes(); peers != 0 || u.Stats.Denied.Load() != 1 || u.Stats.Expired.Load() != 0 {
+		t.Errorf("got %d flows, %d denied, want 0 and the other datagram", peers, u.Stats.Denied.Load())
+	}
+	next(t, guest.packets) // about the other
 }
 
 func TestUDPSpoofed(t *testing.T) {
