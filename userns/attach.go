@@ -79,7 +79,7 @@ func (w *wire) order(ctx context.Context, stage *process, o *order) (*ready, *os
 	case err == nil && m.Failure != nil:
 		closeFile(device)
 		return nil, nil, m.Failure.err()
-	case err == nil && (m.Ready == nil || (device == nil) != (o.Setup.Interface == "")):
+	case err == nil && (m.Ready == nil || (device != nil) != o.opens()):
 		err = syscall.EPROTO
 	case err == nil && !stop():
 		err = ctx.Err()
@@ -92,6 +92,9 @@ func (w *wire) order(ctx context.Context, stage *process, o *order) (*ready, *os
 	}
 	return m.Ready, device, nil
 }
+
+// opens tells whether the stage opens a device.
+func (o *order) opens() bool { return o.Setup.Interface != "" && o.Before == nil }
 
 // stageError explains that a stage did not answer as it should.
 func stageError(ctx context.Context, stage *process, err error) error {
@@ -115,6 +118,12 @@ func (s *stage) runJoined() error {
 		return fmt.Errorf("stage: no order: %w", syscall.EPROTO)
 	}
 	s.order = m.Order
+	if s.order.Before != nil {
+		if err := s.change(s.order.Before, &s.order.Setup); err != nil {
+			return err
+		}
+		return s.wire.send(message{Ready: &ready{}}, nil)
+	}
 	device, report, err := s.network()
 	if err != nil {
 		return err

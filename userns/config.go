@@ -86,7 +86,8 @@ type Setup struct {
 	MAC net.HardwareAddr
 
 	// Addresses are the device's addresses with the length of their network.
-	// Without an IPv6 address and AcceptRA, IPv6 is switched off on the device.
+	// Without an IPv6 address or route and AcceptRA, IPv6 is switched off on
+	// the device.
 	Addresses []netip.Prefix
 
 	// AcceptRA lets the guest's kernel form IPv6 addresses and routes from router

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -67,8 +68,13 @@ func (s *stage) configure(h *netlink.Handle, setup *Setup) error {
 			return fmt.Errorf("mac %v: %w", setup.MAC, err)
 		}
 	}
+	return s.place(h, link, setup)
+}
+
+// place gives the device its addresses, brings it up and sets its routes. What
+// is there already stays.
+func (s *stage) place(h *netlink.Handle, link netlink.Link, setup *Setup) error {
 	for _, p := range setup.Addresses {
-		// The device may have been there, with the address.
 		if err := h.AddrAdd(link, address(p)); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("address %v: %w", p, err)
 		}
@@ -106,20 +112,18 @@ func (setup *Setup) ipv6() []sysctl {
 			sysctl{"router_solicitation_delay", "0"},
 			sysctl{"disable_ipv6", "0"},
 		)
-	case hasIPv6(setup.Addresses):
+	case setup.hasIPv6():
 		// What routers announce is not taken: the routes are set.
 		return append(noProbes, sysctl{"autoconf", "0"}, sysctl{"accept_ra", "0"}, sysctl{"disable_ipv6", "0"})
 	}
 	return []sysctl{{"disable_ipv6", "1"}}
 }
 
-func hasIPv6(prefixes []netip.Prefix) bool {
-	for _, p := range prefixes {
-		if p.Addr().Is6() {
-			return true
-		}
-	}
-	return false
+// hasIPv6 tells whether the device has addresses or routes of IPv6; a link-local
+// address the kernel makes itself.
+func (setup *Setup) hasIPv6() bool {
+	return slices.ContainsFunc(setup.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }) ||
+		slices.ContainsFunc(setup.Routes, func(r Route) bool { return r.Destination.Addr().Is6() })
 }
 
 // address returns an address of a device; for IPv6 without duplicate address

@@ -52,6 +52,9 @@ type order struct {
 	PID       bool
 	PingRange string // for net.ipv4.ping_group_range, in the guest's ids
 	Setup     Setup
+
+	// Before is what Setup takes the place of; nil for a device to be opened.
+	Before *Setup `json:",omitempty"`
 }
 
 // A signalOrder asks process 1 to pass a signal on to the command.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"log/slog"
 	"path/filepath"
 	"reflect"
 	"time"
@@ -26,8 +27,12 @@ func (s *supervisor) followHost(ctx context.Context) {
 		default:
 		}
 	}
-	stopAddresses := s.watchAddresses(note)
+	stopAddresses := watchNetlink(s.log, "addresses", netlink.AddrSubscribe, note)
 	defer stopAddresses()
+	if s.plan.Follows {
+		stopRoutes := watchNetlink(s.log, "routes", netlink.RouteSubscribe, note)
+		defer stopRoutes()
+	}
 	files := s.watchFiles()
 	if files != nil {
 		defer files.Close()
@@ -44,6 +49,9 @@ func (s *supervisor) followHost(ctx context.Context) {
 			return
 		}
 		s.refresh(files)
+		if s.plan.Follows {
+			s.replan(ctx)
+		}
 	}
 }
 
@@ -80,12 +88,12 @@ func (s *supervisor) refresh(files *fsnotify.Watcher) {
 	}
 }
 
-// watchAddresses calls note when the host's addresses change, until the
-// function that it returns is called.
-func (s *supervisor) watchAddresses(note func()) (stop func()) {
-	updates, done := make(chan netlink.AddrUpdate), make(chan struct{})
-	if err := netlink.AddrSubscribe(updates, done); err != nil {
-		s.log.Warn("host's addresses not followed", "error", err)
+// watchNetlink calls note when something of the host's network changes, until
+// the function that it returns is called.
+func watchNetlink[U any](log *slog.Logger, what string, subscribe func(chan<- U, <-chan struct{}) error, note func()) (stop func()) {
+	updates, done := make(chan U), make(chan struct{})
+	if err := subscribe(updates, done); err != nil {
+		log.Warn("host's "+what+" not followed", "error", err)
 		return func() {}
 	}
 	finished := make(chan struct{})
@@ -98,6 +106,34 @@ func (s *supervisor) watchAddresses(note func()) (stop func()) {
 	return func() {
 		close(done)
 		<-finished
+	}
+}
+
+// replan gives the guest what the host's network is now. A host that has lost
+// all its addresses leaves the guest with the old ones.
+func (s *supervisor) replan(ctx context.Context) {
+	p, err := s.cfg.Plan.Plan(nil)
+	if err != nil {
+		s.log.Warn("guest's network not planned again", "error", err)
+		return
+	}
+	old := s.plan.Plan
+	p.Interface = old.Interface
+	if !p.V4.On() && !p.V6.On() || reflect.DeepEqual(p, old) {
+		return
+	}
+	ns, err := s.world.namespace()
+	if err == nil {
+		err = ns.Change(ctx, old.Setup(), p.Setup())
+	}
+	if err != nil {
+		s.log.Warn("guest's network not changed", "error", err)
+		return
+	}
+	s.plan.Plan = p
+	s.log.Debug("guest's network changed", "addresses", p.Setup().Addresses)
+	if err := s.rememberNetwork(&p).wire.send(message{Plan: &p}); err != nil {
+		s.log.Debug("guest's network not sent", "error", err) // the next engine gets it
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"taproot/internal/plan"
 )
 
 // stopEngine ends the engine if there is one.
@@ -20,7 +22,7 @@ func (s *supervisor) engineIs(engine *process) {
 	defer s.mu.Unlock()
 	s.engine = engine
 	if s.spec != nil { // else not the first one's, which is told later
-		s.spec.Host = s.host
+		s.spec.Host, s.spec.Plan = s.host, s.network
 	}
 }
 
@@ -29,6 +31,15 @@ func (s *supervisor) remember(h hostState) *process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.host = h
+	return s.engine
+}
+
+// rememberNetwork notes what the engine was told of the guest's network, and
+// returns the engine.
+func (s *supervisor) rememberNetwork(p *plan.Plan) *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.network = *p
 	return s.engine
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 
+	"taproot/internal/plan"
 	"taproot/portfwd"
 	"taproot/userns"
 )
@@ -39,6 +40,9 @@ type supervisor struct {
 	// host is what the engine was told last.
 	// +checklocks:mu
 	host hostState
+	// network is what the engine was told last of the guest's.
+	// +checklocks:mu
+	network plan.Plan
 }
 
 // supervise makes the guest's network work until the guest is gone.
@@ -120,6 +124,7 @@ func (s *supervisor) prepare(ctx context.Context) error {
 		return err
 	}
 	s.plan = decided{p}
+	s.rememberNetwork(&p)
 	host, err := s.readHost(func(err error) { s.cfg.warn(err.Error(), resolvConfHint) })
 	if err != nil {
 		return err

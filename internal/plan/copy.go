@@ -82,7 +82,7 @@ func (c Copy) Plan(warn Warn) (Plan, error) {
 
 // plan is Plan for a host.
 func (c Copy) plan(h host) (Plan, error) {
-	p := Plan{Interface: c.Interface, MTU: c.MTU, MAC: c.MAC, GatewayMAC: c.GatewayMAC, Neighbours: true}
+	p := Plan{Interface: c.Interface, MTU: c.MTU, MAC: c.MAC, GatewayMAC: c.GatewayMAC, Neighbours: true, Follows: true}
 	if p.GatewayMAC == nil {
 		p.GatewayMAC = net.HardwareAddr{0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55}
 	}

@@ -30,6 +30,10 @@ type Plan struct {
 	// but the guest's own, as in a network that is a copy of the host's.
 	Neighbours bool
 
+	// Follows says that the plan is to be made again when the host's network has
+	// changed.
+	Follows bool
+
 	V4, V6 Family
 }
 
