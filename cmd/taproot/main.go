@@ -2,8 +2,10 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 
 	"taproot/cmd/internal/front"
+	"taproot/cmd/internal/front/slirp"
 	"taproot/internal/engine"
 	"taproot/internal/probe"
 	"taproot/userns"
@@ -19,12 +21,13 @@ func main() {
 
 // run finds out which of the program's processes this one is: taproot starts
 // itself under another name for each role, and a name cannot be mistaken for
-// an option. The result is the exit status.
+// an option. Callers of other programs start it under theirs. The result is the
+// exit status.
 func run(args []string) int {
-	name := ""
-	if len(args) > 0 {
-		name = args[0]
+	if len(args) == 0 {
+		args = []string{"taproot"}
 	}
+	name := args[0]
 	switch name {
 	case userns.StageName:
 		return engine.StageMain()
@@ -32,6 +35,10 @@ func run(args []string) int {
 		return engine.EngineMain()
 	case probe.ChildName:
 		return probe.ChildMain()
+	}
+	switch filepath.Base(name) {
+	case slirp.Name:
+		return slirp.Main(name, args[1:], version)
 	}
 	return front.Main(args, version)
 }

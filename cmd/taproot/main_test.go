@@ -2,19 +2,24 @@ package main
 
 import (
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"taproot/internal/engine"
 	"taproot/internal/probe"
+	"taproot/userns"
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 0 && os.Args[0] == probe.ChildName {
+	roles := []string{userns.StageName, engine.EngineName, probe.ChildName}
+	if len(os.Args) > 0 && slices.Contains(roles, os.Args[0]) {
 		os.Exit(run(os.Args))
 	}
 	testscript.Main(m, map[string]func(){
-		"taproot": main,
+		"taproot":     main,
+		"slirp4netns": main,
 	})
 }
 

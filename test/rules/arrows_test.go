@@ -13,10 +13,19 @@ import (
 // docs/decisions.
 func arrows() map[string][]string {
 	return map[string][]string{
-		"cmd/taproot":        {"cmd/internal/front", "internal/engine", "internal/probe", "userns"},
-		"cmd/internal/front": {"internal/engine", "internal/plan", "internal/probe", "stack/policy", "tap", "userns"},
+		"cmd/taproot": {
+			"cmd/internal/front", "cmd/internal/front/slirp", "internal/engine", "internal/probe", "userns",
+		},
+		"cmd/internal/front": {
+			"cmd/internal/front/slirp", "internal/engine", "internal/plan", "internal/probe", "stack/policy", "tap", "userns",
+		},
 
-		"cmd/internal/getopt": {}, // the rules of getopt_long, for front ends with an original
+		// Front ends for other programs' callers, whose options follow getopt_long.
+		"cmd/internal/getopt": {},
+		"cmd/internal/front/slirp": {
+			"cmd/internal/getopt", "internal/control", "internal/engine", "internal/plan", "portfwd",
+			"stack/nat", "stack/policy", "userns",
+		},
 
 		"internal/engine": {
 			"internal/plan", "internal/relay", "portfwd",

@@ -60,8 +60,8 @@ func homes() map[string]home {
 		},
 		"golang.org/x/sys": {
 			in: []string{
-				"internal/engine", "internal/plan", "internal/probe", "internal/relay", "internal/socket", "portfwd", "stack/link", "stack/nat",
-				"tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/sandbox",
+				"cmd/internal/front/slirp", "internal/engine", "internal/plan", "internal/probe", "internal/relay",
+				"internal/socket", "portfwd", "stack/link", "stack/nat", "tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/sandbox",
 			},
 			tests:    []string{"test/e2e"},
 			decision: "010-other-modules.md",

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"taproot/cmd/internal/front/slirp"
 )
 
 // root builds the command tree. Nothing of cobra's own wording reaches the
@@ -36,6 +38,7 @@ func (p *program) root() *cobra.Command {
 	root.SetFlagErrorFunc(badOption)
 	root.SetHelpCommand(p.helpCommand())
 	root.AddCommand(p.runCommand(), p.checkCommand(), p.versionCommand(), p.completionCommand())
+	root.AddCommand(p.otherCommand(slirp.Name, slirp.Main))
 	return root
 }
 
@@ -55,6 +58,19 @@ func (p *program) helpCommand() *cobra.Command {
 		},
 		ValidArgsFunction: func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return commandNames(c.Root()), cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+}
+
+// otherCommand is the command line of another program, which is also run when
+// argv[0] has its name: what follows is not ours to parse.
+func (p *program) otherCommand(name string, main func(name string, args []string, version string) int) *cobra.Command {
+	return &cobra.Command{
+		Use:                name,
+		DisableFlagParsing: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			p.status = main(c.CommandPath(), args, p.version)
+			return nil
 		},
 	}
 }

@@ -1,6 +1,10 @@
 package front
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"taproot/cmd/internal/front/slirp"
+)
 
 // helpOf returns the help text of a command. The texts are written by hand, fit
 // 80 columns, and each option ends with its default; a test holds them to the
@@ -17,6 +21,8 @@ func helpOf(c *cobra.Command) string {
 		return completionHelp
 	case "help":
 		return helpHelp
+	case slirp.Name:
+		return slirp.Help
 	}
 	return rootHelp
 }
@@ -32,6 +38,9 @@ Commands:
   version     print the version
   completion  print a completion script for a shell
   help        print the help of a command
+
+Commands that are other programs, and run by their names too:
+  slirp4netns  give an existing namespace a network, as slirp4netns does
 
 Options:
       --version  print the version and exit (default: off)

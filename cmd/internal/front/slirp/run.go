@@ -1,0 +1,168 @@
+package slirp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"taproot/cmd/internal/getopt"
+	"taproot/internal/control"
+	"taproot/internal/engine"
+)
+
+// Name is what callers exec.
+const Name = "slirp4netns"
+
+// statusFailure is slirp4netns's exit status for everything that goes wrong.
+const statusFailure = 1
+
+// Main runs the command line args, without the program's name, which is name,
+// and returns the exit status. A signal that ends it ends the process too.
+// version is ours.
+func Main(name string, args []string, version string) int {
+	// A caller that no longer reads what we say does not mean us to die.
+	signal.Ignore(syscall.SIGPIPE)
+	p := &program{name: name, version: version, out: os.Stdout, err: os.Stderr, attach: engine.Attach}
+	return p.main(context.Background(), args)
+}
+
+// A program is one invocation: where it writes and what it calls. Tests fill it
+// with buffers and with a function that only looks at what it gets.
+type program struct {
+	name, version string
+	out, err      io.Writer
+	attach        func(context.Context, engine.Attachment, engine.Config) error
+}
+
+// main runs one command line and returns the exit status.
+func (p *program) main(ctx context.Context, args []string) int {
+	o, err := parse(args, p.warn)
+	switch {
+	case errors.Is(err, errHelp):
+		return p.print(Help)
+	case errors.Is(err, errVersion):
+		return p.print(versionText(p.version))
+	case err != nil:
+		return p.misuse(err)
+	}
+	if o.extra {
+		p.warn("too many arguments")
+	}
+	o.takeDescriptors()
+	ctx, caught := catchSignals(ctx)
+	err = p.serve(ctx, o)
+	if s := caught(); s != 0 {
+		return dieBy(s)
+	}
+	if err != nil {
+		p.complain(err)
+		return statusFailure
+	}
+	return 0
+}
+
+// print writes what the user asked to see.
+func (p *program) print(text string) int {
+	if _, err := io.WriteString(p.out, text); err != nil {
+		p.complain(err)
+		return statusFailure
+	}
+	return 0
+}
+
+// warn writes a warning where slirp4netns does.
+func (p *program) warn(text string) { fmt.Fprintf(p.out, "WARNING: %s\n", text) }
+
+// misuse says what is wrong with a command line.
+func (p *program) misuse(err error) int {
+	var unknown *getopt.UsageError
+	var wrong *usageError
+	switch {
+	case errors.As(err, &unknown):
+		fmt.Fprintf(p.err, "%s: %v\n", p.name, unknown)
+		_, _ = io.WriteString(p.out, Help)
+	case errors.As(err, &wrong):
+		if wrong.text != "" {
+			fmt.Fprintln(p.err, wrong.text)
+		}
+		_, _ = io.WriteString(p.out, Help)
+	default:
+		fmt.Fprintln(p.err, err)
+	}
+	return statusFailure
+}
+
+// complain says why there is no network, and what can be done about it.
+func (p *program) complain(err error) {
+	fmt.Fprintf(p.err, "%s: %v\n", p.name, err)
+	if h := interface{ Hint() string }(nil); errors.As(err, &h) && h.Hint() != "" {
+		fmt.Fprintf(p.err, "%s: hint: %s\n", p.name, h.Hint())
+	}
+}
+
+// errHungUp is why a network ends whose exit descriptor hung up.
+var errHungUp = errors.New("exit descriptor hung up")
+
+// serve gives the namespace its network until it is gone, ctx ends or the exit
+// descriptor hangs up, which are no errors.
+func (p *program) serve(ctx context.Context, o *options) (err error) {
+	ctx, leave := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer leave(nil)
+
+	var api *control.Server
+	if o.api != "" {
+		if api, err = o.listenAPI(); err != nil {
+			return err
+		}
+		defer api.Close()
+	}
+	a, err := p.attachment(ctx, o)
+	if err != nil {
+		return err
+	}
+	if a.Device != nil {
+		defer a.Device.Close()
+	}
+	cfg := o.config()
+	cfg.Warn = func(message, hint string) {
+		fmt.Fprintf(p.err, "%s: warning: %s\n", p.name, message)
+	}
+	cfg.Ready = func(i *engine.Instance) error {
+		o.describe(p.out)
+		if api != nil {
+			wg.Go(func() { api.Run(ctx, forwards{i.Rules}) })
+		}
+		o.ready()
+		wg.Go(func() {
+			if o.hungUp(ctx) {
+				fmt.Fprintln(p.err, "exitfd event")
+				leave(errHungUp)
+			}
+		})
+		return nil
+	}
+	err = p.attach(ctx, a, cfg)
+	if errors.Is(context.Cause(ctx), errHungUp) {
+		fmt.Fprintln(p.err, "do_slirp is exiting")
+		return nil
+	}
+	return err
+}
+
+// maxAPI is the longest path of an API socket in bytes.
+const maxAPI = 107
+
+// listenAPI makes the API socket.
+func (o *options) listenAPI() (*control.Server, error) {
+	if len(o.api) > maxAPI {
+		return nil, errors.New("the specified API socket path is too long (>= 108)")
+	}
+	return control.Listen(o.api, control.Config{Guest: offsetIn(o.network, guestOffset)})
+}
