@@ -3,89 +3,17 @@ package userns
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
-
-// userEnv is set in a test binary that runs as an ordinary user.
-const userEnv = "TAPROOT_TEST_USER"
-
-// asUser returns true in a process of an ordinary user. In one of root it runs
-// the test again as such a user and returns false.
-func asUser(t *testing.T) bool {
-	t.Helper()
-	user := ordinary(t)
-	if !user.root {
-		return true
-	}
-	again(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(user.uid), Gid: uint32(user.gid)}})
-	return false
-}
-
-// again runs the test in a process of its own.
-func again(t *testing.T, attr *syscall.SysProcAttr) {
-	t.Helper()
-	cmd := exec.Command(selfExe, "-test.run=^"+t.Name()+"$", "-test.v", "-test.count=1")
-	// The race detector would wait a second at the end of each process.
-	cmd.Env = append(os.Environ(), userEnv+"=1", "GORACE=atexit_sleep_ms=0")
-	cmd.Dir = "/"
-	cmd.SysProcAttr = attr
-	out, err := cmd.CombinedOutput()
-	switch {
-	case err != nil:
-		t.Errorf("in a process of its own: %v\n%s", err, out)
-	case strings.Contains(string(out), "--- SKIP"):
-		t.Skipf("%s", out)
-	default:
-		t.Logf("%s", out)
-	}
-}
-
-// A target is a process in namespaces of its own.
-type target struct {
-	*exec.Cmd
-	pid int
-}
-
-// newTarget starts a process as attr says, and ends it with the test.
-func newTarget(t testing.TB, attr *syscall.SysProcAttr) target {
-	t.Helper()
-	attr.Pdeathsig = 0
-	cmd := exec.Command(selfExe, guestArg, "sleep")
-	cmd.SysProcAttr = attr
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	if _, err := out.Read(make([]byte, 1)); err != nil { // it runs
-		t.Fatal(err)
-	}
-	return target{cmd, cmd.Process.Pid}
-}
-
-// rootTarget is the attribute of a process that is root in a user and a network
-// namespace.
-func rootTarget() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: singleMap(0, os.Getuid()),
-		GidMappings: singleMap(0, os.Getgid()),
-	}
-}
 
 // attachSetup is what the tests make in namespaces.
 func attachSetup() Setup {
@@ -97,35 +25,324 @@ func attachSetup() Setup {
 			netip.MustParsePrefix("10.0.2.100/24"), netip.MustParsePrefix("10.1.0.1/32"),
 			netip.MustParsePrefix("fd00::64/64"), netip.MustParsePrefix("fd01::64/64"),
 		},
+		Gateways: []netip.Addr{netip.MustParseAddr("10.0.2.2"), netip.MustParseAddr("fd00::2")},
 		Routes: []Route{
-			{Destination: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.2"), Metric: 100},
-			{Destination: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("192.0.2.1"), OnLink: true, Metric: 200},
 			{Destination: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.8.0.1")},
-			{Destination: netip.MustParsePrefix("10.8.0.0/16")},
-			{Destination: netip.MustParsePrefix("::/0"), Gateway: netip.MustParseAddr("fd00::2")},
+			{Destination: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("192.0.2.1"), OnLink: true, Metric: 200},
 			{Destination: netip.MustParsePrefix("::/0"), Gateway: netip.MustParseAddr("fe80::1"), Metric: 2000},
-			{Destination: netip.MustParsePrefix("fd02::/64")},
+			{Destination: netip.MustParsePrefix("10.8.0.0/16")},
+			{Destination: netip.MustParsePrefix("10.0.2.0/24")}, // the kernel has it already
 		},
 		Device: json.RawMessage(`{"a":1}`),
 	}
 }
 
+// nullSetup opens no device at all.
+func nullSetup() Setup {
+	return Setup{Interface: "tap0", Bare: true, Device: json.RawMessage(`"null"`)}
+}
+
+// checkAttach attaches to a namespace, and wants to see it in there.
+func checkAttach(t *testing.T, n *Namespace, p *testTarget) {
+	t.Helper()
+	f, report, warnings, err := n.Attach(context.Background(), attachSetup())
+	if err != nil {
+		var h interface{ Hint() string }
+		if errors.As(err, &h) {
+			t.Log(h.Hint())
+		}
+		t.Fatal(err)
+	}
+	f.Close()
+	if len(warnings) > 0 || string(report) != `{"a":1}` {
+		t.Errorf("got report %s and warnings %q", report, warnings)
+	}
+	seen := p.facts(t)
+	if got, want := seen.Links["tap0"], (link{1400, "02:00:00:01:02:03", true}); got != want || !seen.Links["lo"].Up {
+		t.Errorf("links: got %v, want tap0 as %v and lo up", seen.Links, want)
+	}
+	for _, want := range []string{"10.0.2.100/24", "10.1.0.1/32", "fd00::64/64", "fd01::64/64"} {
+		if !slices.Contains(seen.Addresses, want) {
+			t.Errorf("addresses: got %q, want %s among them", seen.Addresses, want)
+		}
+	}
+	for _, want := range []string{
+		"0.0.0.0/0 via 10.0.2.2", "0.0.0.0/0 via 192.0.2.1", "10.9.0.0/16 via 10.8.0.1",
+		"::/0 via fd00::2", "::/0 via fe80::1",
+	} {
+		if !slices.Contains(seen.Routes, want) {
+			t.Errorf("routes: got %q, want %s among them", seen.Routes, want)
+		}
+	}
+}
+
+// TestAttach attaches to each kind of user namespace that an ordinary user has.
 func TestAttach(t *testing.T) {
 	if !asUser(t) {
 		return
 	}
-	target := newTarget(t, rootTarget())
-	n, err := OpenTarget(Target{PID: target.pid})
+	same := rootTarget()
+	same.UidMappings = singleMap(os.Getuid(), os.Getuid())
+	same.GidMappings = singleMap(os.Getgid(), os.Getgid())
+	for name, attr := range map[string]*syscall.SysProcAttr{
+		"root":     rootTarget(),
+		"same":     same,
+		"unmapped": {Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newTarget(t, "answer", attr)
+			checkAttach(t, openTarget(t, Target{PID: p.pid}), p)
+		})
+		t.Run(name+" by path", func(t *testing.T) {
+			p := newTarget(t, "answer", attr)
+			checkAttach(t, openTarget(t, Target{NetNS: namespacePath(p.pid, "net")}), p)
+		})
+		t.Run(name+" by paths", func(t *testing.T) {
+			p := newTarget(t, "answer", attr)
+			target := Target{NetNS: namespacePath(p.pid, "net"), UserNS: namespacePath(p.pid, "user")}
+			checkAttach(t, openTarget(t, target), p)
+		})
+	}
+}
+
+// TestAttachNamespaceRoot attaches as root of a user namespace, as in a rootless
+// container engine.
+func TestAttachNamespaceRoot(t *testing.T) {
+	if !asNamespaceRoot(t) {
+		return
+	}
+	t.Run("below", func(t *testing.T) {
+		p := newTarget(t, "answer", rootTarget())
+		checkAttach(t, openTarget(t, Target{PID: p.pid}), p)
+	})
+	t.Run("ours", func(t *testing.T) {
+		p := newTarget(t, "answer", netTarget())
+		checkAttach(t, openTarget(t, Target{PID: p.pid}), p)
+	})
+	t.Run("ours by name", func(t *testing.T) {
+		p := newTarget(t, "answer", netTarget())
+		target := Target{PID: p.pid, UserNS: "/proc/self/ns/user"}
+		checkAttach(t, openTarget(t, target), p)
+	})
+	t.Run("net only", func(t *testing.T) {
+		p := newTarget(t, "answer", rootTarget())
+		checkAttach(t, openTarget(t, Target{PID: p.pid, NetOnly: true}), p)
+	})
+	t.Run("mount", func(t *testing.T) {
+		p := newTarget(t, "answer", netTarget())
+		checkAttach(t, openTarget(t, Target{NetNS: mountNamespace(t, p.pid)}), p)
+	})
+	t.Run("user below net", func(t *testing.T) {
+		p := belowUser(t)
+		checkAttach(t, openTarget(t, Target{PID: p.pid}), p)
+	})
+}
+
+// TestAttachRoot attaches as root of the machine, whom a user namespace of
+// somebody else does not know.
+func TestAttachRoot(t *testing.T) {
+	user := ordinary(t)
+	if !user.root {
+		t.Skip("needs root")
+	}
+	theirs := &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		UidMappings: singleMap(0, user.uid),
+		GidMappings: singleMap(0, user.gid),
+		Credential:  &syscall.Credential{NoSetGroups: true},
+	}
+	for name, attr := range map[string]*syscall.SysProcAttr{"ours": netTarget(), "theirs": theirs} {
+		t.Run(name, func(t *testing.T) {
+			p := newTarget(t, "answer", attr)
+			checkAttach(t, openTarget(t, Target{PID: p.pid}), p)
+		})
+	}
+}
+
+// TestGuestNamespace attaches once more to guests of our own, with each identity.
+func TestGuestNamespace(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	for _, identity := range []Identity{IdentityRoot, IdentityKeep, IdentityAuto} {
+		t.Run(identity.String(), func(t *testing.T) {
+			if err := SubordinateIDs(); err != nil && identity == IdentityAuto {
+				t.Skip(err)
+			}
+			s := defaultScript("exit", "0")
+			s.Config.Identity = identity
+			g, err := Start(context.Background(), s.Config, Setup{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer g.Close()
+			n, err := g.Namespace()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer n.Close()
+			f, _, warnings, err := n.Attach(context.Background(), attachSetup())
+			if err != nil || len(warnings) > 0 {
+				t.Fatalf("got error %v and warnings %q", err, warnings)
+			}
+			f.Close()
+		})
+	}
+}
+
+// TestAttachTwice wants addresses and routes that are there already kept.
+func TestAttachTwice(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	p := newTarget(t, "answer", rootTarget())
+	n := openTarget(t, Target{PID: p.pid})
+	checkAttach(t, n, p)
+	s := attachSetup()
+	s.Device = json.RawMessage(`"null"`) // the device of the first time
+	f, _, warnings, err := n.Attach(context.Background(), s)
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("got error %v and warnings %q", err, warnings)
+	}
+	f.Close()
+	s.Gateways = nil
+	s.Routes = []Route{{Destination: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.9")}}
+	_, _, _, err = n.Attach(context.Background(), s)
+	if want := "route to 10.9.0.0/16 via 10.0.2.9: file exists"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("another route: got %v, want %q", err, want)
+	}
+}
+
+func TestAttachBare(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	p := newTarget(t, "answer", rootTarget())
+	n := openTarget(t, Target{PID: p.pid})
+	s := attachSetup()
+	s.Bare = true
+	f, _, _, err := n.Attach(context.Background(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.Close()
-	f, report, warnings, err := n.Attach(context.Background(), attachSetup())
+	f.Close()
+	seen := p.facts(t)
+	if l := seen.Links["tap0"]; l.Up || l.MTU == 1400 || l.MAC == "02:00:00:01:02:03" || seen.Links["lo"].Up {
+		t.Errorf("links: got %v, want them as they were made", seen.Links)
+	}
+	f, report, _, err := n.Attach(context.Background(), Setup{})
+	if f != nil || report != nil || err != nil {
+		t.Errorf("no device: got %v, report %s and error %v", f, report, err)
+	}
+	if seen := p.facts(t); !seen.Links["lo"].Up {
+		t.Error("no device: lo is down")
+	}
+}
+
+// TestAttachAcceptRA wants a device that asks for a router and keeps no address
+// of ours.
+func TestAttachAcceptRA(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	p := newTarget(t, "answer", rootTarget())
+	n := openTarget(t, Target{PID: p.pid})
+	s := attachSetup()
+	s.AcceptRA, s.Addresses, s.Gateways, s.Routes = true, s.Addresses[:2], nil, nil
+	f, _, warnings, err := n.Attach(context.Background(), s)
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("got error %v and warnings %q", err, warnings)
+	}
+	f.Close()
+	var addresses []string
+	for _, line := range strings.Split(p.facts(t).IfInet6, "\n") {
+		if f := strings.Fields(line); len(f) == 6 && f[5] == "tap0" {
+			addresses = append(addresses, f[0]+" "+f[4])
+		}
+	}
+	// 80: not tentative, as it is without duplicate address detection.
+	if want := "fe800000000000000000" + "00fffe010203 80"; len(addresses) != 1 || addresses[0] != want {
+		t.Errorf("got %q, want the link-local address %q", addresses, want)
+	}
+}
+
+func TestAttachErrors(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	p, other := newTarget(t, "answer", rootTarget()), newTarget(t, "answer", rootTarget())
+	for _, tt := range []struct {
+		name   string
+		target Target
+		edit   func(*Setup)
+		want   string
+		hint   string
+	}{
+		{"no device", Target{PID: p.pid}, func(s *Setup) { s.Device = json.RawMessage(`"missing"`) },
+			"open /dev/net/tun: no such file", "modprobe tun"},
+		{"mtu", Target{PID: p.pid}, func(s *Setup) { s.MTU = 10 }, "tap0: mtu 10: invalid argument", ""},
+		{"net only", Target{PID: p.pid, NetOnly: true}, nil,
+			"join network namespace: operation not permitted", "join its user namespace too"},
+		{"wrong user namespace", Target{NetNS: namespacePath(p.pid, "net"), UserNS: namespacePath(other.pid, "user")}, nil,
+			"join network namespace: operation not permitted", "does not belong to that user namespace"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := openTarget(t, tt.target)
+			s := attachSetup()
+			if tt.edit != nil {
+				tt.edit(&s)
+			}
+			_, _, _, err := n.Attach(context.Background(), s)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("got %v, want %q in it", err, tt.want)
+			}
+			var h interface{ Hint() string }
+			if errors.As(err, &h) != (tt.hint != "") || tt.hint != "" && !strings.Contains(h.Hint(), tt.hint) {
+				t.Errorf("hint of %v: want %q", err, tt.hint)
+			}
+			if _, err := n.Sockets(context.Background(), []Socket{{Family: unix.AF_INET, Type: unix.SOCK_STREAM}}); tt.edit == nil && !errors.Is(err, syscall.EPERM) {
+				t.Errorf("sockets: got %v, want %v", err, syscall.EPERM)
+			}
+		})
+	}
+}
+
+// TestAttachCancelled ends the context while the stage hangs.
+func TestAttachCancelled(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	p := newTarget(t, "answer", rootTarget())
+	n := openTarget(t, Target{PID: p.pid})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	s := nullSetup()
+	s.Device = json.RawMessage(`"hang"`)
+	go func() {
+		_, _, _, err := n.Attach(ctx, s)
+		ended <- err
+	}()
+	eventually(t, "a stage", func() bool { return len(children(t)) == 2 })
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	if got := children(t); len(got) != 1 {
+		t.Errorf("children: got %v, want the target", got)
+	}
+}
+
+// children returns the children of this process, zombies too.
+func children(t testing.TB) []string {
+	t.Helper()
+	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	if len(warnings) > 0 || string(report) != `{"a":1}` {
-		t.Errorf("got report %s and warnings %q", report, warnings)
+	var pids []string
+	for _, task := range tasks {
+		b, _ := os.ReadFile("/proc/self/task/" + task.Name() + "/children") // the thread may have ended
+		pids = append(pids, strings.Fields(string(b))...)
 	}
+	return pids
 }

@@ -1,6 +1,7 @@
 package userns
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -40,6 +41,11 @@ func guest(name string, args []string) int {
 		return guestNested(args)
 	case "orphan":
 		return guestOrphan()
+	case "answer":
+		return guestAnswer()
+	case "hidden":
+		unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+		return guestAnswer()
 	}
 	return 1
 }
@@ -58,6 +64,7 @@ type facts struct {
 	IfInet6                string
 	Links                  map[string]link
 	Routes                 []string
+	Addresses              []string
 	SysNet                 []string
 	Dir                    string
 	Env                    []string
@@ -112,11 +119,25 @@ func guestReport() int {
 			f.Routes = append(f.Routes, fmt.Sprintf("%v via %v", r.Dst, r.Gw))
 		}
 	}
+	addresses, _ := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	for _, a := range addresses {
+		f.Addresses = append(f.Addresses, a.IPNet.String())
+	}
 	dirs, _ := os.ReadDir("/sys/class/net")
 	for _, d := range dirs {
 		f.SysNet = append(f.SysNet, d.Name())
 	}
 	json.NewEncoder(os.Stdout).Encode(f)
+	return 0
+}
+
+// guestAnswer reports whenever it gets a line, and ends with its input. It says
+// "ready" first.
+func guestAnswer() int {
+	fmt.Println("ready")
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		guestReport()
+	}
 	return 0
 }
 

@@ -68,7 +68,7 @@ type signalOrder struct {
 
 // ready says that everything is set up.
 type ready struct {
-	Report   json.RawMessage
+	Report   json.RawMessage `json:",omitempty"` // of the opener
 	Warnings []string
 }
 
