@@ -23,22 +23,22 @@ func Seccomp() error {
 	runtime.LockOSThread() // no_new_privs is the thread's; the filter copies it to the others
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("seccomp: set no_new_privs: %w", err)
+		return fmt.Errorf("set no_new_privs: %w", err)
 	}
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
 	switch {
 	case errno != 0:
-		return fmt.Errorf("seccomp: install filter: %w", errno)
+		return fmt.Errorf("install system call filter: %w", errno)
 	case thread != 0: // seccomp(2), SECCOMP_FILTER_FLAG_TSYNC
-		return fmt.Errorf("seccomp: install filter: thread %d has another", thread)
+		return fmt.Errorf("install system call filter: thread %d has another", thread)
 	}
 	return nil
 }
 
 // errArch says that denied has no numbers for this processor.
-var errArch = errors.New("seccomp: only for amd64 and arm64")
+var errArch = errors.New("system call filter: only for amd64 and arm64")
 
 // What a filter may answer (seccomp(2), "Filter return values").
 const (
