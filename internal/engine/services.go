@@ -33,19 +33,19 @@ func (g *gateway) addServices() {
 	s := g.spec
 	g.dns = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: valid(s.Plan.V4.Gateway, s.Plan.V6.Gateway)}, Log: g.log})
 	g.dhcp = dhcp.New(dhcp.Config{
-		Guest4: s.Plan.V4.First(), Gateway4: s.Plan.V4.Gateway, Resolver4: g.announced(s.Plan.V4.Resolver),
-		Guest6: s.Plan.V6.First().Addr(), Resolver6: g.announced(s.Plan.V6.Resolver),
+		Guest4: s.Plan.V4.First(), Gateway4: s.Plan.V4.Gateway, Resolvers4: g.announced(s.Plan.V4.Resolver),
+		Guest6: s.Plan.V6.First().Addr(), Resolvers6: g.announced(s.Plan.V6.Resolver),
 		MTU: s.Plan.MTU, ServerMAC: s.Plan.GatewayMAC,
 	})
 	g.setHost(s.Host)
 }
 
-// announced returns a, or no address where guests are not to be told of it.
-func (g *gateway) announced(a netip.Addr) netip.Addr {
+// announced returns a, or nothing where guests are not to be told of it.
+func (g *gateway) announced(a netip.Addr) []netip.Addr {
 	if g.spec.DNS.Off || !g.spec.DNS.Announce {
-		return netip.Addr{}
+		return nil
 	}
-	return a
+	return valid(a)
 }
 
 // setHost takes over what is new about the host.
@@ -223,7 +223,7 @@ func (g *gateway) advertise() {
 		return
 	}
 	b, err := ndp.Advertisement(ndp.Config{
-		Prefix: p.V6.First().Masked(), MTU: p.MTU, Resolver: g.announced(p.V6.Resolver), Search: g.host.Load().Search, RouterMAC: p.GatewayMAC,
+		Prefix: p.V6.First().Masked(), MTU: p.MTU, DHCP: true, Resolvers: g.announced(p.V6.Resolver), Search: g.host.Load().Search, RouterMAC: p.GatewayMAC,
 	})
 	if err == nil {
 		err = g.stack.SendICMP6(g.stack.LinkLocal(), allNodes, b)

@@ -25,7 +25,7 @@ const (
 // nothing to send.
 func (s *Server) Reply4(request []byte) (reply []byte, dst netip.AddrPort, ok bool) {
 	defer s.unpanic(&ok)
-	if !s.config.Guest4.IsValid() {
+	if !s.config.Guest4.IsValid() || !s.config.Gateway4.IsValid() {
 		s.ignored.Add(1)
 		return nil, netip.AddrPort{}, false
 	}
@@ -64,7 +64,9 @@ func (s *Server) answer4(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 	}
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
-		return s.lease4(m, dhcpv4.MessageTypeOffer)
+		if addr, ok := s.offer4(m); ok {
+			return s.lease4(m, dhcpv4.MessageTypeOffer, addr)
+		}
 	case dhcpv4.MessageTypeRequest:
 		return s.request4(m)
 	case dhcpv4.MessageTypeInform:
@@ -72,6 +74,8 @@ func (s *Server) answer4(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 			return nil, nil // not from here
 		}
 		return s.build4(m, dhcpv4.MessageTypeAck, s.describe4)
+	case dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
+		s.end4(m)
 	}
 	return nil, nil
 }
@@ -90,18 +94,18 @@ func (s *Server) request4(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 	switch {
 	case !wanted.IsValid():
 		return nil, nil
-	case wanted != s.config.Guest4.Addr():
+	case !s.take4(m, wanted):
 		return s.build4(m, dhcpv4.MessageTypeNak, func(r *dhcpv4.DHCPv4) {
-			r.UpdateOption(dhcpv4.OptMessage("address is not the guest's"))
+			r.UpdateOption(dhcpv4.OptMessage("address is not to be had"))
 		})
 	}
-	return s.lease4(m, dhcpv4.MessageTypeAck)
+	return s.lease4(m, dhcpv4.MessageTypeAck, wanted)
 }
 
-// lease4 offers or confirms the guest's address.
-func (s *Server) lease4(m *dhcpv4.DHCPv4, t dhcpv4.MessageType) (*dhcpv4.DHCPv4, error) {
+// lease4 offers or confirms an address.
+func (s *Server) lease4(m *dhcpv4.DHCPv4, t dhcpv4.MessageType, addr netip.Addr) (*dhcpv4.DHCPv4, error) {
 	return s.build4(m, t, func(r *dhcpv4.DHCPv4) {
-		r.YourIPAddr = s.config.Guest4.Addr().AsSlice()
+		r.YourIPAddr = addr.AsSlice()
 		r.UpdateOption(dhcpv4.OptIPAddressLeaseTime(s.config.Lease))
 		s.describe4(r)
 	})
@@ -119,7 +123,7 @@ func (s *Server) build4(m *dhcpv4.DHCPv4, t dhcpv4.MessageType, fill func(*dhcpv
 		r.ClientIPAddr = m.ClientIPAddr
 	}
 	fill(r)
-	s.name4(r, sizeLimit(m))
+	s.name4(m, r)
 	return r, nil
 }
 
@@ -130,18 +134,33 @@ func (s *Server) describe4(r *dhcpv4.DHCPv4) {
 	if bits <= 30 { // RFC 3021: smaller networks have no broadcast address
 		r.UpdateOption(dhcpv4.OptBroadcastAddress(broadcast(s.config.Guest4)))
 	}
-	r.UpdateOption(dhcpv4.OptRouter(s.config.Gateway4.AsSlice()))
-	if s.config.Resolver4.IsValid() {
-		r.UpdateOption(dhcpv4.OptDNS(s.config.Resolver4.AsSlice()))
+	s.route4(r)
+	if len(s.config.Resolvers4) > 0 {
+		r.UpdateOption(dhcpv4.OptDNS(toIPs(s.config.Resolvers4)...))
 	}
 	if mtu := s.config.MTU; mtu > 0 {
 		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionInterfaceMTU, binary.BigEndian.AppendUint16(nil, uint16(mtu))))
 	}
 }
 
-// name4 adds the options that hold names, those that fit into limit, the most
-// useful first. A refusal has none.
-func (s *Server) name4(r *dhcpv4.DHCPv4, limit int) {
+// route4 adds the default route. To a router outside of the guest's network, as
+// many a cloud has it, there must be a route first, which only the classless
+// option can say (RFC 3442); who knows that one ignores the router.
+func (s *Server) route4(r *dhcpv4.DHCPv4) {
+	gateway := net.IP(s.config.Gateway4.AsSlice())
+	r.UpdateOption(dhcpv4.OptRouter(gateway))
+	if s.config.Guest4.Masked().Contains(s.config.Gateway4) {
+		return
+	}
+	r.UpdateOption(dhcpv4.OptClasslessStaticRoute(
+		&dhcpv4.Route{Dest: &net.IPNet{IP: gateway, Mask: net.CIDRMask(32, 32)}, Router: net.IPv4zero.To4()},
+		&dhcpv4.Route{Dest: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Router: gateway},
+	))
+}
+
+// name4 adds the options that hold names to r, those that the sender of m has
+// room for, the most useful first. A refusal has none.
+func (s *Server) name4(m, r *dhcpv4.DHCPv4) {
 	if r.MessageType() == dhcpv4.MessageTypeNak {
 		return
 	}
@@ -152,9 +171,12 @@ func (s *Server) name4(r *dhcpv4.DHCPv4, limit int) {
 	if s.config.Hostname != "" {
 		options = append(options, dhcpv4.OptHostName(s.config.Hostname))
 	}
+	if s.config.FQDN != "" {
+		options = append(options, s.fqdn4(m))
+	}
 	for _, o := range options {
 		r.UpdateOption(o)
-		if len(r.ToBytes()) > limit {
+		if len(r.ToBytes()) > sizeLimit(m) {
 			r.DeleteOption(o.Code)
 		}
 	}

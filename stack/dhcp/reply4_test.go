@@ -2,6 +2,7 @@ package dhcp
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -15,14 +16,15 @@ func config() Config {
 	return Config{
 		Guest4:    netip.MustParsePrefix("10.0.2.100/24"),
 		Gateway4:  netip.MustParseAddr("10.0.2.2"),
-		Resolver4: netip.MustParseAddr("10.0.2.3"),
 		Guest6:    netip.MustParseAddr("fd00::64"),
-		Resolver6: netip.MustParseAddr("fd00::3"),
 		MTU:       65520,
 		Search:    []string{"corp.example.com", "example.com"},
 		Hostname:  "guest",
 		ServerMAC: net.HardwareAddr{0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xee},
 		Lease:     2 * time.Hour,
+
+		Resolvers4: []netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("10.0.2.4")},
+		Resolvers6: []netip.Addr{netip.MustParseAddr("fd00::3"), netip.MustParseAddr("fd00::4")},
 	}
 }
 
@@ -129,7 +131,7 @@ func TestReply4Options(t *testing.T) {
 		"mask":      {net.IP(m.SubnetMask()).String(), "255.255.255.0"},
 		"broadcast": {m.BroadcastAddress().String(), "10.0.2.255"},
 		"router":    {m.Router()[0].String(), "10.0.2.2"},
-		"dns":       {m.DNS()[0].String(), "10.0.2.3"},
+		"dns":       {fmt.Sprint(m.DNS()), "[10.0.2.3 10.0.2.4]"},
 		"mtu":       {string(m.GetOneOption(dhcpv4.OptionInterfaceMTU)), "\xff\xf0"},
 		"lease":     {m.IPAddressLeaseTime(0), 2 * time.Hour},
 		"host name": {m.HostName(), "guest"},
@@ -145,7 +147,7 @@ func TestReply4Options(t *testing.T) {
 
 func TestReply4LeavesOut(t *testing.T) {
 	c := config()
-	c.Resolver4, c.MTU, c.Search, c.Hostname = netip.Addr{}, 0, nil, ""
+	c.Resolvers4, c.MTU, c.Search, c.Hostname = nil, 0, nil, ""
 	reply, _, _ := New(c).Reply4(request4(t, dhcpv4.MessageTypeDiscover))
 	m, err := dhcpv4.FromBytes(reply)
 	if err != nil {
@@ -154,11 +156,17 @@ func TestReply4LeavesOut(t *testing.T) {
 	for _, code := range []dhcpv4.OptionCode{
 		dhcpv4.OptionDomainNameServer, dhcpv4.OptionInterfaceMTU, dhcpv4.OptionDNSDomainSearchList,
 		dhcpv4.OptionDomainName, dhcpv4.OptionHostName, dhcpv4.OptionClientIdentifier,
+		dhcpv4.OptionFQDN, dhcpv4.OptionClasslessStaticRoute,
 	} {
 		if m.Options.Has(code) {
 			t.Errorf("option %v: got %v, want none", code, m.GetOneOption(code))
 		}
 	}
+	c.Gateway4 = netip.Addr{}
+	if _, _, ok := New(c).Reply4(request4(t, dhcpv4.MessageTypeDiscover)); ok {
+		t.Error("without a gateway: got an answer, want none")
+	}
+	c = config()
 	c.Guest4 = netip.Prefix{}
 	if _, _, ok := New(c).Reply4(request4(t, dhcpv4.MessageTypeDiscover)); ok {
 		t.Error("without IPv4: got an answer, want none")
@@ -227,12 +235,17 @@ func TestReply4Malformed(t *testing.T) {
 }
 
 func FuzzReply4(f *testing.F) {
+	f.Add(request4(f, dhcpv4.MessageTypeDecline, withOption(dhcpv4.OptRequestedIPAddress(ip("10.0.2.15")))))
 	f.Add(request4(f, dhcpv4.MessageTypeDiscover))
 	f.Add(request4(f, dhcpv4.MessageTypeRequest, withOption(dhcpv4.OptRequestedIPAddress(ip("10.0.2.100")))))
 	f.Add(request4(f, dhcpv4.MessageTypeInform, dhcpv4.WithClientIP(ip("10.0.2.100"))))
 	f.Fuzz(func(t *testing.T, request []byte) {
-		s := New(config())
+		c := config()
+		c.FQDN = "guest.example.com"
+		s := New(c)
 		reply, dst, ok := s.Reply4(request)
+		c.Pool4, c.Pool4Size = netip.MustParseAddr("10.0.2.15"), 2
+		New(c).Reply4(request)
 		if !ok {
 			return
 		}

@@ -161,11 +161,14 @@ func (s *Server) confirm6(m, r *dhcpv6.Message) bool {
 
 // describe6 adds the options that tell about the network.
 func (s *Server) describe6(r *dhcpv6.Message) {
-	if s.config.Resolver6.IsValid() {
-		dhcpv6.WithDNS(s.config.Resolver6.AsSlice())(r)
+	if len(s.config.Resolvers6) > 0 {
+		dhcpv6.WithDNS(toIPs(s.config.Resolvers6)...)(r)
 	}
 	if search := s.searchLabels(); search != nil {
 		r.AddOption(dhcpv6.OptDomainSearchList(search))
+	}
+	if s.config.FQDN != "" {
+		r.AddOption(s.fqdn6())
 	}
 }
 

@@ -143,8 +143,8 @@ func TestReply6Options(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if dns := m.Options.DNS(); len(dns) != 1 || dns[0].String() != "fd00::3" {
-			t.Errorf("%v: DNS: got %v, want fd00::3", kind, dns)
+		if dns := fmt.Sprint(m.Options.DNS()); dns != "[fd00::3 fd00::4]" {
+			t.Errorf("%v: DNS: got %v, want fd00::3 and fd00::4", kind, dns)
 		}
 		if got, want := strings.Join(m.Options.DomainSearchList().Labels, " "), "corp.example.com example.com"; got != want {
 			t.Errorf("%v: search: got %v, want %v", kind, got, want)
@@ -221,6 +221,20 @@ func TestSetSearch(t *testing.T) {
 	s.SetSearch(nil)
 	if got := s.searchLabels(); got != nil {
 		t.Errorf("search: got %v, want none", got)
+	}
+}
+
+func TestReply6FQDN(t *testing.T) {
+	c := config()
+	c.FQDN = "guest.example.com"
+	reply, _ := New(c).Reply6(request6(t, dhcpv6.MessageTypeInformationRequest).ToBytes(), netip.MustParseAddr("fe80::1"))
+	m, err := dhcpv6.MessageFromBytes(reply)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := m.Options.FQDN()
+	if o == nil || o.Flags != fqdn6NoUpdate || o.DomainName.Labels[0] != c.FQDN {
+		t.Errorf("got %v, want %v", o, c.FQDN)
 	}
 }
 

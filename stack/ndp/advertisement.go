@@ -21,6 +21,9 @@ const (
 	// maxLifetime is the longest router lifetime that there is room for.
 	maxLifetime = 65535 * time.Second
 
+	// maxResolvers bounds the name servers, of which resolvers use three.
+	maxResolvers = 8
+
 	// maxSearch bounds the search list, in bytes of its encoded form, so that
 	// the advertisement fits into the 1280 bytes that IPv6 never fragments.
 	maxSearch = 512
@@ -41,8 +44,15 @@ type Config struct {
 	// MTU is the link's, in bytes of IP packet; 0 leaves it out.
 	MTU int
 
-	// Resolver is where the guest finds DNS; the zero Addr leaves it out.
-	Resolver netip.Addr
+	// Autonomous lets the guest make up addresses of Prefix, which must have
+	// 64 bits for that (RFC 4862 section 5.5.3).
+	Autonomous bool
+
+	// DHCP says that addresses and everything else are to be had by DHCPv6.
+	DHCP bool
+
+	// Resolvers are where the guest finds DNS, at most 8; none leaves them out.
+	Resolvers []netip.Addr
 
 	// Search is the DNS search list, well-formed names without final dots.
 	// A name of more than 238 bytes, and what would make the list longer than
@@ -73,8 +83,8 @@ func Advertisement(config Config) ([]byte, error) {
 	lifetime = min(lifetime, maxLifetime)
 	b, err := ndp.MarshalMessage(&ndp.RouterAdvertisement{
 		CurrentHopLimit:      hopLimit,
-		ManagedConfiguration: true,
-		OtherConfiguration:   true,
+		ManagedConfiguration: config.DHCP,
+		OtherConfiguration:   config.DHCP,
 		RouterLifetime:       lifetime,
 		Options:              config.options(prefix, lifetime),
 	})
@@ -94,13 +104,15 @@ func (c *Config) options(prefix netip.Prefix, lifetime time.Duration) []ndp.Opti
 			OnLink:            true,
 			ValidLifetime:     lifetime,
 			PreferredLifetime: lifetime,
+
+			AutonomousAddressConfiguration: c.Autonomous,
 		},
 	}
 	if c.MTU > 0 {
 		options = append(options, ndp.NewMTU(uint32(c.MTU)))
 	}
-	if c.Resolver.IsValid() {
-		options = append(options, &ndp.RecursiveDNSServer{Lifetime: lifetime, Servers: []netip.Addr{c.Resolver}})
+	if servers := c.Resolvers[:min(len(c.Resolvers), maxResolvers)]; len(servers) > 0 {
+		options = append(options, &ndp.RecursiveDNSServer{Lifetime: lifetime, Servers: servers})
 	}
 	return append(options, searchOptions(c.Search, lifetime)...)
 }

@@ -15,7 +15,8 @@ func config() Config {
 	return Config{
 		Prefix:    netip.MustParsePrefix("fd00::64/64"),
 		MTU:       65520,
-		Resolver:  netip.MustParseAddr("fd00::3"),
+		DHCP:      true,
+		Resolvers: []netip.Addr{netip.MustParseAddr("fd00::3"), netip.MustParseAddr("fd00::4")},
 		Search:    []string{"corp.example.com", "example.com"},
 		RouterMAC: net.HardwareAddr{0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xee},
 		Lifetime:  time.Hour,
@@ -74,7 +75,7 @@ func TestAdvertisement(t *testing.T) {
 	if got := option[*ndp.LinkLayerAddress](t, ra, 1).Addr.String(); got != "5a:94:ef:e4:0c:ee" {
 		t.Errorf("link-layer address: got %v", got)
 	}
-	if got := option[*ndp.RecursiveDNSServer](t, ra, 1); got.Servers[0].String() != "fd00::3" || got.Lifetime != time.Hour {
+	if got := option[*ndp.RecursiveDNSServer](t, ra, 1); !slices.Equal(got.Servers, config().Resolvers) || got.Lifetime != time.Hour {
 		t.Errorf("RDNSS: got %+v", got)
 	}
 	if got := option[*ndp.DNSSearchList](t, ra, 1); !slices.Equal(got.DomainNames, config().Search) {
@@ -82,13 +83,27 @@ func TestAdvertisement(t *testing.T) {
 	}
 }
 
+// TestAdvertisementOfSlirp4netns lets the guest make up its address.
+func TestAdvertisementOfSlirp4netns(t *testing.T) {
+	ra := advertise(t, Config{Prefix: netip.MustParsePrefix("fd00::/64"), Autonomous: true, RouterMAC: config().RouterMAC})
+	if p := option[*ndp.PrefixInformation](t, ra, 1); !p.OnLink || !p.AutonomousAddressConfiguration {
+		t.Errorf("prefix: got %+v, want on-link and autonomous", p)
+	}
+	if ra.ManagedConfiguration || ra.OtherConfiguration || ra.RouterLifetime != 1800*time.Second {
+		t.Errorf("header: got %+v", ra)
+	}
+}
+
 func TestAdvertisementLeavesOut(t *testing.T) {
 	c := config()
-	c.MTU, c.Resolver, c.Search, c.Lifetime = 0, netip.Addr{}, nil, 0
+	c.MTU, c.Resolvers, c.Search, c.Lifetime, c.DHCP = 0, nil, nil, 0, false
 	ra := advertise(t, c)
 	option[*ndp.MTU](t, ra, 0)
 	option[*ndp.RecursiveDNSServer](t, ra, 0)
 	option[*ndp.DNSSearchList](t, ra, 0)
+	if ra.ManagedConfiguration || ra.OtherConfiguration {
+		t.Error("M or O without DHCPv6")
+	}
 	if ra.RouterLifetime != defaultLifetime {
 		t.Errorf("lifetime: got %v, want %v", ra.RouterLifetime, defaultLifetime)
 	}
