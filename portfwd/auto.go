@@ -60,8 +60,9 @@ type AutoConfig struct {
 type Auto struct {
 	cfg     AutoConfig
 	scanner *Scanner
-	have    map[uint16]int       // id of the rule by port
-	retry   map[uint16]time.Time // when to try a port that failed again
+	scan    func(flow.Proto) ([]Open, error) // the scanner's
+	have    map[uint16]int                   // id of the rule by port
+	retry   map[uint16]time.Time             // when to try a port that failed again
 }
 
 // NewAuto returns an Auto over a NETLINK_SOCK_DIAG socket of the side on which
@@ -74,7 +75,8 @@ func NewAuto(cfg AutoConfig, diag *os.File) *Auto {
 	if cfg.Period <= 0 {
 		cfg.Period = autoPeriod
 	}
-	return &Auto{cfg: cfg, scanner: NewScanner(diag), have: make(map[uint16]int), retry: make(map[uint16]time.Time)}
+	s := NewScanner(diag)
+	return &Auto{cfg: cfg, scanner: s, scan: s.Scan, have: make(map[uint16]int), retry: make(map[uint16]time.Time)}
 }
 
 // Run follows the ports until ctx ends, which is no error, or they cannot be
@@ -106,7 +108,7 @@ func (a *Auto) Run(ctx context.Context) error {
 func (a *Auto) step(ctx context.Context) error {
 	a.cfg.Table.scanning.Lock()
 	defer a.cfg.Table.scanning.Unlock()
-	list, err := a.scanner.Scan(a.cfg.Proto)
+	list, err := a.scan(a.cfg.Proto)
 	if err != nil {
 		return err
 	}

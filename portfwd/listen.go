@@ -35,7 +35,7 @@ func (e *BindError) Unwrap() error { return e.Err }
 // Hint returns what the user can do about it: a command to paste, or "".
 func (e *BindError) Hint() string {
 	if errors.Is(e.Err, syscall.EACCES) && e.Port > 0 && e.Port < 1024 {
-		return "ports from " + strconv.Itoa(int(e.Port)) + " on are free to use after: sysctl net.ipv4.ip_unprivileged_port_start=" + strconv.Itoa(int(e.Port))
+		return "sysctl net.ipv4.ip_unprivileged_port_start=" + strconv.Itoa(int(e.Port))
 	}
 	return ""
 }

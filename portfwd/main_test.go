@@ -1,0 +1,344 @@
+package portfwd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/stack/flow"
+)
+
+// patience is how long a test waits for what must happen. It is far above what
+// a busy machine needs; no test waits it out to pass.
+const patience = 10 * time.Second
+
+// TestMain checks that no test leaves a goroutine or a descriptor behind.
+func TestMain(m *testing.M) {
+	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil { // opens what the runtime keeps open
+		l.Close()
+	}
+	goroutines, descriptors := runtime.NumGoroutine(), countDescriptors()
+	code := m.Run()
+	if err := settle(goroutines, descriptors); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func settle(goroutines, descriptors int) error {
+	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
+		g, d := runtime.NumGoroutine(), countDescriptors()
+		if g <= goroutines && d <= descriptors {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("left behind: got %d goroutines and %d descriptors, want %d and %d", g, d, goroutines, descriptors)
+		}
+	}
+}
+
+func countDescriptors() int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return len(entries)
+}
+
+// eventually waits until condition holds.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+// What the guest of the tests has. Its loopback is the host's.
+var (
+	gateway4 = netip.AddrFrom4([4]byte{10, 0, 2, 2})
+	guest4   = netip.AddrFrom4([4]byte{10, 0, 2, 100})
+	gateway6 = netip.MustParseAddr("fd00::2")
+	guest6   = netip.MustParseAddr("fd00::64")
+)
+
+// A bench is a Table and a Publisher, with the descriptors passed as between
+// processes.
+type bench struct {
+	table     *Table
+	guest     *guest
+	flows     *flow.Table
+	publisher *Publisher // of now
+
+	stop  context.CancelFunc
+	ended chan struct{}
+}
+
+// newBench starts both until the test ends.
+func newBench(t *testing.T, limits flow.Config) *bench {
+	t.Helper()
+	b := &bench{guest: &guest{dialed: make(chan dialed, 100), datagrams: make(chan datagram, 100)}, flows: flow.New(limits)}
+	b.table = NewTable(TableConfig{Carrier: b, Sockets: socketsHere})
+	b.start(t)
+	t.Cleanup(func() {
+		b.kill()
+		b.table.Close()
+	})
+	return b
+}
+
+// start starts a Publisher that has no sockets.
+func (b *bench) start(t *testing.T) {
+	t.Helper()
+	p, err := NewPublisher(PublisherConfig{
+		Dial: b.guest.dial, SendUDP: b.guest.send, GuestSocket: socketHere, Flows: b.flows,
+		Gateway4: gateway4, Gateway6: gateway6, Guest4: guest4, Guest6: guest6,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	b.publisher, b.stop, b.ended = p, stop, make(chan struct{})
+	ended := b.ended
+	go func() {
+		defer close(ended)
+		if err := p.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}()
+}
+
+// kill ends the Publisher as the end of its process would.
+func (b *bench) kill() {
+	b.stop()
+	<-b.ended
+}
+
+// Publish implements Carrier.
+func (b *bench) Publish(l Listener, f *os.File) error {
+	text, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	var arrived Listener
+	if err := json.Unmarshal(text, &arrived); err != nil {
+		return err
+	}
+	if arrived != l {
+		return fmt.Errorf("listener: got %+v, want %+v", arrived, l)
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	fd := -1
+	raw.Control(func(n uintptr) { fd, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 0) })
+	if err != nil {
+		return err
+	}
+	return b.publisher.Add(arrived, os.NewFile(uintptr(fd), f.Name()))
+}
+
+// Unpublish implements Carrier.
+func (b *bench) Unpublish(rule int) error {
+	b.publisher.Remove(rule)
+	return nil
+}
+
+// add publishes a rule, until the test ends.
+func (b *bench) add(t *testing.T, r Rule) Entry {
+	t.Helper()
+	id, err := b.table.Add(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range b.table.List() {
+		if e.ID == id {
+			return e
+		}
+	}
+	t.Fatalf("rule %d is not in the list", id)
+	return Entry{}
+}
+
+// socketsHere is a SocketFunc for a guest whose namespace is ours.
+func socketsHere(_ context.Context, specs []Socket) ([]*os.File, error) {
+	var files []*os.File
+	for _, s := range specs {
+		f, err := open(s)
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func open(s Socket) (*os.File, error) {
+	fd, err := unix.Socket(s.Family, s.Type|unix.SOCK_CLOEXEC, s.Protocol)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	to, err := sockaddr(s.Bind)
+	if err == nil {
+		err = os.NewSyscallError("bind", unix.Bind(fd, to))
+	}
+	if err == nil && s.Listen {
+		err = os.NewSyscallError("listen", unix.Listen(fd, 10))
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "guest"), nil
+}
+
+// socketHere is PublisherConfig.GuestSocket for a guest whose namespace is ours.
+func socketHere(_ context.Context, family, typ int) (*os.File, error) {
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	return os.NewFile(uintptr(fd), "guest"), nil
+}
+
+// A guest notes what comes through the stack.
+type guest struct {
+	dialed    chan dialed
+	datagrams chan datagram
+
+	mu sync.Mutex
+	// +checklocks:mu
+	taken map[netip.AddrPort]bool // sources that are in use
+	// +checklocks:mu
+	refusal error // of all
+}
+
+type dialed struct{ source, target netip.AddrPort }
+
+type datagram struct {
+	source, destination netip.AddrPort
+	payload             string
+	segment             int
+}
+
+// dial connects to a server that echoes.
+func (g *guest) dial(_ context.Context, source, target netip.AddrPort) (Conn, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.refusal != nil {
+		return nil, g.refusal
+	}
+	if g.taken[source] {
+		return nil, syscall.EADDRINUSE
+	}
+	g.dialed <- dialed{source, target}
+	return newEcho(), nil
+}
+
+func (g *guest) send(source, destination netip.AddrPort, payload []byte, segment int) error {
+	select {
+	case g.datagrams <- datagram{source, destination, string(payload), segment}:
+		return nil
+	default:
+		return errors.New("full")
+	}
+}
+
+func (g *guest) refuse(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refusal = err
+}
+
+func (g *guest) take(source netip.AddrPort) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.taken == nil {
+		g.taken = make(map[netip.AddrPort]bool)
+	}
+	g.taken[source] = true
+}
+
+// An echo is a Conn whose guest sends back what it gets, FIN included.
+type echo struct {
+	readable chan struct{}
+	writable chan struct{}
+
+	mu sync.Mutex
+	// +checklocks:mu
+	bytes []byte
+	// +checklocks:mu
+	fin bool
+}
+
+func newEcho() *echo {
+	return &echo{readable: make(chan struct{}, 1), writable: make(chan struct{}, 1)}
+}
+
+func (e *echo) Readable() <-chan struct{} { return e.readable }
+func (e *echo) Writable() <-chan struct{} { return e.writable }
+func (e *echo) Err() error                { return nil }
+func (e *echo) Abort()                    {}
+func (e *echo) Close()                    {}
+
+func (e *echo) signal() {
+	select {
+	case e.readable <- struct{}{}:
+	default:
+	}
+}
+
+func (e *echo) ReadTo(w io.Writer) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case len(e.bytes) > 0:
+		n, _ := w.Write(e.bytes)
+		e.bytes = e.bytes[n:]
+		return n, nil
+	case e.fin:
+		return 0, io.EOF
+	}
+	return 0, syscall.EAGAIN
+}
+
+func (e *echo) WriteFrom(p interface {
+	Read(b []byte) (int, error)
+	Len() int
+}) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	b := make([]byte, p.Len())
+	if _, err := io.ReadFull(p, b); err != nil {
+		return 0, syscall.EFAULT
+	}
+	e.bytes = append(e.bytes, b...)
+	e.signal()
+	return len(b), nil
+}
+
+func (e *echo) CloseWrite() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fin = true
+	e.signal()
+	return nil
+}

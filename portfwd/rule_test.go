@@ -1,0 +1,111 @@
+package portfwd
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"taproot/stack/flow"
+)
+
+func addrPort(s string) netip.AddrPort {
+	if s == "" {
+		return netip.AddrPort{}
+	}
+	return netip.MustParseAddrPort(s)
+}
+
+func port(n uint16) netip.AddrPort { return netip.AddrPortFrom(netip.Addr{}, n) }
+
+func TestRuleCheck(t *testing.T) {
+	for _, tt := range []struct {
+		want string // "": it is right
+		rule Rule
+	}{
+		{"", Rule{}},
+		{"", Rule{Listen: addrPort("127.0.0.1:80"), Target: addrPort("10.0.2.100:8080"), Ports: 10}},
+		{"", Rule{Listen: port(65535), Ports: 1}},
+		{"", Rule{Listen: port(1), Ports: 65535}},
+		{"", Rule{Direction: Outbound, Listen: addrPort("[::1]:80"), Target: addrPort("127.0.0.1:0")}},
+		{"", Rule{Loopback: true, Target: addrPort("[::1]:80")}},
+		{"bad rule: no such direction", Rule{Direction: 2}},
+		{"bad rule: icmp has no ports", Rule{Proto: flow.ICMP}},
+		{"bad rule: -1 ports", Rule{Ports: -1}},
+		{"bad rule: a range without a first port", Rule{Ports: 2}},
+		{"bad rule: ports above 65535", Rule{Listen: port(65535), Ports: 2}},
+		{"bad rule: ports above 65535", Rule{Listen: port(1), Target: port(65530), Ports: 10}},
+		{"bad rule: outbound with a device", Rule{Direction: Outbound, Device: "eth0"}},
+		{"bad rule: outbound from 10.0.0.1, want loopback", Rule{Direction: Outbound, Listen: addrPort("10.0.0.1:80")}},
+		{"bad rule: to 10.0.0.1, want loopback", Rule{Direction: Outbound, Target: addrPort("10.0.0.1:80")}},
+		{"bad rule: to 10.0.0.1, want loopback", Rule{Loopback: true, Target: addrPort("10.0.0.1:80")}},
+		{"bad rule: to 127.0.0.1, want an address of the guest", Rule{Target: addrPort("127.0.0.1:80")}},
+		{"bad rule: to 0.0.0.0, want an address of the guest", Rule{Target: addrPort("0.0.0.0:80")}},
+	} {
+		err := tt.rule.check()
+		if got := text(err); got != tt.want || err != nil && !errors.Is(err, ErrRule) {
+			t.Errorf("%v: got %q, want %q", tt.rule, got, tt.want)
+		}
+	}
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func TestRuleString(t *testing.T) {
+	for _, tt := range []struct {
+		want string
+		rule Rule
+	}{
+		{"inbound tcp :0 to :0", Rule{}},
+		{"inbound tcp 127.0.0.1:80 to :80", Rule{Listen: addrPort("127.0.0.1:80")}},
+		{"outbound udp :80-89 to 127.0.0.1:8080", Rule{Direction: Outbound, Proto: flow.UDP, Listen: port(80), Ports: 10, Target: addrPort("127.0.0.1:8080")}},
+		{"inbound tcp [::1]:80%eth0 to [fd00::64]:80", Rule{Listen: addrPort("[::1]:80"), Device: "eth0", Target: addrPort("[fd00::64]:0")}},
+	} {
+		if got := tt.rule.String(); got != tt.want {
+			t.Errorf("got %v, want %v", got, tt.want)
+		}
+	}
+}
+
+func TestRoute(t *testing.T) {
+	both := PublisherConfig{Gateway4: gateway4, Gateway6: gateway6, Guest4: guest4, Guest6: guest6}
+	only4 := PublisherConfig{Gateway4: gateway4, Guest4: guest4}
+	host := netip.MustParseAddr("192.0.2.7")
+	for _, tt := range []struct {
+		name           string
+		cfg            PublisherConfig
+		target, client string
+		want           string // source and target
+	}{
+		{"remote", both, "", "198.51.100.1:5000", "198.51.100.1:5000 10.0.2.100:80"},
+		{"remote IPv6", both, "", "[2001:db8::1]:5000", "[2001:db8::1]:5000 [fd00::64]:80"},
+		{"loopback", both, "", "127.0.0.1:5000", "10.0.2.2:5000 10.0.2.100:80"},
+		{"any loopback", both, "", "127.8.8.8:5000", "10.0.2.2:5000 10.0.2.100:80"},
+		{"loopback IPv6", both, "", "[::1]:5000", "[fd00::2]:5000 [fd00::64]:80"},
+		{"the host", both, "", "192.0.2.7:5000", "10.0.2.2:5000 10.0.2.100:80"},
+		{"link-local", both, "", "[fe80::1]:5000", "[fd00::2]:5000 [fd00::64]:80"},
+		{"the guest's own", both, "", "10.0.2.100:5000", "10.0.2.2:5000 10.0.2.100:80"},
+		{"IPv6 to IPv4", both, "10.0.2.101:0", "[2001:db8::1]:5000", "10.0.2.2:5000 10.0.2.101:80"},
+		{"IPv4 to IPv6", both, "[fd00::65]:0", "198.51.100.1:5000", "[fd00::2]:5000 [fd00::65]:80"},
+		{"no IPv6", only4, "", "[2001:db8::1]:5000", "10.0.2.2:5000 10.0.2.100:80"},
+		{"no gateway", only4, "[fd00::65]:0", "198.51.100.1:5000", ""},
+		{"no address", PublisherConfig{}, "", "198.51.100.1:5000", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := &Publisher{cfg: tt.cfg}
+			p.SetHostAddrs([]netip.Addr{host})
+			source, target, ok := p.route(Listener{Target: addrPort(tt.target).Addr(), TargetPort: 80}, addrPort(tt.client))
+			got := ""
+			if ok {
+				got = source.String() + " " + target.String()
+			}
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
