@@ -223,7 +223,7 @@ func (g *gateway) advertise() {
 		return
 	}
 	b, err := ndp.Advertisement(ndp.Config{
-		Prefix: p.V6.First().Masked(), MTU: p.MTU, DHCP: true, Resolvers: g.announced(p.V6.Resolver), Search: g.host.Load().Search, RouterMAC: p.GatewayMAC,
+		Prefix: p.V6.First().Masked(), MTU: p.MTU, Autonomous: p.V6.Advertised, DHCP: !p.V6.Advertised, Resolvers: g.announced(p.V6.Resolver), Search: g.host.Load().Search, RouterMAC: p.GatewayMAC,
 	})
 	if err == nil {
 		err = g.stack.SendICMP6(g.stack.LinkLocal(), allNodes, b)
