@@ -382,6 +382,18 @@ func awaitCall(t *testing.T, n *lab.Namespace, network, address, want string) {
 	})
 }
 
+// eventually waits until a condition holds and reports whether it does.
+func eventually(condition func() bool) bool {
+	deadline := time.Now().Add(lab.Patience)
+	for !condition() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return true
+}
+
 // onlyLink is the container's one interface.
 func onlyLink(t *testing.T, c *container) lab.Link {
 	t.Helper()
