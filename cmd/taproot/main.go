@@ -3,8 +3,10 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 
 	"taproot/cmd/internal/front"
+	"taproot/cmd/internal/front/pasta"
 	"taproot/cmd/internal/front/slirp"
 	"taproot/internal/engine"
 	"taproot/internal/probe"
@@ -36,9 +38,11 @@ func run(args []string) int {
 	case probe.ChildName:
 		return probe.ChildMain()
 	}
-	switch filepath.Base(name) {
-	case slirp.Name:
+	switch base := filepath.Base(name); {
+	case base == slirp.Name:
 		return slirp.Main(name, args[1:], version)
+	case strings.Contains(base, pasta.Name): // distributions have several builds of it
+		return pasta.Main(name, args[1:], version)
 	}
 	return front.Main(args, version)
 }

@@ -1,0 +1,307 @@
+package pasta
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"taproot/portfwd"
+	"taproot/stack/flow"
+	"taproot/stack/policy"
+)
+
+// A publication is what one option publishes for good.
+type publication struct {
+	option, text string
+	rules        []portfwd.Rule
+
+	// weak is right with one port out of all rules; otherwise each must be
+	// there.
+	weak bool
+}
+
+// A side says what the rules of one port option have in common.
+type side struct {
+	direction portfwd.Direction
+	proto     flow.Proto
+}
+
+// sides are what the port options stand for, by the indices of options.ports.
+var sides = [4]side{
+	tcpIn:  {portfwd.Inbound, flow.TCP},
+	udpIn:  {portfwd.Inbound, flow.UDP},
+	tcpOut: {portfwd.Outbound, flow.TCP},
+	udpOut: {portfwd.Outbound, flow.UDP},
+}
+
+// publications returns what the port options publish for good. ephemeral are
+// the ports that the kernel gives to clients.
+func (o *options) publications(ephemeral portRange) []publication {
+	var list []publication
+	for i, specs := range o.ports {
+		for _, s := range specs {
+			if s.none || s.auto {
+				continue
+			}
+			if rules := o.rules(sides[i], s, s.named(), false); rules != nil {
+				list = append(list, publication{option: s.option, text: s.text, rules: rules})
+			}
+			if rules := o.rules(sides[i], s, s.others(ephemeral), true); rules != nil {
+				list = append(list, publication{option: s.option, text: s.text, rules: rules, weak: true})
+			}
+		}
+	}
+	return list
+}
+
+// named returns the ports that are named one by one and not excluded.
+func (s *portSpec) named() []portMap {
+	var list []portMap
+	for _, m := range s.maps {
+		for _, r := range without([]portRange{m.portRange}, s.exclude) {
+			list = append(list, portMap{r, m.to, m.toFirst + r.first - m.first})
+		}
+	}
+	return list
+}
+
+// others returns the ports that "all" stands for.
+func (s *portSpec) others(ephemeral portRange) []portMap {
+	if !s.all {
+		return nil
+	}
+	exclude := append(slices.Clone(s.exclude), ephemeral)
+	for _, m := range s.maps {
+		exclude = append(exclude, m.portRange)
+	}
+	var list []portMap
+	for _, r := range without([]portRange{{1, maxPort}}, exclude) {
+		list = append(list, portMap{r, s.target, r.first})
+	}
+	return list
+}
+
+const maxPort = 65535
+
+// without returns the ports of list that are not in exclude.
+func without(list, exclude []portRange) []portRange {
+	for _, e := range exclude {
+		var rest []portRange
+		for _, r := range list {
+			if e.first > r.last || e.last < r.first {
+				rest = append(rest, r)
+				continue
+			}
+			if r.first < e.first {
+				rest = append(rest, portRange{r.first, e.first - 1})
+			}
+			if e.last < r.last {
+				rest = append(rest, portRange{e.last + 1, r.last})
+			}
+		}
+		list = rest
+	}
+	return list
+}
+
+// rules returns the rules for maps.
+func (o *options) rules(on side, s portSpec, maps []portMap, weak bool) []portfwd.Rule {
+	var list []portfwd.Rule
+	for _, m := range maps {
+		for _, l := range o.listeners(on, s) {
+			list = append(list, portfwd.Rule{
+				Direction: on.direction, Proto: on.proto,
+				Listen: netip.AddrPortFrom(l.address, m.first), Device: s.device,
+				Ports:    int(m.last-m.first) + 1,
+				Target:   netip.AddrPortFrom(m.to, m.toFirst),
+				Loopback: l.loopback || on.direction == portfwd.Inbound && m.to.IsLoopback(),
+				Weak:     weak || l.weak,
+			})
+		}
+	}
+	return list
+}
+
+// A listener is where a rule listens.
+type listener struct {
+	address  netip.Addr
+	loopback bool // leads to the guest's loopback
+	weak     bool // may be left out
+}
+
+// listeners returns where a specification listens. With --splice-only there is
+// only one way into the guest, from loopback to loopback; then nobody listens
+// for others.
+func (o *options) listeners(on side, s portSpec) []listener {
+	switch {
+	case on.direction == portfwd.Outbound:
+		return []listener{{}}
+	case o.spliceOnly && !s.listen.IsValid() && s.device == "":
+		return []listener{
+			{address: netip.AddrFrom4([4]byte{127, 0, 0, 1}), loopback: true},
+			{address: netip.IPv6Loopback(), loopback: true, weak: true}, // there may be no IPv6
+		}
+	}
+	return []listener{{address: s.listen, loopback: o.spliceOnly || o.toLoopback && s.listen.IsLoopback()}}
+}
+
+// automatic returns which ports are published while somebody listens on them:
+// those of the specifications with "auto", and all where there is none.
+func (o *options) automatic(ephemeral portRange) []portfwd.AutoConfig {
+	var list []portfwd.AutoConfig
+	for i, specs := range o.ports {
+		if len(specs) == 0 {
+			specs = []portSpec{{auto: true}}
+		}
+		for _, s := range specs {
+			if !s.auto {
+				continue
+			}
+			s.exclude = append(slices.Clone(s.exclude), publishedBy(specs)...)
+			for _, l := range o.listeners(sides[i], s) {
+				list = append(list, portfwd.AutoConfig{
+					Direction: sides[i].direction, Proto: sides[i].proto,
+					Listen: l.address, Device: s.device, Loopback: l.loopback,
+					Allow: s.allowed(sides[i].proto, ephemeral),
+				})
+			}
+		}
+	}
+	return list
+}
+
+// publishedBy returns the ports that an option names to be published for good.
+// The host's port is the option's, whoever listens on it in the guest.
+func publishedBy(specs []portSpec) []portRange {
+	var list []portRange
+	for _, s := range specs {
+		for _, m := range s.maps {
+			if !s.auto {
+				list = append(list, m.portRange)
+			}
+		}
+	}
+	return list
+}
+
+// allowed returns the ports that may be published automatically. An ephemeral
+// port of UDP is a client's more often than a server's, and nobody can tell the
+// two apart: it must be named.
+func (s *portSpec) allowed(proto flow.Proto, ephemeral portRange) policy.Ports {
+	var list []portRange
+	for _, m := range s.maps {
+		list = append(list, m.portRange)
+	}
+	if list == nil {
+		list = []portRange{{1, maxPort}}
+		if proto == flow.UDP {
+			list = without(list, []portRange{ephemeral})
+		}
+	}
+	return ports(without(list, s.exclude))
+}
+
+// ports makes a set of ranges.
+func ports(list []portRange) policy.Ports {
+	if len(list) == 0 {
+		return policy.Ports{}
+	}
+	var words []string
+	for _, r := range list {
+		words = append(words, fmt.Sprintf("%d-%d", r.first, r.last))
+	}
+	set, err := policy.ParsePorts(strings.Join(words, ","))
+	if err != nil {
+		return policy.Ports{} // not reached: the ranges were checked
+	}
+	return set
+}
+
+// defaultEphemeral is what the kernel starts with (ip(7), ip_local_port_range).
+var defaultEphemeral = portRange{32768, 60999}
+
+// parseEphemeral reads the text of the sysctl net.ipv4.ip_local_port_range.
+func parseEphemeral(text string) portRange {
+	f := strings.Fields(text)
+	if len(f) != 2 {
+		return defaultEphemeral
+	}
+	first, err1 := strconv.ParseUint(f[0], 10, 16)
+	last, err2 := strconv.ParseUint(f[1], 10, 16)
+	if err := cmp.Or(err1, err2); err != nil || first > last {
+		return defaultEphemeral
+	}
+	return portRange{uint16(first), uint16(last)}
+}
+
+// A table takes rules; portfwd.Table is the one that there is.
+type table interface {
+	Add(context.Context, portfwd.Rule) (id int, err error)
+}
+
+// publish publishes everything or returns why it cannot.
+func publish(ctx context.Context, to table, list []publication) error {
+	for _, p := range list {
+		if err := p.publish(ctx, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *publication) publish(ctx context.Context, to table) error {
+	done := 0
+	var first error
+	for _, r := range p.rules {
+		_, err := to.Add(ctx, r)
+		switch {
+		case err == nil:
+			done++
+		case !p.weak && !(r.Weak && len(p.rules) > 1):
+			return p.explain(err)
+		case first == nil:
+			first = err
+		}
+	}
+	if done == 0 {
+		return &publishError{fmt.Sprintf("Failed to bind any port for '%s %s'", p.option, p.text), first}
+	}
+	return nil
+}
+
+// explain gives an error the words that callers look for.
+func (p *publication) explain(err error) error {
+	var bind *portfwd.BindError
+	var errno syscall.Errno
+	if errors.As(err, &bind) && errors.As(err, &errno) {
+		return &publishError{fmt.Sprintf("Failed to bind port %d (%s) for option '%s %s'", bind.Port, sentence(errno.Error()), p.option, p.text), err}
+	}
+	return fmt.Errorf("option '%s %s': %w", p.option, p.text, err)
+}
+
+// sentence makes Go's words for an errno those of strerror(3), which begin with
+// a capital letter.
+func sentence(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// A publishError says in the original's words what could not be published.
+type publishError struct {
+	text  string
+	cause error
+}
+
+// Error implements error.
+func (e *publishError) Error() string { return e.text }
+
+// Unwrap gives the cause, which may have a hint.
+func (e *publishError) Unwrap() error { return e.cause }
