@@ -14,17 +14,24 @@ import (
 func arrows() map[string][]string {
 	return map[string][]string{
 		"cmd/taproot": {
-			"cmd/internal/front", "cmd/internal/front/slirp", "internal/engine", "internal/probe", "userns",
+			"cmd/internal/front", "cmd/internal/front/pasta", "cmd/internal/front/slirp",
+			"internal/engine", "internal/probe", "userns",
 		},
 		"cmd/internal/front": {
 			"cmd/internal/front/slirp", "internal/engine", "internal/plan", "internal/probe", "stack/policy", "tap", "userns",
 		},
 
 		// Front ends for other programs' callers, whose options follow getopt_long.
+		"cmd/internal/caller": {}, // its descriptors and signals
 		"cmd/internal/getopt": {},
 		"cmd/internal/front/slirp": {
-			"cmd/internal/getopt", "internal/control", "internal/engine", "internal/plan", "portfwd",
+			"cmd/internal/caller", "cmd/internal/getopt", "internal/control", "internal/engine", "internal/plan", "portfwd",
 			"stack/nat", "stack/policy", "userns",
+		},
+
+		"cmd/internal/front/pasta": {
+			"cmd/internal/caller", "cmd/internal/getopt", "internal/engine", "internal/plan", "portfwd",
+			"stack/flow", "stack/nat", "stack/policy", "userns",
 		},
 
 		"internal/engine": {

@@ -60,7 +60,7 @@ func homes() map[string]home {
 		},
 		"golang.org/x/sys": {
 			in: []string{
-				"cmd/internal/front/slirp", "internal/engine", "internal/plan", "internal/probe", "internal/relay",
+				"cmd/internal/caller", "cmd/internal/front/pasta", "internal/engine", "internal/plan", "internal/probe", "internal/relay",
 				"internal/socket", "portfwd", "stack/link", "stack/nat", "tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/sandbox",
 			},
 			tests:    []string{"test/e2e"},

@@ -1,12 +1,16 @@
 // Package front turns a command line into an engine.Config and runs it.
 //
-// There is one command line so far, the native one:
+// The command line here is the native one:
 //
 //	taproot run [OPTION]... [--] [COMMAND [ARG]...]
+//	taproot attach [OPTION]... PID|PATH|NAME
 //	taproot check [--json]
 //	taproot version
 //	taproot completion SHELL
 //	taproot help [COMMAND]
+//
+// Those of other programs, under whose names taproot runs too, are packages of
+// their own: slirp.
 //
 // Options of `run` end at the first operand, so that the command's own options
 // need no "--" before them. No option changes what another one means, and the
@@ -18,5 +22,6 @@
 //
 // Exit statuses: 2 for a command line that makes no sense, 125 for a failure of
 // taproot itself, 126 and 127 for a command that cannot be executed or found,
-// and otherwise the command's own, which is 128+n after signal n.
+// and otherwise the command's own, which is 128+n after signal n. `attach` has
+// no command: 0 says that its namespace is gone, and a signal ends it.
 package front

@@ -25,6 +25,7 @@ func Main(args []string, version string) int {
 		err:     newOutput(os.Stderr),
 		version: version,
 		run:     engine.Run,
+		attach:  engine.Attach,
 		probe:   probe.All,
 	}
 	return p.main(context.Background(), args[min(1, len(args)):])
@@ -36,6 +37,7 @@ type program struct {
 	out, err *output
 	version  string
 	run      func(context.Context, userns.Config, engine.Config) (int, error)
+	attach   func(context.Context, engine.Attachment, engine.Config) error
 	probe    func(context.Context) []probe.Result
 
 	// status is the exit status that the command's function decided on; it

@@ -21,6 +21,7 @@ type call struct {
 	results []probe.Result
 
 	guest          userns.Config // what the engine got
+	attachment     engine.Attachment
 	config         engine.Config
 	started        bool
 	stdout, stderr bytes.Buffer
@@ -34,6 +35,13 @@ func (c *call) main(args ...string) (status int) {
 		run: func(_ context.Context, guest userns.Config, cfg engine.Config) (int, error) {
 			c.guest, c.config, c.started = guest, cfg, true
 			return c.status, c.err
+		},
+		attach: func(_ context.Context, a engine.Attachment, cfg engine.Config) error {
+			c.attachment, c.config, c.started = a, cfg, true
+			if c.err != nil {
+				return c.err
+			}
+			return cfg.Ready(nil)
 		},
 		probe: func(context.Context) []probe.Result { return c.results },
 	}

@@ -13,6 +13,8 @@ func helpOf(c *cobra.Command) string {
 	switch c.Name() {
 	case "run":
 		return runHelp
+	case "attach":
+		return attachHelp
 	case "check":
 		return checkHelp
 	case "version":
@@ -34,6 +36,7 @@ a TCP/IP stack in user space behind it, and ordinary sockets on the host side.
 
 Commands:
   run         run a command in a network of its own
+  attach      give an existing network namespace a network
   check       say what this machine allows, and how to get the rest
   version     print the version
   completion  print a completion script for a shell
@@ -107,6 +110,67 @@ Examples:
   taproot run                                        a shell
   taproot run -- curl https://example.org/           one command
   taproot run --host-loopback=5432 -- psql -h host.taproot.internal
+`
+
+const attachHelp = `Usage: taproot attach [OPTION]... PID|PATH|NAME
+       taproot attach [OPTION]... --tap-fd=FD
+
+Give an existing network namespace a network: that of a process, of a path, or
+of a name in $XDG_RUNTIME_DIR/netns or /run/netns. Stays until nothing holds
+the namespace any more.
+
+Namespace:
+      --userns=PATH      user namespace to join first; the owner is the one that
+                         the network namespace belongs to (default: the owner)
+      --tap-fd=FD        a TAP device that the caller opened, instead of a
+                         namespace (default: none)
+      --configure=on|off
+                         set addresses, MTU and routes of the device, which is
+                         only opened otherwise (default: on)
+      --ready-fd=FD      descriptor that gets the byte 1 and is closed when
+                         the network works (default: none)
+      --exit-fd=FD       descriptor that ends it when it hangs up
+                         (default: none)
+
+Network of the guest:
+      --net=CIDR|auto    IPv4 network; offset 2 is the gateway, 3 the resolver,
+                         100 the guest; auto picks a range that is free on the
+                         host (default: 10.0.2.0/24)
+      --net6=CIDR|auto   the same for IPv6 (default: fd00::/64)
+      --ipv4=on|off      IPv4 in the guest (default: on)
+      --ipv6=on|off      IPv6 in the guest (default: on)
+      --mtu=BYTES        MTU of the TAP device, 576 to 65521, with IPv6 at
+                         least 1280 (default: 1500)
+      --ifname=NAME      name of the TAP device (default: tap0)
+      --mac=MAC          hardware address of the TAP device (default: random)
+      --dns=ADDR[:PORT]|auto|off
+                         what answers the guest's queries: a resolver (repeat
+                         for more), auto for those of the host's resolv.conf,
+                         off to leave names alone (default: auto)
+      --offload=auto|on|off
+                         segmentation and checksum offload of the TAP device;
+                         on fails where the kernel has none (default: auto)
+
+What the guest may reach besides other machines:
+      --host-loopback=PORT[,PORT|FIRST-LAST]...|all|none
+                         ports of the host's loopback, at the gateway's
+                         address (default: none)
+      --allow-host=PORT[,PORT|FIRST-LAST]...|all|none
+                         ports of the host's other addresses (default: none)
+      --allow-link-local
+                         169.254.0.0/16, fe80::/10 and the addresses of cloud
+                         metadata (default: off)
+
+Other:
+  -v, --verbose          log each step to standard error (default: off)
+  -h, --help             print this help and exit (default: off)
+
+Exit status: 0 when the namespace is gone or the exit descriptor hung up, 125
+if taproot fails, 2 for a wrong option; a signal ends it by that signal.
+
+Example:
+  unshare --user --map-root-user --net --fork sh -c 'echo $$; exec sh'
+  taproot attach 4711    # in another terminal, with the number printed there
 `
 
 const checkHelp = `Usage: taproot check [OPTION]...

@@ -13,8 +13,9 @@ import (
 	"taproot/userns"
 )
 
-// options are the options of `run` as parsed, each still by itself.
-type options struct {
+// netOptions are the options of the guest's network as parsed, each still by
+// itself.
+type netOptions struct {
 	net4, net6     plan.Network
 	ipv4, ipv6     bool
 	mtu            int
@@ -25,10 +26,15 @@ type options struct {
 	allowHost      policy.Ports
 	allowLinkLocal bool
 	offload        tap.Offload
-	keepID         bool
-	mapAuto        bool
-	pid, ipc, uts  bool
-	verbose        bool
+}
+
+// options are the options of `run`.
+type options struct {
+	netOptions
+	keepID        bool
+	mapAuto       bool
+	pid, ipc, uts bool
+	verbose       bool
 }
 
 // defaultMTU is the truth about most paths, and with offloads as fast as any.
@@ -37,8 +43,7 @@ const defaultMTU = 1500
 // register adds the options to fs with their defaults.
 func (o *options) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
-	o.registerNetwork(fs)
-	o.registerPolicy(fs)
+	o.netOptions.register(fs)
 	fs.BoolVar(&o.keepID, "keep-id", false, "keep the caller's user and group id")
 	fs.BoolVar(&o.mapAuto, "map-auto", false, "map root and the subordinate ids")
 	fs.BoolVar(&o.pid, "pid", false, "new PID namespace")
@@ -47,7 +52,13 @@ func (o *options) register(fs *pflag.FlagSet) {
 	fs.BoolVarP(&o.verbose, "verbose", "v", false, "log each step")
 }
 
-func (o *options) registerNetwork(fs *pflag.FlagSet) {
+// register adds the options to fs with their defaults.
+func (o *netOptions) register(fs *pflag.FlagSet) {
+	o.registerNetwork(fs)
+	o.registerPolicy(fs)
+}
+
+func (o *netOptions) registerNetwork(fs *pflag.FlagSet) {
 	o.ipv4, o.ipv6, o.mtu, o.ifname = true, true, defaultMTU, "tap0"
 	fs.Var(&value[plan.Network]{result: &o.net4, preset: "10.0.2.0/24", kind: "CIDR|auto",
 		parse: last(parseNet4)}, "net", "IPv4 network of the guest")
@@ -69,7 +80,7 @@ func (o *options) registerNetwork(fs *pflag.FlagSet) {
 		parse: last(tap.ParseOffload)}, "offload", "segmentation and checksum offload")
 }
 
-func (o *options) registerPolicy(fs *pflag.FlagSet) {
+func (o *netOptions) registerPolicy(fs *pflag.FlagSet) {
 	fs.Var(&value[policy.Ports]{result: &o.hostLoopback, preset: "none", kind: "PORTS|all|none",
 		parse: parsePorts}, "host-loopback", "ports of the host's loopback to open")
 	fs.Var(&value[policy.Ports]{result: &o.allowHost, preset: "none", kind: "PORTS|all|none",
@@ -79,9 +90,15 @@ func (o *options) registerPolicy(fs *pflag.FlagSet) {
 
 // check finds what is wrong although each option by itself is right.
 func (o *options) check(changed func(option string) bool) error {
-	switch {
-	case o.keepID && o.mapAuto:
+	if o.keepID && o.mapAuto {
 		return exclusive("--keep-id", "--map-auto")
+	}
+	return o.netOptions.check(changed)
+}
+
+// check finds what is wrong with the network as a whole.
+func (o *netOptions) check(changed func(option string) bool) error {
+	switch {
 	case !o.ipv4 && !o.ipv6:
 		return exclusive("--ipv4=off", "--ipv6=off")
 	case !o.ipv4 && changed("net"):
@@ -112,7 +129,7 @@ func (o *options) guest() userns.Config {
 
 // config returns the engine's configuration for checked options. Where the
 // engine has the same default, a field stays zero.
-func (o *options) config() engine.Config {
+func (o *netOptions) config() engine.Config {
 	o.net4.Off, o.net6.Off = !o.ipv4, !o.ipv6
 	o.dns.Announce = true
 	return engine.Config{

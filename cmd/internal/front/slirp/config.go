@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"taproot/cmd/internal/caller"
 	"taproot/internal/engine"
 	"taproot/internal/plan"
 	"taproot/stack/nat"
@@ -47,27 +48,19 @@ func (o *options) config() engine.Config {
 
 // attachment returns what the network is for. Its Device, if it has one, must
 // be closed.
-func (p *program) attachment(ctx context.Context, o *options) (a engine.Attachment, err error) {
+func (p *program) attachment(ctx context.Context, o *options, device caller.Descriptor) (a engine.Attachment, err error) {
 	a = engine.Attachment{Bare: !o.configure, Follow: userns.FollowHolders}
 	switch {
 	case o.targetType == "bess":
 		a.Device, err = p.acceptBess(ctx, o.path)
 	case o.netnsType == "tapfd":
-		a.Device, err = o.openTapFD()
+		a.Device, err = device.File()
 	case o.netnsType == "pid":
 		a.Target = userns.Target{PID: o.pid, UserNS: o.usernsPath}
 	default:
 		a.Target = userns.Target{NetNS: o.path, UserNS: o.usernsPath, NetOnly: o.usernsPath == ""}
 	}
 	return a, err
-}
-
-// openTapFD returns the device that the caller opened.
-func (o *options) openTapFD() (*os.File, error) {
-	if o.tapFD < 0 {
-		return nil, fmt.Errorf("tapfd: %w", os.ErrClosed)
-	}
-	return os.NewFile(uintptr(o.tapFD), "tapfd"), nil
 }
 
 // acceptBess waits at path for whoever is the other end of the network: each

@@ -31,7 +31,7 @@ type options struct {
 	// What check finds.
 	pid                 int
 	path                string // of the namespace, or of bess's socket
-	tapFD               int
+	tapFD               int    // -1: none
 	name                string // of the TAP device
 	network             netip.Prefix
 	mac                 net.HardwareAddr
@@ -67,7 +67,7 @@ func usage(text string) error { return &usageError{text} }
 // parse returns the options in args, which do not include the program's name.
 // warn gets what slirp4netns says while it parses.
 func parse(args []string, warn func(string)) (*options, error) {
-	o := &options{exitFD: -1, readyFD: -1, mtu: defaultMTU, netnsType: "pid", targetType: "netns"}
+	o := &options{exitFD: -1, readyFD: -1, tapFD: -1, mtu: defaultMTU, netnsType: "pid", targetType: "netns"}
 	operands, err := o.register(warn).Parse(args, getopt.Permute)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 
+	"taproot/cmd/internal/caller"
 	"taproot/cmd/internal/getopt"
 	"taproot/internal/control"
 	"taproot/internal/engine"
@@ -53,11 +54,10 @@ func (p *program) main(ctx context.Context, args []string) int {
 	if o.extra {
 		p.warn("too many arguments")
 	}
-	o.takeDescriptors()
-	ctx, caught := catchSignals(ctx)
+	ctx, caught := caller.Signals(ctx)
 	err = p.serve(ctx, o)
 	if s := caught(); s != 0 {
-		return dieBy(s)
+		return caller.DieBy(s)
 	}
 	if err != nil {
 		p.complain(err)
@@ -111,6 +111,7 @@ var errHungUp = errors.New("exit descriptor hung up")
 // serve gives the namespace its network until it is gone, ctx ends or the exit
 // descriptor hangs up, which are no errors.
 func (p *program) serve(ctx context.Context, o *options) (err error) {
+	ready, exit, device := o.descriptors()
 	ctx, leave := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -123,7 +124,7 @@ func (p *program) serve(ctx context.Context, o *options) (err error) {
 		}
 		defer api.Close()
 	}
-	a, err := p.attachment(ctx, o)
+	a, err := p.attachment(ctx, o, device)
 	if err != nil {
 		return err
 	}
@@ -139,9 +140,9 @@ func (p *program) serve(ctx context.Context, o *options) (err error) {
 		if api != nil {
 			wg.Go(func() { api.Run(ctx, forwards{i.Rules}) })
 		}
-		o.ready()
+		ready.Ready()
 		wg.Go(func() {
-			if o.hungUp(ctx) {
+			if exit.HungUp(ctx) {
 				fmt.Fprintln(p.err, "exitfd event")
 				leave(errHungUp)
 			}
@@ -154,6 +155,20 @@ func (p *program) serve(ctx context.Context, o *options) (err error) {
 		return nil
 	}
 	return err
+}
+
+// descriptors takes what the caller passed by number.
+func (o *options) descriptors() (ready, exit, device caller.Descriptor) {
+	for _, d := range []struct {
+		number int
+		to     *caller.Descriptor
+	}{{o.readyFD, &ready}, {o.exitFD, &exit}, {o.tapFD, &device}} {
+		if d.number >= 0 {
+			*d.to = caller.Take(d.number)
+		}
+	}
+	caller.Seal()
+	return ready, exit, device
 }
 
 // maxAPI is the longest path of an API socket in bytes.
