@@ -145,7 +145,7 @@ func TestLinkLocalRefused(t *testing.T) {
 
 // answers gives a gateway a frame and returns what it sends, until it answers
 // a request that it always answers.
-func answers(t *testing.T, cfg Config, frame []byte) (sent [][]byte) {
+func answers(t *testing.T, cfg Config, frame []byte, prepare ...func(*Stack)) (sent [][]byte) {
 	t.Helper()
 	device, guest, err := taptest.Pair(tap.Features{})
 	if err != nil {
@@ -153,6 +153,9 @@ func answers(t *testing.T, cfg Config, frame []byte) (sent [][]byte) {
 	}
 	cfg.Device, cfg.MTU = device, 1500
 	s := newStack(t, cfg)
+	for _, f := range prepare {
+		f(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ended := make(chan struct{})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -55,6 +56,10 @@ type Config struct {
 	// advertises itself. The zero Addr means the one made of MAC (RFC 4291
 	// §2.5.1).
 	LinkLocal netip.Addr
+
+	// Capture gets every frame both ways in the format of pcap, and is taken
+	// over; see link.Stats.Uncaptured. nil captures nothing.
+	Capture *os.File
 
 	// Source tells whether the guest may use a source address. nil allows all.
 	Source func(netip.Addr) bool
@@ -129,6 +134,7 @@ func New(cfg Config) (*Stack, error) {
 		MTU:        min(cfg.MTU, largestMTU),
 		MAC:        cfg.MAC,
 		Filter:     sourceFilter(cfg.Source),
+		Capture:    cfg.Capture,
 		Classifier: s,
 		Idle: func() {
 			if s.idle != nil {

@@ -17,6 +17,9 @@
 // the filter refuses, headers that contradict their frame, and frames that the
 // device does not take.
 //
+// With Config.Capture every frame goes to a file as well, those that are dropped
+// too, before it is handled or written.
+//
 // Nothing is checked or computed twice: the bytes never left this machine, so
 // checksums of received frames are not verified, and with offloads those of
 // sent data are left to the guest's kernel, which does not verify them either.

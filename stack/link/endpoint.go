@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -44,18 +45,24 @@ type Config struct {
 	// handled. nil calls nobody.
 	Idle func()
 
+	// Capture gets every frame both ways, as the device has it but without the
+	// virtio-net header, in the format of pcap. The endpoint closes it. nil
+	// captures nothing.
+	Capture *os.File
+
 	// Classifier may take frames away from the stack. nil takes none.
 	Classifier Classifier
 }
 
 // Stats count frames. All fields may be read at any time.
 type Stats struct {
-	Received  atomic.Uint64 // frames read
-	Sent      atomic.Uint64 // frames written
-	Malformed atomic.Uint64 // too short, or the header contradicts the frame
-	Foreign   atomic.Uint64 // to another hardware address
-	Spoofed   atomic.Uint64 // refused by the filter
-	Unsent    atomic.Uint64 // not taken by the device
+	Received   atomic.Uint64 // frames read
+	Sent       atomic.Uint64 // frames written
+	Malformed  atomic.Uint64 // too short, or the header contradicts the frame
+	Foreign    atomic.Uint64 // to another hardware address
+	Spoofed    atomic.Uint64 // refused by the filter
+	Unsent     atomic.Uint64 // not taken by the device
+	Uncaptured atomic.Uint64 // not written to the capture, after its first error
 }
 
 // An Endpoint is the stack's end of the link. It implements
@@ -69,6 +76,7 @@ type Endpoint struct {
 	filter     func([]byte) bool
 	idle       func()
 	classifier Classifier
+	capture    *capture // nil if there is none
 	mtu        atomic.Uint32
 
 	// guest is the guest's hardware address, as its last frame had it, in the
@@ -104,6 +112,9 @@ func New(cfg Config) *Endpoint {
 		met:        make(chan struct{}),
 		stopped:    make(chan struct{}),
 	}
+	if cfg.Capture != nil {
+		e.capture = newCapture(cfg.Capture, &e.Stats.Uncaptured)
+	}
 	e.writers.New = func() any { return &frameWriter{Writer: e.device.NewWriter()} }
 	e.mtu.Store(uint32(cfg.MTU))
 	e.guest.Store(broadcast)
@@ -120,7 +131,7 @@ func (e *Endpoint) Met() <-chan struct{} { return e.met }
 
 // Run moves frames both ways until ctx ends, which is no error, or the device
 // fails. It owns two goroutines and a watcher of ctx; all have returned when
-// Run returns, and the device is closed.
+// Run returns, and device and capture are closed.
 func (e *Endpoint) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -132,6 +143,9 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	err := e.receive()
 	cancel()
 	wg.Wait()
+	if e.capture != nil {
+		e.capture.close()
+	}
 	return err
 }
 

@@ -61,6 +61,9 @@ func (r *receiver) frame(n int) {
 	e := r.endpoint
 	e.Stats.Received.Add(1)
 	n -= len(r.virtio)
+	if e.capture != nil && n > 0 {
+		e.capture.add(r.first[:min(n, headView)], r.rest.AsSlice()[:max(n-headView, 0)])
+	}
 	if n < header.EthernetMinimumSize+1 {
 		e.Stats.Malformed.Add(1)
 		return

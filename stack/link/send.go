@@ -90,7 +90,17 @@ func (e *Endpoint) write(w *tap.Writer, virtio []byte, pkt *stack.PacketBuffer) 
 		unused -= skip
 		w.Add(b[skip:])
 	}
+	if e.capture != nil {
+		e.captureSent(pkt)
+	}
 	e.flush(w)
+}
+
+// captureSent captures one of the stack's packets.
+func (e *Endpoint) captureSent(pkt *stack.PacketBuffer) {
+	b := pkt.ToBuffer()
+	defer b.Release()
+	e.capture.add(b.Flatten())
 }
 
 func (e *Endpoint) flush(w *tap.Writer) {
@@ -159,6 +169,9 @@ func (e *Endpoint) sendFrame(etherType uint16, h tap.Header, pieces [][]byte) er
 	w.Add(front)
 	for _, p := range pieces {
 		w.Add(p)
+	}
+	if e.capture != nil {
+		e.capture.add(append([][]byte{w.front[tap.HeaderLen:]}, pieces...)...)
 	}
 	if err := w.Flush(); err != nil {
 		e.Stats.Unsent.Add(1)
