@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"taproot/test/lab"
 )
 
@@ -28,6 +30,11 @@ func (s slirp) call(api, request string) (string, error) {
 // callParts sends a request in several writes.
 func (s slirp) callParts(api string, halfClose bool, parts ...string) (string, error) {
 	conn, err := s.Host.Dial(context.Background(), "unix", api)
+	for s.original && errors.Is(err, unix.EAGAIN) {
+		// The original's backlog is 0. Only those who wait in connect(2)
+		// get in when there is another client.
+		conn, err = s.Host.Dial(context.Background(), "unix", api)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -271,9 +278,6 @@ func TestSlirpAPIReading(t *testing.T) {
 			}
 		})
 		t.Run("in parallel", func(t *testing.T) {
-			if s.original {
-				t.Skip("the original's backlog is 0, which fails all who do not wait in connect(2)")
-			}
 			var all sync.WaitGroup
 			for range 32 {
 				all.Go(func() {

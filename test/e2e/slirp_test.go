@@ -25,6 +25,8 @@ type slirp struct {
 	// original is slirp4netns itself, which has to pass too: that proves the
 	// test.
 	original bool
+	// inside, unless nil, is whose user namespace the program is started in.
+	inside *target
 }
 
 // eachSlirp runs test against slirp4netns and against taproot under that name.
@@ -66,7 +68,11 @@ func (s slirp) with(t *testing.T) slirp {
 
 // command is the program with these arguments.
 func (s slirp) command(args ...string) *lab.Cmd {
-	c := s.session.Command(s.path, args...)
+	words := append([]string{s.path}, args...)
+	if s.inside != nil {
+		words = append([]string{"nsenter", "--user=" + s.inside.user(), "--preserve-credentials", "--"}, words...)
+	}
+	c := s.session.Command(words[0], words[1:]...)
 	c.Env = append(c.Env, "TMPDIR="+tmpDir(s.Lab))
 	return c
 }
