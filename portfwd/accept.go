@@ -34,18 +34,21 @@ func (p *Publisher) accept() error {
 			return err
 		}
 		for _, r := range ready {
-			p.acceptFrom(r.ID)
+			if !p.acceptFrom(r.ID) {
+				p.pause()
+			}
 		}
 	}
 }
 
-// acceptFrom accepts what waits at a listener.
-func (p *Publisher) acceptFrom(id uint64) {
+// acceptFrom accepts what waits at a listener. It returns false if there is no
+// descriptor left.
+func (p *Publisher) acceptFrom(id uint64) bool {
 	p.mu.Lock()
 	l := p.ids[id]
 	p.mu.Unlock()
 	if l == nil || !l.socket.Acquire() {
-		return
+		return true
 	}
 	defer l.socket.Release()
 	for range acceptTurn {
@@ -54,17 +57,17 @@ func (p *Publisher) acceptFrom(id uint64) {
 		case nil:
 			p.admit(l.Listener, f, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()))
 		case syscall.EAGAIN:
-			return
+			return true
 		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
 			p.Stats.Exhausted.Add(1)
-			p.pause()
-			return
+			return false
 		case syscall.EINVAL: // shut down: it will never be ready again, nor silent
-			p.Remove(l.Rule)
-			return
+			p.remove(l.Rule)
+			return true
 		}
 		// Anything else is about one connection, accept(2) says.
 	}
+	return true
 }
 
 // pause waits until a descriptor may be free.

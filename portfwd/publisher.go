@@ -215,16 +215,27 @@ func (p *Publisher) add(l *listener) error {
 	return nil
 }
 
-// Remove closes the sockets of a rule. TCP connections that exist go on, UDP
-// flows end: their replies had to leave from that socket.
+// Remove closes the sockets of a rule, and returns when they are closed. TCP
+// connections that exist go on, UDP flows end: their replies had to leave from
+// that socket.
 func (p *Publisher) Remove(rule int) {
+	for _, l := range p.remove(rule) {
+		<-l.socket.Closed() // after what reads it at the moment, which does not block
+	}
+}
+
+// remove takes the listeners of a rule out and gives up their sockets.
+func (p *Publisher) remove(rule int) []*listener {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	var gone []*listener
 	for k, l := range p.listeners {
 		if k.rule == rule {
 			p.removeLocked(k, l)
+			gone = append(gone, l)
 		}
 	}
+	return gone
 }
 
 // +checklocks:p.mu

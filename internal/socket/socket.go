@@ -11,8 +11,9 @@ import (
 // last of them: nobody ever uses a number that was given to something else in
 // the meantime.
 type Socket struct {
-	fd   int
-	refs atomic.Int32
+	fd     int
+	refs   atomic.Int32
+	closed chan struct{}
 }
 
 // Take returns f's socket, non-blocking and unknown to the runtime's poller,
@@ -23,7 +24,7 @@ func Take(f *os.File) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{}
+	s := &Socket{closed: make(chan struct{})}
 	s.refs.Store(1)
 	if e := raw.Control(func(fd uintptr) {
 		s.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
@@ -60,5 +61,9 @@ func (s *Socket) Acquire() bool {
 func (s *Socket) Release() {
 	if s.refs.Add(-1) == 0 {
 		unix.Close(s.fd) // nothing was promised to be delivered, so nothing to report
+		close(s.closed)
 	}
 }
+
+// Closed is closed when the socket is.
+func (s *Socket) Closed() <-chan struct{} { return s.closed }
