@@ -121,12 +121,18 @@ func TestPoolOfNothing(t *testing.T) {
 			t.Errorf("%v addresses from %v: got a pool", c.Pool4Size, c.Pool4)
 		}
 	}
-	if p := New(pooled(1 << 30)).pool; len(p.leases) != maxPool {
-		t.Errorf("size: got %v, want %v", len(p.leases), maxPool)
+	if n := New(pooled(1 << 30)).pool.size(); n != maxPool {
+		t.Errorf("size: got %v, want %v", n, maxPool)
 	}
-	if p := newPool(netip.MustParseAddr("255.255.255.255"), 2); len(p.leases) != 1 {
-		t.Errorf("at the end of all addresses: got %v, want 1", len(p.leases))
+	if n := newPool(netip.MustParseAddr("255.255.255.255"), 2).size(); n != 1 {
+		t.Errorf("at the end of all addresses: got %v, want 1", n)
 	}
+}
+
+func (p *pool) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.leases)
 }
 
 func TestReply4Route(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -52,6 +53,10 @@ type Config struct {
 	// Dial opens the connections to servers; network is "udp" or "tcp". nil
 	// means a net.Dialer, without multipath TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Control is called by the default Dial with each new socket, before it is
+	// connected, as net.Dialer's is: to bind it, for instance. May be nil.
+	Control func(network, address string, c syscall.RawConn) error
 
 	// Timeout is how long one server has for its answer; 0 means 5 s. A lookup
 	// takes at most twice as long, however many servers there are.
@@ -103,7 +108,7 @@ func New(config Config) *Forwarder {
 		f.hosts[strings.ToLower(name)] = append([]netip.Addr(nil), addrs...)
 	}
 	if f.dial == nil {
-		dialer := new(net.Dialer)
+		dialer := &net.Dialer{Control: config.Control}
 		dialer.SetMultipathTCP(false) // one path is enough, and sandboxes know it
 		f.dial = dialer.DialContext
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -272,6 +273,21 @@ func TestDialIsUsed(t *testing.T) {
 	datagram(t, f, ask(t, "example.com.", dnsmessage.TypeA), rcodeServFail)
 	if want := []string{"udp [fe80::1%eth0]:53", "udp 192.0.2.1:53"}; !slices.Equal(dialed, want) {
 		t.Errorf("dialed: got %v, want %v", dialed, want)
+	}
+}
+
+func TestControlIsUsed(t *testing.T) {
+	checkLeaks(t)
+	server := upstream(echo).start(t)
+	var seen []string
+	f := New(Config{Control: func(network, address string, _ syscall.RawConn) error {
+		seen = append(seen, network+" "+address)
+		return nil
+	}})
+	f.SetServers([]netip.AddrPort{server})
+	datagram(t, f, ask(t, "example.com.", dnsmessage.TypeA), 0)
+	if want := []string{"udp4 " + server.String()}; !slices.Equal(seen, want) {
+		t.Errorf("called for %v, want %v", seen, want)
 	}
 }
 

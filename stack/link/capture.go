@@ -25,9 +25,9 @@ const (
 // whole whenever it is looked at. It belongs to several goroutines. The lock
 // is held over the write: it is what keeps frames apart.
 type capture struct {
-	lost *atomic.Uint64 // frames that were not written
-
 	mu sync.Mutex
+	// +checklocks:mu
+	lost *atomic.Uint64 // frames that were not written
 	// +checklocks:mu
 	file *os.File // nil when it is over
 	// +checklocks:mu
