@@ -83,8 +83,9 @@ func (p *Publisher) pause() {
 
 // admit begins a connection, or resets it where the flow table is full.
 func (p *Publisher) admit(l Listener, f *os.File, client netip.AddrPort) {
-	source, target := client, netip.AddrPortFrom(p.loopbacks(l, client)[0], l.TargetPort)
-	if !l.local() {
+	source, target := client, netip.AddrPortFrom(l.loopbacks(client.Addr())[0], l.TargetPort)
+	local := l.local(client.Addr())
+	if !local {
 		var ok bool
 		if source, target, ok = p.route(l, client); !ok {
 			p.Stats.Unroutable.Add(1)
@@ -101,7 +102,7 @@ func (p *Publisher) admit(l Listener, f *os.File, client netip.AddrPort) {
 	p.connections.Go(func() {
 		defer p.free()
 		defer entry.Close()
-		if l.local() {
+		if local {
 			p.serveLocal(l, f, client, entry)
 		} else {
 			p.serveStack(f, source, target, entry)
@@ -117,6 +118,8 @@ func (p *Publisher) free() {
 	}
 }
 
-// local tells whether a listener leads from one kernel to another, past the
-// stack.
-func (l Listener) local() bool { return l.Loopback || l.Direction == Outbound }
+// local tells whether a listener leads a client to loopback, past the stack.
+// Whoever is not on loopback itself shall not seem to be.
+func (l Listener) local(client netip.Addr) bool {
+	return l.Direction == Outbound || l.Loopback && client.IsLoopback()
+}

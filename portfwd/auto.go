@@ -151,10 +151,13 @@ func (a *Auto) wants(o Open) bool {
 
 // reaches tells whether a rule leads to a socket at address.
 func (a *Auto) reaches(address netip.Addr) bool {
-	if address.IsUnspecified() {
+	switch {
+	case address.IsUnspecified():
 		return true
+	case a.cfg.Direction == Outbound:
+		return address.IsLoopback()
 	}
-	return address.IsLoopback() == (a.cfg.Loopback || a.cfg.Direction == Outbound)
+	return a.cfg.Loopback || !address.IsLoopback()
 }
 
 // publish adds the rule of a port unless there is one, or there was one

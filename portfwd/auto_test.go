@@ -115,7 +115,7 @@ func TestAutoLeavesOut(t *testing.T) {
 		{"not allowed", AutoConfig{Allow: ports(t, "1-10")}, Open{flow.TCP, any4, first}, false},
 		{"of the guest's loopback", AutoConfig{}, Open{flow.TCP, local, first}, false},
 		{"of the guest's loopback, to loopback", AutoConfig{Loopback: true}, Open{flow.TCP, local, first}, true},
-		{"of the guest's address, to loopback", AutoConfig{Loopback: true}, Open{flow.TCP, guest4, first}, false},
+		{"of the guest's address, to both", AutoConfig{Loopback: true}, Open{flow.TCP, guest4, first}, true},
 		{"of the host's loopback", AutoConfig{Direction: Outbound}, Open{flow.TCP, local, first}, true},
 		{"of the host's address", AutoConfig{Direction: Outbound}, Open{flow.TCP, guest4, first}, false},
 		{"ours of the other direction", AutoConfig{}, Open{flow.TCP, any4, first + 1}, false},

@@ -73,7 +73,7 @@ func (p *Publisher) serveLocal(l Listener, f *os.File, client netip.AddrPort, en
 // the client's family, or the other one if nobody listens there. It returns
 // where it tried last.
 func (p *Publisher) dialLocal(ctx context.Context, l Listener, client netip.AddrPort, typ int) (f *os.File, to netip.AddrPort, err error) {
-	for _, address := range p.loopbacks(l, client) {
+	for _, address := range l.loopbacks(client.Addr()) {
 		to = netip.AddrPortFrom(address, l.TargetPort)
 		if f, err = p.dialLoopback(ctx, l, to, typ); err == nil {
 			return f, to, nil
@@ -87,12 +87,12 @@ func (p *Publisher) dialLocal(ctx context.Context, l Listener, client netip.Addr
 
 // loopbacks returns the loopback addresses that a listener may lead to, at
 // least one.
-func (p *Publisher) loopbacks(l Listener, client netip.AddrPort) []netip.Addr {
+func (l Listener) loopbacks(client netip.Addr) []netip.Addr {
 	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
 	switch {
 	case l.Target.IsValid():
 		return []netip.Addr{l.Target}
-	case client.Addr().Is4():
+	case client.Is4():
 		return []netip.Addr{v4, v6}
 	}
 	return []netip.Addr{v6, v4}

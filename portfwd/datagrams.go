@@ -67,6 +67,7 @@ type udpFlow struct {
 	listener *udpListener
 	client   client
 	to       socket.Address // of the client
+	local    bool           // past the stack
 	pair     pair           // through the stack
 	flow     *flow.Flow
 	seen     atomic.Uint32 // tick of the last datagram either way

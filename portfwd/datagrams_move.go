@@ -60,7 +60,7 @@ func (d *datagrams) fromClient(l *udpListener, m socket.Message) {
 		}
 	}
 	d.touch(f)
-	if l.local() {
+	if f.local {
 		d.toPeer(f, m)
 		return
 	}

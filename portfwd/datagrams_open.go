@@ -24,10 +24,10 @@ type queued struct {
 // open makes the flow of a client, or counts why not and returns nil. Only the
 // reader calls it.
 func (d *datagrams) open(l *udpListener, c client, to socket.Address) *udpFlow {
-	f := &udpFlow{listener: l, client: c, to: to}
+	f := &udpFlow{listener: l, client: c, to: to, local: l.local(c.address.Addr())}
 	f.seen.Store(d.now.Load())
-	initiator, target := c.address, netip.AddrPortFrom(d.p.loopbacks(l.Listener, c.address)[0], l.TargetPort)
-	if !l.local() {
+	initiator, target := c.address, netip.AddrPortFrom(l.loopbacks(c.address.Addr())[0], l.TargetPort)
+	if !f.local {
 		var ok bool
 		if f.pair.source, f.pair.target, ok = d.p.route(l.Listener, c.address); !ok {
 			d.p.Stats.Unroutable.Add(1)
@@ -45,7 +45,7 @@ func (d *datagrams) open(l *udpListener, c client, to socket.Address) *udpFlow {
 		return nil
 	}
 	d.p.cfg.Log.Debug("flow opened", "proto", "udp", "initiator", initiator, "target", target)
-	if l.local() {
+	if f.local {
 		d.p.connections.Go(func() { d.connect(f) })
 	}
 	return f
@@ -59,7 +59,7 @@ func (d *datagrams) attach(f *udpFlow) bool {
 	if d.closed || d.listeners[f.listener.id] != f.listener {
 		return false
 	}
-	if !f.listener.local() {
+	if !f.local {
 		for i := 1; d.guests[f.pair] != nil; i++ {
 			if i == dialTries {
 				d.p.Stats.Full.Add(1)

@@ -18,17 +18,18 @@
 // A Rule is a range of ports of one protocol that lead to a range of the same
 // length. It is published whole or not at all, unless it is weak.
 //
-//	direction  listens                                     leads to
-//	inbound    host, Rule.Listen: an address, or all       guest, through the stack
-//	inbound,   the same                                    guest's loopback, through a
-//	loopback                                               socket in the guest's namespace
-//	outbound   guest's loopback                            host's loopback
+//	direction  client             leads to
+//	inbound    any of the host's  the guest, through the stack
+//	           on loopback, if    the guest's loopback, from a socket in the
+//	           Rule.Loopback      guest's namespace
+//	outbound   on the guest's     the host's loopback
+//	           loopback
 //
 // Without an address an inbound rule listens on every address of both families
 // with one socket, or of IPv4 only where the host has no IPv6; 0.0.0.0 is IPv4
-// only and :: is IPv6 only. TCP sockets have SO_REUSEADDR, so that a port is free again
-// while old connections are in TIME-WAIT; UDP sockets have not, because two
-// could then have one port. There is no MPTCP.
+// only and :: is IPv6 only. TCP sockets have SO_REUSEADDR, so that a port is
+// free again while old connections are in TIME-WAIT; UDP sockets have not,
+// because two could then have one port. There is no MPTCP.
 //
 // # What the guest sees
 //
@@ -36,9 +37,10 @@
 // port. It sees the gateway's address instead if the client is the host itself
 // (by loopback or by any of its addresses), if it is link-local, or if it is of
 // another family than the target; never 127.0.0.1, which programs trust
-// (CVE-2021-20199). If address and port are taken by another connection to the same target, the
-// port is another one. A loopback rule is for who wants exactly that trust: the
-// guest sees loopback, and a random port.
+// (CVE-2021-20199). If address and port are taken by another connection to the
+// same target, the port is another one. Rule.Loopback is for who wants exactly
+// that trust for clients on the host's loopback: the guest sees loopback, and
+// some port. Other clients never get it.
 //
 // The guest's address of the client's family is the target where the rule
 // names none; an IPv6 client of a guest without IPv6 is led to its IPv4

@@ -90,30 +90,49 @@ func guestSocket(p flow.Proto, at netip.AddrPort) Socket {
 	return s
 }
 
-// bindings asks sockets that were made for us for their ports.
+// bindings asks sockets that were made for us for their ports. It takes them
+// over.
 func bindings(files []*os.File) ([]bound, error) {
-	sockets := make([]bound, len(files))
-	var err error
+	var sockets []bound
+	var first error
 	for i, f := range files {
-		sockets[i] = bound{file: f, at: i}
-		if err == nil {
-			sockets[i].port, err = filePort(f)
+		s, err := binding(f)
+		if err != nil {
+			first = err
+			continue
 		}
+		s.at = i
+		sockets = append(sockets, s)
 	}
-	if err != nil {
+	if first != nil {
 		closeAll(sockets)
-		return nil, err
+		return nil, first
 	}
 	return sockets, nil
 }
 
-func filePort(f *os.File) (port uint16, err error) {
+// binding takes a socket out of the runtime's poller, which would wake this
+// process for each connection that another one accepts.
+func binding(f *os.File) (bound, error) {
+	defer f.Close()
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return 0, err
+		return bound{}, err
 	}
-	if e := raw.Control(func(fd uintptr) { port, err = portOf(int(fd)) }); e != nil {
-		return 0, e
+	fd := -1
+	if e := raw.Control(func(n uintptr) { fd, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
+		return bound{}, e
 	}
-	return port, err
+	if err != nil {
+		return bound{}, os.NewSyscallError("fcntl", err)
+	}
+	port, err := portOf(fd)
+	if err == nil {
+		err = unix.SetNonblock(fd, false) // os.NewFile asks; who accepts sets it again
+	}
+	if err != nil {
+		unix.Close(fd)
+		return bound{}, err
+	}
+	return bound{file: os.NewFile(uintptr(fd), f.Name()), port: port}, nil
 }

@@ -20,12 +20,12 @@ import (
 type PublisherConfig struct {
 	// Dial connects to the guest through the stack, from any source. Its error
 	// wraps a syscall.Errno; EADDRINUSE means that source and target are in
-	// use together. nil: no inbound TCP rules but loopback ones.
+	// use together. nil: no inbound TCP rules but those to loopback only.
 	Dial func(ctx context.Context, source, target netip.AddrPort) (Conn, error)
 
 	// SendUDP sends a datagram to the guest, from any source. With segment
 	// above zero, payload is several datagrams of that many bytes each, the last of which
-	// may be shorter. nil: no inbound UDP rules but loopback ones.
+	// may be shorter. nil: no inbound UDP rules but those to loopback only.
 	SendUDP func(source, destination netip.AddrPort, payload []byte, segment int) error
 
 	// GuestSocket returns a new socket in the guest's namespace, neither bound
@@ -176,9 +176,9 @@ func (p *Publisher) serves(l Listener) error {
 	case l.Direction == Outbound:
 	case l.Loopback && p.cfg.GuestSocket == nil:
 		missing = "GuestSocket"
-	case !l.Loopback && l.Proto == flow.TCP && p.cfg.Dial == nil:
+	case !l.Target.IsLoopback() && l.Proto == flow.TCP && p.cfg.Dial == nil:
 		missing = "Dial"
-	case !l.Loopback && l.Proto == flow.UDP && p.cfg.SendUDP == nil:
+	case !l.Target.IsLoopback() && l.Proto == flow.UDP && p.cfg.SendUDP == nil:
 		missing = "SendUDP"
 	}
 	if missing != "" {

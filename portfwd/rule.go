@@ -51,11 +51,12 @@ type Rule struct {
 
 	// Target is the address and the first port that the rule leads to. Without
 	// an address that is the guest's own of the client's family, or loopback
-	// for a loopback or outbound rule, which allow no other. Port 0 means that
-	// of Listen.
+	// for those that are led there: a loopback or outbound rule allows no other
+	// address. Port 0 means that of Listen.
 	Target netip.AddrPort
 
-	// Loopback makes an inbound rule lead to the guest's loopback.
+	// Loopback makes an inbound rule lead clients on the host's loopback to the
+	// guest's. Others are led through the stack, or reset if Target is loopback.
 	Loopback bool
 
 	// Weak lets the rule do without ports that cannot be bound, as long as one
@@ -148,7 +149,6 @@ type Listener struct {
 	Target     netip.Addr
 	TargetPort uint16
 
-	// Loopback leads inbound connections to the guest's loopback.
 	Loopback bool
 }
 

@@ -94,6 +94,7 @@ func TestRoute(t *testing.T) {
 		{"no IPv6", only4, "", "[2001:db8::1]:5000", "10.0.2.2:5000 10.0.2.100:80"},
 		{"no gateway", only4, "[fd00::65]:0", "198.51.100.1:5000", ""},
 		{"no address", PublisherConfig{}, "", "198.51.100.1:5000", ""},
+		{"remote, to loopback only", both, "127.0.0.1:0", "198.51.100.1:5000", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := &Publisher{cfg: tt.cfg}
@@ -107,5 +108,23 @@ func TestRoute(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestLocal(t *testing.T) {
+	for _, tt := range []struct {
+		rule   Rule
+		client string
+		want   bool
+	}{
+		{Rule{}, "127.0.0.1", false},
+		{Rule{Loopback: true}, "127.0.0.1", true},
+		{Rule{Loopback: true}, "::1", true},
+		{Rule{Loopback: true}, "198.51.100.1", false},
+		{Rule{Direction: Outbound}, "127.0.0.1", true},
+	} {
+		if got := tt.rule.listener(1, 0, 0, 80).local(netip.MustParseAddr(tt.client)); got != tt.want {
+			t.Errorf("%v, client %v: got %v, want %v", tt.rule, tt.client, got, tt.want)
+		}
 	}
 }

@@ -7,7 +7,8 @@ import (
 
 // route returns what an inbound connection through the stack looks like to the
 // guest: the source it comes from, and the target. client is not IPv4-mapped.
-// It returns false if the guest and we have no two addresses of one family.
+// It returns false if the guest and we have no two addresses of one family, or
+// if the rule is for clients on loopback only.
 func (p *Publisher) route(l Listener, client netip.AddrPort) (source, target netip.AddrPort, ok bool) {
 	address := l.Target
 	if !address.IsValid() {
@@ -21,7 +22,8 @@ func (p *Publisher) route(l Listener, client netip.AddrPort) (source, target net
 		}
 		source = netip.AddrPortFrom(gateway, client.Port())
 	}
-	return source, netip.AddrPortFrom(address, l.TargetPort), address.IsValid() && source.Addr().IsValid()
+	ok = address.IsValid() && !address.IsLoopback() && source.Addr().IsValid()
+	return source, netip.AddrPortFrom(address, l.TargetPort), ok
 }
 
 // guestFor returns the guest's address of the client's family, or the other
