@@ -25,24 +25,6 @@ func TestFrontedCommandLines(t *testing.T) {
 	}
 }
 
-// TestFrontRows compares the rows of the table with the keys that are measured.
-func TestFrontRows(t *testing.T) {
-	for _, f := range fronts() {
-		var want []string
-		want = append(want, f.readyKey(), f.firstKey())
-		for _, n := range crowds() {
-			want = append(want, f.pssKey(n), f.rssKey(n))
-		}
-		var got []string
-		for _, row := range f.rows() {
-			got = append(got, row.Key)
-		}
-		if strings.Join(got, " ") != strings.Join(want, " ") {
-			t.Errorf("%s: got %v, want %v", f, got, want)
-		}
-	}
-}
-
 func TestBoundAlone(t *testing.T) {
 	key := front(Slirp4netns).pssKey(manyHelpers)
 	r := &Results{Contestants: []Contestant{{"taproot", "", Ours}}}

@@ -45,7 +45,8 @@ func programs() lab.Programs {
 			launcher := new(Launcher)
 			status := serve(role, launcher)(args)
 			var messages string
-			return max(status, exit(launcher.Stop(Nothing{}, &messages)))
+			left := errors.Join(launcher.Stop(Nothing{}, &messages), launcher.Disperse(Nothing{}, &Nothing{}))
+			return max(status, exit(left))
 		}
 	}
 	return lab.Programs{
