@@ -63,6 +63,10 @@ type Config struct {
 	// its own /proc and a process 1 of ours.
 	PID, IPC, UTS bool
 
+	// Hostname is the host name in the guest's UTS namespace; "" leaves the
+	// host's. It needs UTS.
+	Hostname string
+
 	// Log gets each step at debug level and what could not be done, but is not
 	// essential, at warning level; nil means nothing is logged.
 	Log *slog.Logger
@@ -73,6 +77,10 @@ type Setup struct {
 	// Interface is the name of the device, passed to the opener; "" means that
 	// there is no device, and only the loopback is brought up.
 	Interface string
+
+	// Down opens the device and brings the loopback up. Nothing else is
+	// configured.
+	Down bool
 
 	// Bare only opens the device: neither it nor the loopback is brought up, and
 	// nothing is configured.

@@ -66,7 +66,7 @@ type facts struct {
 	Routes                 []string
 	Addresses              []string
 	SysNet                 []string
-	Dir                    string
+	Dir, Hostname          string
 	Env                    []string
 	BindV6                 string
 	ProcSelf               string
@@ -101,6 +101,7 @@ func guestReport() int {
 		f.FileLimit, _ = strconv.ParseUint(strings.TrimSpace(string(out)), 10, 64)
 	}
 	f.Dir, _ = os.Getwd()
+	f.Hostname, _ = os.Hostname()
 	f.ProcSelf, _ = os.Readlink("/proc/self")
 	l, err := net.Listen("tcp", "[fd00::64]:0")
 	if err != nil {

@@ -43,6 +43,9 @@ func (s *stage) network() (device *os.File, report json.RawMessage, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if setup.Down {
+		return device, report, nil
+	}
 	if err := s.configure(h, setup); err != nil {
 		device.Close()
 		return nil, nil, fmt.Errorf("%s: %w", setup.Interface, err)

@@ -213,6 +213,23 @@ func TestIPv4Only(t *testing.T) {
 	}
 }
 
+func TestDown(t *testing.T) {
+	s := defaultScript("report")
+	s.Setup.Down = true
+	f := report(t, newSupervisor(t, s))
+	if lo, tap := f.Links["lo"], f.Links["tap0"]; !lo.Up || tap.Up || tap.MAC == "" {
+		t.Errorf("got lo %+v, tap0 %+v, want lo up and tap0 down", lo, tap)
+	}
+}
+
+func TestHostname(t *testing.T) {
+	s := defaultScript("report")
+	s.Config.UTS, s.Config.Hostname = true, "inside.example"
+	if f := report(t, newSupervisor(t, s)); f.Hostname != s.Config.Hostname {
+		t.Errorf("got %q, want %q", f.Hostname, s.Config.Hostname)
+	}
+}
+
 func TestSysClassNet(t *testing.T) {
 	f := report(t, newSupervisor(t, defaultScript("report")))
 	want := []string{"lo", "peer0", "tap0"}
@@ -275,6 +292,7 @@ func TestStartErrors(t *testing.T) {
 		want   string
 	}{
 		{"no command", func(s *script) { s.Config.Command = nil }, "config: command: none"},
+		{"hostname", func(s *script) { s.Config.Hostname = "x" }, "config: hostname: needs a UTS namespace"},
 		{"no directory", func(s *script) { s.Config.Dir = "/no/such/dir" }, "chdir /no/such/dir"},
 		{"no device", func(s *script) { s.Setup.Device = []byte(`"missing"`) },
 			"open /dev/net/tun: no such file or directory\ntaproot: hint: as root: modprobe tun\n"},

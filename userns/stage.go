@@ -97,6 +97,7 @@ func (s *stage) prepare() error {
 		s.enterDir,
 		s.findCommand,
 		s.ownMounts,
+		s.setHostname,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -125,6 +126,13 @@ func (s *stage) enterDir() error {
 		return nil
 	}
 	return os.Chdir(s.order.Dir)
+}
+
+func (s *stage) setHostname() error {
+	if s.order.Hostname == "" {
+		return nil
+	}
+	return os.NewSyscallError("sethostname", unix.Sethostname([]byte(s.order.Hostname)))
 }
 
 func (s *stage) findCommand() error {

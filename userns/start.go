@@ -47,6 +47,9 @@ func Start(ctx context.Context, c Config, s Setup) (*Guest, error) {
 	if len(c.Command) == 0 {
 		return nil, errors.New("config: command: none")
 	}
+	if c.Hostname != "" && !c.UTS {
+		return nil, errors.New("config: hostname: needs a UTS namespace")
+	}
 	g := &Guest{log: c.Log, pid1: c.PID, stops: make(chan syscall.Signal, 1)}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -89,7 +92,7 @@ func (g *Guest) start(ctx context.Context, c Config, s Setup) error {
 // newOrder says it all to the stage.
 func newOrder(c Config, s Setup, sub subordinates) *order {
 	o := &order{
-		Command: c.Command, Dir: c.Dir, Env: c.Env, Identity: c.Identity, PID: c.PID,
+		Command: c.Command, Dir: c.Dir, Env: c.Env, Identity: c.Identity, PID: c.PID, Hostname: c.Hostname,
 		PingRange: pingRange(c.Identity, os.Getgid(), sub.gids),
 		Setup:     s,
 	}

@@ -50,6 +50,7 @@ type order struct {
 	Env       []string
 	Identity  Identity
 	PID       bool
+	Hostname  string
 	PingRange string // for net.ipv4.ping_group_range, in the guest's ids
 	Setup     Setup
 
