@@ -17,7 +17,9 @@ import (
 // A Config says what the guest's network is like. Front ends fill it in.
 type Config struct {
 	// Plan chooses the guest's addresses and routes. It is asked at the start
-	// and, unless NoFollow is set, whenever the host's network has changed.
+	// and, unless NoFollow is set, whenever the host's network has changed. nil
+	// means that the guest has no device and nothing but published ports that
+	// lead to its loopback or from there.
 	Plan Planner
 
 	// Offload says how the TAP device is opened.
@@ -41,6 +43,13 @@ type Config struct {
 	// Maps are addresses that mean others on the host.
 	Maps []policy.Map
 
+	// HostAt are addresses that mean the host, under its main address of the
+	// same family.
+	HostAt []netip.Addr
+
+	// Announce is what guests are told by DHCP and router advertisements.
+	Announce Announce
+
 	// Denied is the ICMP error that answers what the policy denies; the zero
 	// value means administratively prohibited.
 	Denied nat.ErrorKind
@@ -51,11 +60,9 @@ type Config struct {
 	// Without leaves parts of the gateway out.
 	Without Without
 
-	// Publish are the rules that hold from the start: Run and Attach fail if
-	// one of them cannot be served. Auto are ports that are published while
-	// somebody listens.
-	Publish []portfwd.Rule
-	Auto    []portfwd.AutoConfig
+	// Auto are ports that are published while somebody listens. Others are
+	// added by Ready.
+	Auto []portfwd.AutoConfig
 
 	// Sandbox is what the engine gives up besides its privileges.
 	Sandbox Sandbox
@@ -101,9 +108,23 @@ type DNS struct {
 	// Ports of the resolver's address other than 53 lead to the same ports of
 	// the first server. The zero value opens none.
 	Ports policy.Ports
+}
 
-	// Announce tells guests of the resolver by DHCP and router advertisements.
-	Announce bool
+// An Announce is what guests are told besides their addresses.
+type Announce struct {
+	// DNS tells them of resolvers: Resolvers, or if there are none the guest's
+	// own, or if there is none the host's that are not on its loopback.
+	DNS       bool
+	Resolvers []netip.Addr
+
+	// Search tells them of search domains: Domains, or if there are none the
+	// host's.
+	Search  bool
+	Domains []string
+
+	// Hostname and FQDN are the guest's name and its full name, for DHCP; "" are
+	// left out.
+	Hostname, FQDN string
 }
 
 // Without names what the gateway shall not do.

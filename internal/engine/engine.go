@@ -47,7 +47,7 @@ func EngineMain() int {
 // A start is what an engine begins with.
 type start struct {
 	spec    *spec
-	device  *os.File
+	device  *os.File // nil with spec.NoDevice
 	capture *os.File // nil if nobody asked for one
 }
 
@@ -75,17 +75,19 @@ func receiveStart(w *wire) (start, error) {
 
 // newStart gives the descriptors that came with s their meaning.
 func newStart(s *spec, files []*os.File) (start, error) {
-	want := 1
-	if s.Capture {
-		want = 2
+	st := start{spec: s}
+	rest := files
+	for _, d := range []struct {
+		sent bool
+		to   **os.File
+	}{{!s.NoDevice, &st.device}, {s.Capture, &st.capture}} {
+		if d.sent && len(rest) > 0 {
+			*d.to, rest = rest[0], rest[1:]
+		}
 	}
-	if len(files) != want {
+	if len(rest) > 0 || (st.device == nil) != s.NoDevice || (st.capture != nil) != s.Capture {
 		closeAll(files)
-		return start{}, fmt.Errorf("start with %d descriptors, want %d", len(files), want)
-	}
-	st := start{spec: s, device: files[0]}
-	if s.Capture {
-		st.capture = files[1]
+		return start{}, fmt.Errorf("start: unexpected number of descriptors: %d", len(files))
 	}
 	return st, nil
 }

@@ -117,7 +117,7 @@ func (s *supervisor) replan(ctx context.Context) {
 		s.log.Warn("guest's network not planned again", "error", err)
 		return
 	}
-	old := s.plan.Plan
+	old := s.plan
 	p.Interface = old.Interface
 	if !p.V4.On() && !p.V6.On() || reflect.DeepEqual(p, old) {
 		return
@@ -130,7 +130,7 @@ func (s *supervisor) replan(ctx context.Context) {
 		s.log.Warn("guest's network not changed", "error", err)
 		return
 	}
-	s.plan.Plan = p
+	s.plan = p
 	s.log.Debug("guest's network changed", "addresses", p.Setup().Addresses)
 	if err := s.rememberNetwork(&p).wire.send(message{Plan: &p}); err != nil {
 		s.log.Debug("guest's network not sent", "error", err) // the next engine gets it

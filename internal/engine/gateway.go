@@ -50,33 +50,42 @@ const hostName = "host.taproot.internal"
 
 // newGateway puts the parts together. Nothing moves yet.
 func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
-	s := st.spec
-	device, err := tap.New(st.device, s.Features)
-	if err != nil {
-		return nil, err
-	}
-	rules, err := policy.New(s.policy())
-	if err != nil {
-		return nil, err
-	}
-	g := &gateway{log: log, spec: s, rules: rules, flows: flow.New(flow.Config{}), dnsConns: make(chan struct{}, maxDNSConns)}
-	g.plan.Store(&s.Plan)
-	c := stack.Config{
-		Device: device, MTU: s.Plan.MTU, MAC: s.Plan.GatewayMAC, LinkLocal: s.Plan.LinkLocal,
-		Addresses: s.own(), Source: rules.Source,
-	}
-	if s.Plan.Neighbours {
-		c.Neighbours = g.neighbour
-	}
-	if g.stack, err = stack.New(c); err != nil {
-		return nil, err
-	}
+	g := &gateway{log: log, spec: st.spec, flows: flow.New(flow.Config{}), dnsConns: make(chan struct{}, maxDNSConns)}
 	g.sockets = newGuestSockets(func(r socketRequest) error { return w.send(message{Need: &r}) })
+	if st.device == nil {
+		return g, g.addPorts()
+	}
+	var err error
+	if g.rules, err = policy.New(g.spec.policy()); err != nil {
+		return nil, err
+	}
+	g.plan.Store(&g.spec.Plan)
+	if err := g.addStack(st); err != nil {
+		return nil, err
+	}
 	if err := g.addPorts(); err != nil {
 		return nil, err
 	}
 	g.addServices()
 	return g, g.addNAT()
+}
+
+// addStack makes the stack over the device.
+func (g *gateway) addStack(st start) error {
+	p := &g.spec.Plan
+	device, err := tap.New(st.device, g.spec.Features)
+	if err != nil {
+		return err
+	}
+	c := stack.Config{
+		Device: device, MTU: p.MTU, MAC: p.GatewayMAC, LinkLocal: p.LinkLocal,
+		Addresses: g.spec.own(), Source: g.rules.Source, Capture: st.capture,
+	}
+	if p.Neighbours {
+		c.Neighbours = g.neighbour
+	}
+	g.stack, err = stack.New(c)
+	return err
 }
 
 // policy returns the rules that the spec describes.
@@ -107,16 +116,18 @@ func guests(p *plan.Plan) (own, sources []netip.Prefix) {
 // addPorts makes what serves published ports.
 func (g *gateway) addPorts() (err error) {
 	p := &g.spec.Plan
-	g.ports, err = portfwd.NewPublisher(portfwd.PublisherConfig{
-		Dial:        g.dialGuest,
-		SendUDP:     g.stack.SendUDP,
+	c := portfwd.PublisherConfig{
 		GuestSocket: g.sockets.get,
 		Flows:       g.flows,
 		Guest4:      p.V4.First().Addr(), Guest6: p.V6.First().Addr(),
 		Gateway4: p.V4.Gateway, Gateway6: p.V6.Gateway,
 		HostAddrs: g.spec.Host.Addresses,
 		Log:       g.log,
-	})
+	}
+	if g.stack != nil {
+		c.Dial, c.SendUDP = g.dialGuest, g.stack.SendUDP
+	}
+	g.ports, err = portfwd.NewPublisher(c)
 	return err
 }
 
@@ -172,6 +183,10 @@ func (g *gateway) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g.ctx = ctx
+	if g.stack == nil {
+		defer g.sockets.close()
+		return g.ports.Run(ctx)
+	}
 	var wg sync.WaitGroup
 	for name, part := range map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil, "ports": g.ports.Run} {
 		wg.Go(func() {
@@ -213,6 +228,8 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 	case m.Unpublish != 0:
 		g.ports.Remove(m.Unpublish)
 		_ = w.send(message{Closed: m.Unpublish}) // the supervisor may be gone
+	case m.Host != nil && g.stack == nil:
+		g.ports.SetHostAddrs(m.Host.Addresses)
 	case m.Host != nil:
 		g.setHost(*m.Host)
 		g.log.Debug("host changed", "addresses", m.Host.Addresses, "servers", m.Host.Servers, "search", m.Host.Search)

@@ -13,20 +13,9 @@ import (
 	"taproot/userns"
 )
 
-// publish opens the ports of the configuration.
-func (s *supervisor) publish(ctx context.Context) error {
-	s.rules = portfwd.NewTable(portfwd.TableConfig{
-		Carrier: carrier{s},
-		Sockets: s.listenInGuest,
-		Log:     s.log,
-	})
-	for _, rule := range s.cfg.Publish {
-		if _, err := s.rules.Add(ctx, rule); err != nil {
-			s.rules.Close()
-			return err
-		}
-	}
-	return nil
+// newTable returns the table of published ports, which is empty.
+func (s *supervisor) newTable() *portfwd.Table {
+	return portfwd.NewTable(portfwd.TableConfig{Carrier: carrier{s}, Sockets: s.listenInGuest, Log: s.log})
 }
 
 // listenInGuest opens sockets inside the guest's namespace.

@@ -56,7 +56,7 @@ func guestHosts(p *plan.Plan) []byte {
 		b = append(b, '\n')
 	}
 	for _, f := range p.Families() {
-		if f.On() {
+		if f.On() && !f.Foreign {
 			b = fmt.Appendf(b, "%v %s\n", f.Gateway, hostName)
 		}
 	}

@@ -56,10 +56,10 @@ func (c *commandWorld) open(ctx context.Context, s *supervisor) (*os.File, devic
 	if err != nil {
 		return nil, deviceSpec{}, err
 	}
-	if !s.cfg.DNS.Off && s.plan.hasResolver() {
-		setup.ResolvConf = guestResolvConf(&s.plan.Plan, s.spec.Host)
+	if !s.cfg.DNS.Off && hasResolver(&s.plan) {
+		setup.ResolvConf = guestResolvConf(&s.plan, s.spec.Host)
 	}
-	setup.Hosts = guestHosts(&s.plan.Plan)
+	setup.Hosts = guestHosts(&s.plan)
 	c.config.Log = s.log
 	if c.guest, err = userns.Start(ctx, c.config, setup); err != nil {
 		return nil, deviceSpec{}, err
@@ -167,14 +167,13 @@ func (a *attachedWorld) close() {
 	}
 }
 
-// A decided plan is a plan with what only the engine asks of it.
-type decided struct{ plan.Plan }
+func hasResolver(p *plan.Plan) bool { return p.V4.Resolver.IsValid() || p.V6.Resolver.IsValid() }
 
-func (d *decided) hasResolver() bool {
-	return d.V4.Resolver.IsValid() || d.V6.Resolver.IsValid()
-}
-
+// parseReport reads what the stage says of the device, if there is one.
 func parseReport(report json.RawMessage) (d deviceSpec, err error) {
+	if len(report) == 0 {
+		return d, nil
+	}
 	if err := json.Unmarshal(report, &d); err != nil {
 		return d, fmt.Errorf("report of the stage: %w", err)
 	}

@@ -33,19 +33,13 @@ func (g *gateway) addServices() {
 	s := g.spec
 	g.dns = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: valid(s.Plan.V4.Gateway, s.Plan.V6.Gateway)}, Log: g.log})
 	g.dhcp = dhcp.New(dhcp.Config{
-		Guest4: s.Plan.V4.First(), Gateway4: s.Plan.V4.Gateway, Resolvers4: g.announced(s.Plan.V4.Resolver),
-		Guest6: s.Plan.V6.First().Addr(), Resolvers6: g.announced(s.Plan.V6.Resolver),
+		Guest4: s.Plan.V4.First(), Gateway4: s.Plan.V4.Gateway, Resolvers4: s.resolvers(&s.Host, &s.Plan.V4, true),
+		Guest6: s.Plan.V6.First().Addr(), Resolvers6: s.resolvers(&s.Host, &s.Plan.V6, false),
+		Pool4: s.Plan.V4.Pool, Pool4Size: s.Plan.V4.PoolSize,
 		MTU: s.Plan.MTU, ServerMAC: s.Plan.GatewayMAC,
+		Hostname: s.Announce.Hostname, FQDN: s.Announce.FQDN,
 	})
 	g.setHost(s.Host)
-}
-
-// announced returns a, or nothing where guests are not to be told of it.
-func (g *gateway) announced(a netip.Addr) []netip.Addr {
-	if g.spec.DNS.Off || !g.spec.DNS.Announce {
-		return nil
-	}
-	return valid(a)
 }
 
 // setHost takes over what is new about the host.
@@ -56,7 +50,7 @@ func (g *gateway) setHost(h hostState) {
 		g.log.Warn("maps of addresses", "error", err)
 	}
 	g.dns.SetServers(h.Servers)
-	g.dhcp.SetSearch(h.Search)
+	g.dhcp.SetSearch(g.spec.search(&h))
 	g.host.Store(&h)
 }
 
@@ -222,8 +216,9 @@ func (g *gateway) advertise() {
 	if !p.V6.On() || g.spec.Without.RA {
 		return
 	}
+	h := g.host.Load()
 	b, err := ndp.Advertisement(ndp.Config{
-		Prefix: p.V6.First().Masked(), MTU: p.MTU, Autonomous: p.V6.Advertised, DHCP: !p.V6.Advertised, Resolvers: g.announced(p.V6.Resolver), Search: g.host.Load().Search, RouterMAC: p.GatewayMAC,
+		Prefix: p.V6.First().Masked(), MTU: p.MTU, Autonomous: p.V6.Advertised, DHCP: !p.V6.Advertised, Resolvers: g.spec.resolvers(h, &p.V6, false), Search: g.spec.search(h), RouterMAC: p.GatewayMAC,
 	})
 	if err == nil {
 		err = g.stack.SendICMP6(g.stack.LinkLocal(), allNodes, b)

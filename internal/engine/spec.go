@@ -24,9 +24,12 @@ type spec struct {
 	Without                 Without
 	Sandbox                 Sandbox
 	DNS                     DNS // without Servers, which are in Host
+	HostAt                  []netip.Addr
+	Announce                Announce
 
-	Capture bool // whether there is one
-	Verbose bool // debug log to stderr
+	NoDevice bool // nothing but ports between loopbacks
+	Capture  bool // whether there is one
+	Verbose  bool // debug log to stderr
 
 	Host hostState
 }
@@ -38,7 +41,8 @@ func newSpec(p *plan.Plan, cfg *Config) *spec {
 		Plan:         *p,
 		HostLoopback: cfg.HostLoopback, AllowHost: cfg.AllowHost, AllowLinkLocal: cfg.AllowLinkLocal,
 		Maps: cfg.Maps, Denied: cfg.Denied, Bind: cfg.Bind, Without: cfg.Without, Sandbox: cfg.Sandbox,
-		DNS:     DNS{Off: cfg.DNS.Off, Ports: cfg.DNS.Ports, Announce: cfg.DNS.Announce},
+		DNS:    DNS{Off: cfg.DNS.Off, Ports: cfg.DNS.Ports},
+		HostAt: cfg.HostAt, Announce: cfg.Announce,
 		Capture: cfg.Capture != nil,
 	}
 }
@@ -55,12 +59,46 @@ func (s *spec) own() []netip.Addr {
 	return valid(list...)
 }
 
+// resolvers returns where guests are told to find DNS, of one family.
+func (s *spec) resolvers(h *hostState, f *plan.Family, v4 bool) []netip.Addr {
+	list := s.Announce.Resolvers
+	switch {
+	case !s.Announce.DNS:
+		return nil
+	case len(list) == 0 && f.Resolver.IsValid() && !s.DNS.Off:
+		list = []netip.Addr{f.Resolver}
+	case len(list) == 0:
+		for _, server := range h.Servers {
+			list = append(list, server.Addr())
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool {
+		return a.Is4() != v4 || a.IsLoopback() || a.Zone() != ""
+	})
+}
+
+// search returns the search domains that guests are told of.
+func (s *spec) search(h *hostState) []string {
+	switch {
+	case !s.Announce.Search:
+		return nil
+	case len(s.Announce.Domains) > 0:
+		return s.Announce.Domains
+	}
+	return h.Search
+}
+
 // maps are the addresses that mean others on the host, as it is now.
 func (s *spec) maps(h *hostState) []policy.Map {
 	list := slices.Clone(s.Maps)
 	for _, f := range s.Plan.Families() {
 		if server, ok := h.server(f.Resolver); ok && s.DNS.Ports != (policy.Ports{}) {
 			list = append(list, policy.Map{Guest: f.Resolver, Host: server, Ports: s.DNS.Ports})
+		}
+		for _, a := range s.HostAt {
+			if f.Host.IsValid() && f.Host.Is4() == a.Is4() {
+				list = append(list, policy.Map{Guest: a, Host: f.Host, Ports: policy.AllPorts()})
+			}
 		}
 	}
 	return list

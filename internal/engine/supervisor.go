@@ -18,7 +18,7 @@ type supervisor struct {
 	log   *slog.Logger
 	world world
 
-	plan   decided
+	plan   plan.Plan
 	spec   *spec
 	device *os.File
 	rules  *portfwd.Table
@@ -77,7 +77,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if err := s.begin(ctx, engine); err != nil {
 		return err
 	}
-	defer s.device.Close()
+	defer s.closeDevice()
 	defer s.rules.Close()
 	wg.Go(func() { s.keep(ctx, starter) })
 	wg.Go(func() { s.serveSockets(ctx) })
@@ -88,7 +88,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 		wg.Go(func() { s.followHost(ctx) })
 	}
 	if cfg.Ready != nil {
-		if err := cfg.Ready(&Instance{Rules: s.rules, Plan: s.plan.Plan}); err != nil {
+		if err := cfg.Ready(&Instance{Rules: s.rules, Plan: s.plan}); err != nil {
 			return err
 		}
 	}
@@ -105,31 +105,30 @@ func (s *supervisor) begin(ctx context.Context, engine *process) error {
 		return err
 	}
 	s.device, s.spec.Features = device, d.Features
+	s.spec.NoDevice = device == nil
 	s.log.Debug("device open", "name", s.plan.Interface, "offloads", d.Features.Header, "udp_offload", d.Features.USO, "why", d.Features.Why)
 	if err := engine.begin(s.spec, s.descriptors()...); err != nil {
-		device.Close()
+		s.closeDevice()
 		return err
 	}
-	if err := s.publish(ctx); err != nil {
-		device.Close()
-		return err
-	}
+	s.rules = s.newTable()
 	return nil
 }
 
 // prepare makes all choices and says what the engine is told.
 func (s *supervisor) prepare(ctx context.Context) error {
-	p, err := s.cfg.Plan.Plan(s.cfg.warn)
-	if err != nil {
-		return err
+	if s.cfg.Plan != nil {
+		var err error
+		if s.plan, err = s.cfg.Plan.Plan(s.cfg.warn); err != nil {
+			return err
+		}
 	}
-	s.plan = decided{p}
-	s.rememberNetwork(&p)
+	s.rememberNetwork(&s.plan)
 	host, err := s.readHost(func(err error) { s.cfg.warn(err.Error(), resolvConfHint) })
 	if err != nil {
 		return err
 	}
-	s.spec = newSpec(&s.plan.Plan, &s.cfg)
+	s.spec = newSpec(&s.plan, &s.cfg)
 	s.spec.Host = host
 	s.remember(host)
 	s.spec.Verbose = s.log.Enabled(ctx, slog.LevelDebug)
@@ -146,11 +145,19 @@ func (s *supervisor) setup() (userns.Setup, error) {
 
 // descriptors are what the engine gets with its spec.
 func (s *supervisor) descriptors() []*os.File {
-	files := []*os.File{s.device}
-	if s.cfg.Capture != nil {
-		files = append(files, s.cfg.Capture)
+	var files []*os.File
+	for _, f := range []*os.File{s.device, s.cfg.Capture} {
+		if f != nil {
+			files = append(files, f)
+		}
 	}
 	return files
+}
+
+func (s *supervisor) closeDevice() {
+	if s.device != nil {
+		s.device.Close()
+	}
 }
 
 func (cfg *Config) warn(message, hint string) {

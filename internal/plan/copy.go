@@ -182,6 +182,9 @@ func (c *CopyFamily) family(h host, mapGateway bool) Family {
 	if !f.Gateway.IsValid() {
 		f.Gateway = h.gateway()
 	}
+	if len(h.addresses) > 0 {
+		f.Host = h.addresses[0].prefix.Addr()
+	}
 	if c.Gateway.IsValid() || len(c.Addresses) > 0 || c.NoRoutes {
 		if f.Gateway.IsValid() {
 			f.Routes = []userns.Route{defaultRoute(f.Gateway)}

@@ -64,6 +64,14 @@ type Family struct {
 
 	// Resolver is where the guest finds DNS; invalid if nowhere.
 	Resolver netip.Addr
+
+	// Host is the host's own main address; invalid if that is not known.
+	Host netip.Addr
+
+	// Pool is the first of PoolSize addresses that DHCP gives away instead of
+	// the guest's own; 0 means no pool.
+	Pool     netip.Addr
+	PoolSize int
 }
 
 // On tells whether the guest has this family.

@@ -20,6 +20,12 @@ type Slirp struct {
 	IPv6 bool
 }
 
+// Places that slirp4netns gives away by DHCP.
+const (
+	poolOffset = 15
+	poolSize   = 16
+)
+
 // slirpLinkLocal is where the router advertisements of slirp4netns come from.
 var slirpLinkLocal = netip.MustParseAddr("fe80::2")
 
@@ -30,7 +36,9 @@ func (s Slirp) Plan(Warn) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	p.V4.Sources = []netip.Prefix{p.V4.First().Masked()}
+	network := p.V4.First().Masked()
+	p.V4.Sources = []netip.Prefix{network}
+	p.V4.Pool, p.V4.PoolSize = offset(network.Addr(), poolOffset), poolSize
 	if s.IPv6 {
 		network := p.V6.First().Masked()
 		p.LinkLocal = slirpLinkLocal

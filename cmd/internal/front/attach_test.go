@@ -44,7 +44,7 @@ func TestAttachConfig(t *testing.T) {
 		}},
 		{"--ipv6=off 7", func(w *want) { w.net.Net6.Off = true }},
 		{"--host-loopback=80 7", func(w *want) { w.HostLoopback = ports(t, "80") }},
-		{"--dns=off 7", func(w *want) { w.DNS.Off = true }},
+		{"--dns=off 7", func(w *want) { w.DNS.Off, w.Announce.DNS = true, false }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestAttachConfig(t *testing.T) {
 				net: plan.Offsets{Interface: "tap0", MTU: 1500},
 				to:  engine.Attachment{Target: userns.Target{PID: 7}, Follow: userns.FollowHolders},
 			}
-			w.DNS.Announce = true
+			w.Announce = engine.Announce{DNS: true, Search: true}
 			tt.want(&w)
 			w.Plan = w.net
 			var c call

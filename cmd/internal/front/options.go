@@ -131,10 +131,10 @@ func (o *options) guest() userns.Config {
 // engine has the same default, a field stays zero.
 func (o *netOptions) config() engine.Config {
 	o.net4.Off, o.net6.Off = !o.ipv4, !o.ipv6
-	o.dns.Announce = true
 	return engine.Config{
 		Plan:           plan.Offsets{Interface: o.ifname, MTU: o.mtu, MAC: o.mac, Net4: o.net4, Net6: o.net6},
 		DNS:            o.dns,
+		Announce:       engine.Announce{DNS: !o.dns.Off, Search: true},
 		Offload:        o.offload,
 		HostLoopback:   o.hostLoopback,
 		AllowHost:      o.allowHost,

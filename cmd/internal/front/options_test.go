@@ -41,7 +41,7 @@ func TestRunConfig(t *testing.T) {
 		{"--ifname=eth0 x", func(c *wanted) { c.net.Interface = "eth0" }},
 		{"--mac=02:00:00:00:00:07 x", func(c *wanted) { c.net.MAC = []byte{2, 0, 0, 0, 0, 7} }},
 		{"--dns=auto x", func(*wanted) {}},
-		{"--dns=off x", func(c *wanted) { c.DNS.Off = true }},
+		{"--dns=off x", func(c *wanted) { c.DNS.Off, c.Announce.DNS = true, false }},
 		{"--dns=192.0.2.1 --dns=[2001:db8::1]:5353 x", func(c *wanted) {
 			c.DNS.Servers = []netip.AddrPort{server("192.0.2.1:53"), server("[2001:db8::1]:5353")}
 		}},
@@ -58,7 +58,7 @@ func TestRunConfig(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
 			want := wanted{net: plan.Offsets{Interface: "tap0", MTU: 1500}, guest: userns.Config{Command: []string{"x"}}}
-			want.DNS.Announce = true
+			want.Announce = engine.Announce{DNS: true, Search: true}
 			tt.want(&want)
 			want.Plan = want.net
 			var c call

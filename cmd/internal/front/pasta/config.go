@@ -20,14 +20,19 @@ const dnsTLS = "853"
 func (o *options) config(ephemeral portRange) engine.Config {
 	everything := allPorts()
 	tls, _ := policy.ParsePorts(dnsTLS) // a constant
-	return engine.Config{
+	c := engine.Config{
 		Plan: o.planner(),
 		DNS: engine.DNS{
-			Off:      !o.dnsForward.any(),
-			Servers:  o.servers(),
-			Ports:    tls,
-			Announce: o.dhcpDNS && !o.dnsOff,
+			Off:     !o.dnsForward.any(),
+			Servers: o.servers(),
+			Ports:   tls,
 		},
+		Announce: engine.Announce{
+			DNS: o.dhcpDNS && !o.dnsOff, Resolvers: o.dns,
+			Search: o.dhcpSearch && !o.searchOff, Domains: o.search,
+			Hostname: o.hostname, FQDN: o.fqdn,
+		},
+		HostAt:         o.guestAddrs.list(),
 		HostLoopback:   everything, // where an address means it, see planner and maps
 		AllowHost:      everything,
 		AllowLinkLocal: true,
@@ -43,6 +48,10 @@ func (o *options) config(ephemeral portRange) engine.Config {
 		Auto:     o.automatic(ephemeral),
 		NoFollow: o.noFollow,
 	}
+	if o.spliceOnly {
+		c.Plan = nil
+	}
+	return c
 }
 
 func allPorts() policy.Ports { return ports([]portRange{{1, maxPort}}) }

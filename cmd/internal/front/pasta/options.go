@@ -81,6 +81,17 @@ func (p *perFamily) set(a netip.Addr) bool {
 
 func (p *perFamily) any() bool { return p[ipv4].IsValid() || p[ipv6].IsValid() }
 
+// list returns the addresses that there are.
+func (p *perFamily) list() []netip.Addr {
+	var list []netip.Addr
+	for _, a := range p {
+		if a.IsValid() {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
 func familyOf(a netip.Addr) int {
 	if a.Is4() {
 		return ipv4

@@ -27,10 +27,8 @@ func (o *options) config() engine.Config {
 			Net4:      o.network,
 			IPv6:      o.ipv6,
 		},
-		DNS: engine.DNS{
-			Off:      o.disableDNS,
-			Announce: !o.disableDNS,
-		},
+		DNS:            engine.DNS{Off: o.disableDNS},
+		Announce:       engine.Announce{DNS: !o.disableDNS, Search: true},
 		AllowHost:      policy.AllPorts(),
 		AllowLinkLocal: true,
 		Denied:         nat.NetUnreachable,

@@ -85,7 +85,7 @@ func TestConfig(t *testing.T) {
 		}},
 		{"--disable-host-loopback 7 tap0", func(w *want) { w.HostLoopback = policy.Ports{} }},
 		{"--no-host-loopback 7 tap0", func(w *want) { w.HostLoopback = policy.Ports{} }},
-		{"--disable-dns 7 tap0", func(w *want) { w.DNS = engine.DNS{Off: true} }},
+		{"--disable-dns 7 tap0", func(w *want) { w.DNS, w.Announce.DNS = engine.DNS{Off: true}, false }},
 		{"--enable-sandbox 7 tap0", func(w *want) { w.Sandbox.Files = true }},
 		{"--create-sandbox 7 tap0", func(w *want) { w.Sandbox.Files = true }},
 		{"--enable-seccomp 7 tap0", func(w *want) { w.Sandbox.Calls = true }},
@@ -109,7 +109,8 @@ func TestConfig(t *testing.T) {
 		t.Run(tt.args, func(t *testing.T) {
 			w := want{
 				Config: engine.Config{
-					DNS:            engine.DNS{Announce: true, Ports: policy.AllPorts()},
+					DNS:            engine.DNS{Ports: policy.AllPorts()},
+					Announce:       engine.Announce{DNS: true, Search: true},
 					HostLoopback:   policy.AllPorts(),
 					AllowHost:      policy.AllPorts(),
 					AllowLinkLocal: true,
