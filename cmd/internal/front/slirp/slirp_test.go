@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -95,7 +97,7 @@ func TestConfig(t *testing.T) {
 		{"--userns-path=" + self + " 7 tap0", func(w *want) { w.to.Target.UserNS = self }},
 		{"--netns-type=pid 7 tap0", func(*want) {}},
 		{"--netns-type=path /proc/self/ns/net tap0", func(w *want) {
-			w.to.Target = userns.Target{NetNS: "/proc/self/ns/net", NetOnly: true}
+			w.to.Target = userns.Target{NetNS: "/proc/self/ns/net"}
 		}},
 		{"--netns-type=else --userns-path=" + self + " /proc/self/ns/net tap0", func(w *want) {
 			w.to.Target = userns.Target{NetNS: "/proc/self/ns/net", UserNS: self}
@@ -402,4 +404,27 @@ func FuzzValues(f *testing.F) {
 			t.Errorf("parseMAC(%q) = %v", s, m)
 		}
 	})
+}
+
+// The man page is edited by hand.
+func TestManPage(t *testing.T) {
+	const path = "../../../../docs/man/taproot-slirp4netns.1"
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := new(options).register(nil).Names()
+	item := regexp.MustCompile(`(?m)^\.(?:It )?Fl (?:\w , Fl )?-([a-z0-9-]+)`)
+	found := map[string]bool{}
+	for _, m := range item.FindAllStringSubmatch(string(page), -1) {
+		found[m[1]] = true
+		if !slices.Contains(names, m[1]) {
+			t.Errorf("%s: --%s is no option", path, m[1])
+		}
+	}
+	for _, name := range names {
+		if !found[name] {
+			t.Errorf("%s: no --%s", path, name)
+		}
+	}
 }
