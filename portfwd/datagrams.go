@@ -172,12 +172,12 @@ func (d *datagrams) detach(f *udpFlow) {
 
 // sweep lets a tick pass and ends the flows that were idle for too long.
 func (d *datagrams) sweep() {
-	now := d.now.Add(1)
+	now, idle := d.now.Add(1), d.idle
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for f := range d.flows {
 		// The tick in which it was seen does not count, so it is never early.
-		if now-f.seen.Load() > d.idle {
+		if now-f.seen.Load() > idle {
 			d.detachLocked(f)
 		}
 	}
