@@ -18,10 +18,12 @@ const dnsTLS = "853"
 // config returns the engine's configuration for checked options, without what
 // is open or called.
 func (o *options) config(ephemeral portRange) engine.Config {
-	everything := allPorts()
+	everything := policy.AllPorts()
 	tls, _ := policy.ParsePorts(dnsTLS) // a constant
 	c := engine.Config{
-		Plan: o.planner(),
+		Plan:      o.planner(),
+		Down:      !o.configure,
+		KeepFiles: true,
 		DNS: engine.DNS{
 			Off:     !o.dnsForward.any(),
 			Servers: o.servers(),
@@ -54,8 +56,6 @@ func (o *options) config(ephemeral portRange) engine.Config {
 	return c
 }
 
-func allPorts() policy.Ports { return ports([]portRange{{1, maxPort}}) }
-
 // servers returns where --dns-forward leads to; nil for the host's resolv.conf.
 func (o *options) servers() []netip.AddrPort {
 	const domain = 53 // RFC 1035 section 4.2
@@ -73,7 +73,7 @@ func (o *options) maps() []policy.Map {
 	var list []policy.Map
 	for i, host := range [2]netip.Addr{ipv4: netip.AddrFrom4([4]byte{127, 0, 0, 1}), ipv6: netip.IPv6Loopback()} {
 		if a := o.loopbacks[i]; a.IsValid() {
-			list = append(list, policy.Map{Guest: a, Host: host, Ports: allPorts()})
+			list = append(list, policy.Map{Guest: a, Host: host, Ports: policy.AllPorts()})
 		}
 	}
 	return list
@@ -128,14 +128,14 @@ func (o *options) family(i int) plan.CopyFamily {
 // attachment returns what exists already: the target of the modes that have
 // one.
 func (o *options) attachment() (engine.Attachment, error) {
-	a := engine.Attachment{Bare: !o.configure, Follow: userns.FollowTarget, Stay: o.noQuit}
+	a := engine.Attachment{Follow: userns.FollowTarget, Stay: o.noQuit}
 	var err error
 	if o.mode() == modeProcess {
 		a.Target.PID, err = o.pid()
 		a.Target.NetOnly = o.netnsOnly
 	} else {
 		a.Target.NetNS, err = o.namespacePath()
-		a.Target.NetOnly = o.userns == ""
+		a.Target.NetOnly = o.netnsOnly
 	}
 	a.Target.UserNS = o.userns
 	return a, err
@@ -147,7 +147,23 @@ func (o *options) guest() userns.Config {
 	if len(command) == 0 {
 		command = loginShell(os.Getenv("SHELL"))
 	}
-	return userns.Config{Command: command, Identity: userns.IdentityRoot, PID: true, IPC: true, UTS: true}
+	return userns.Config{
+		Command: command, Identity: userns.IdentityRoot,
+		PID: true, IPC: true, UTS: true, Hostname: o.guestName(os.Hostname),
+	}
+}
+
+// guestName returns the command's host name.
+func (o *options) guestName(host func() (string, error)) string {
+	if o.hostname != "" {
+		return o.hostname
+	}
+	name, err := host()
+	if err != nil {
+		return Name
+	}
+	name = Name + "-" + name
+	return name[:min(len(name), maxName)]
 }
 
 // loginShell returns the command for a login shell.

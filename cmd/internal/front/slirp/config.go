@@ -56,7 +56,7 @@ func (p *program) attachment(ctx context.Context, o *options, device caller.Desc
 	case o.netnsType == "pid":
 		a.Target = userns.Target{PID: o.pid, UserNS: o.usernsPath}
 	default:
-		a.Target = userns.Target{NetNS: o.path, UserNS: o.usernsPath, NetOnly: o.usernsPath == ""}
+		a.Target = userns.Target{NetNS: o.path, UserNS: o.usernsPath}
 	}
 	return a, err
 }
