@@ -22,6 +22,13 @@ type Config struct {
 	// lead to its loopback or from there.
 	Plan Planner
 
+	// Down leaves the device as it was made, for somebody in the guest to set
+	// up; only the loopback works.
+	Down bool
+
+	// KeepFiles leaves the resolv.conf and hosts of Run's command as they are.
+	KeepFiles bool
+
 	// Offload says how the TAP device is opened.
 	Offload tap.Offload
 

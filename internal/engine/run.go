@@ -56,10 +56,9 @@ func (c *commandWorld) open(ctx context.Context, s *supervisor) (*os.File, devic
 	if err != nil {
 		return nil, deviceSpec{}, err
 	}
-	if !s.cfg.DNS.Off && hasResolver(&s.plan) {
-		setup.ResolvConf = guestResolvConf(&s.plan, s.spec.Host)
+	if !s.cfg.KeepFiles {
+		setup.ResolvConf, setup.Hosts = s.files()
 	}
-	setup.Hosts = guestHosts(&s.plan)
 	c.config.Log = s.log
 	if c.guest, err = userns.Start(ctx, c.config, setup); err != nil {
 		return nil, deviceSpec{}, err
@@ -67,6 +66,15 @@ func (c *commandWorld) open(ctx context.Context, s *supervisor) (*os.File, devic
 	device, report := c.guest.Device()
 	d, err := parseReport(report)
 	return device, d, err
+}
+
+// files returns the contents of the command's resolv.conf and hosts; nil leaves
+// the host's in view.
+func (s *supervisor) files() (resolvConf, hosts []byte) {
+	if !s.cfg.DNS.Off && hasResolver(&s.plan) {
+		resolvConf = guestResolvConf(&s.plan, s.spec.Host)
+	}
+	return resolvConf, guestHosts(&s.plan)
 }
 
 func (c *commandWorld) namespace() (*userns.Namespace, error) {

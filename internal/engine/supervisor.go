@@ -139,7 +139,7 @@ func (s *supervisor) prepare(ctx context.Context) error {
 func (s *supervisor) setup() (userns.Setup, error) {
 	setup := s.plan.Setup()
 	device, err := json.Marshal(deviceSpec{Offload: s.cfg.Offload})
-	setup.Device = device
+	setup.Device, setup.Down = device, s.cfg.Down
 	return setup, err
 }
 
