@@ -18,7 +18,7 @@ import (
 // and otherwise a syscall.Errno:
 //
 //	ECONNREFUSED   nobody listens at destination
-//	ETIMEDOUT      no answer in two minutes (RFC 9293 §3.8.3), or before ctx's deadline
+//	ETIMEDOUT      no answer to seven SYNs in two minutes, or before ctx's deadline
 //	EHOSTUNREACH   nobody answers for destination on the link
 //	EADDRINUSE     source and destination are connected already
 //	EINVAL         the addresses are not of one family, or not of one host each

@@ -12,13 +12,12 @@ import (
 // The format of pcap, version 2.4, as pcap-savefile(5) has it, in the byte
 // order of this machine and with microseconds, which every reader knows.
 const (
-	pcapMagic     = 0xa1b2c3d4
-	pcapMajor     = 2
-	pcapMinor     = 4
-	pcapEthernet  = 1         // LINKTYPE_ETHERNET
-	pcapSnapshot  = 256 << 10 // bytes; no frame is longer than a quarter of it
-	pcapFileHead  = 24        // bytes
-	pcapFrameHead = 16
+	pcapMagic    = 0xa1b2c3d4
+	pcapMajor    = 2
+	pcapMinor    = 4
+	pcapEthernet = 1         // LINKTYPE_ETHERNET
+	pcapSnapshot = 256 << 10 // bytes; no frame is much longer than a quarter of it
+	pcapHead     = 24        // bytes
 )
 
 // A capture writes frames to a file, one write for each, so that the file is
@@ -41,7 +40,7 @@ func newCapture(file *os.File, lost *atomic.Uint64) *capture {
 	if at, err := file.Seek(0, io.SeekCurrent); err == nil && at > 0 {
 		return c
 	}
-	b := make([]byte, 0, pcapFileHead)
+	b := make([]byte, 0, pcapHead)
 	b = binary.NativeEndian.AppendUint32(b, pcapMagic)
 	b = binary.NativeEndian.AppendUint16(b, pcapMajor)
 	b = binary.NativeEndian.AppendUint16(b, pcapMinor)

@@ -207,10 +207,10 @@ func (k ErrorKind) wire6() (typ, code uint8) {
 // much of it as an error may quote. source is who says it, of the same family.
 // mtu is in bytes of IP packet and counts for PacketTooBig only.
 //
-// It returns nil for Silent, and where no error may be sent (RFC 1122 section 3.2.2, RFC 4443
-// section 2.4 (e)): about another error, a fragment that is not the first, a
-// sender or a receiver that is not one host; and for anything that is no
-// packet.
+// It returns nil for Silent, and where no error may be sent (RFC 1122 section
+// 3.2.2, RFC 4443 section 2.4 (e)): about another error, a fragment that is not
+// the first, a sender or a receiver that is not one host; and for anything that
+// is no packet.
 func icmpError(kind ErrorKind, original []byte, source netip.Addr, mtu int) []byte {
 	switch {
 	case kind == Silent:
