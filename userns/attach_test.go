@@ -133,7 +133,7 @@ func TestAttachNamespaceRoot(t *testing.T) {
 		checkAttach(t, openTarget(t, Target{NetNS: mountNamespace(t, p.pid)}), p)
 	})
 	t.Run("user below net", func(t *testing.T) {
-		p := belowUser(t)
+		p := newTarget(t, "answer", belowTarget())
 		checkAttach(t, openTarget(t, Target{PID: p.pid}), p)
 	})
 }
@@ -254,15 +254,89 @@ func TestAttachAcceptRA(t *testing.T) {
 		t.Fatalf("got error %v and warnings %q", err, warnings)
 	}
 	f.Close()
+	// 80: not tentative, as it is without duplicate address detection. The kernel
+	// makes the address when it notices the carrier.
+	const want = "fe8000000000000000000" + "0fffe010203 80"
+	eventually(t, "the link-local address "+want, func() bool {
+		got := addressesIn(p.facts(t).IfInet6, "tap0")
+		return len(got) == 1 && got[0] == want
+	})
+}
+
+// addressesIn returns a device's addresses and flags from if_inet6.
+func addressesIn(list, device string) []string {
 	var addresses []string
-	for _, line := range strings.Split(p.facts(t).IfInet6, "\n") {
-		if f := strings.Fields(line); len(f) == 6 && f[5] == "tap0" {
+	for _, line := range strings.Split(list, "\n") {
+		if f := strings.Fields(line); len(f) == 6 && f[5] == device {
 			addresses = append(addresses, f[0]+" "+f[4])
 		}
 	}
-	// 80: not tentative, as it is without duplicate address detection.
-	if want := "fe800000000000000000" + "00fffe010203 80"; len(addresses) != 1 || addresses[0] != want {
-		t.Errorf("got %q, want the link-local address %q", addresses, want)
+	return addresses
+}
+
+// TestChange wants addresses and routes exchanged, and what others have added
+// kept.
+func TestChange(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	p := newTarget(t, "answer", rootTarget())
+	n := openTarget(t, Target{PID: p.pid})
+	checkAttach(t, n, p)
+	before := attachSetup()
+	others := attachSetup()
+	others.Addresses = []netip.Prefix{netip.MustParsePrefix("10.5.0.1/24")}
+	others.Gateways, others.Routes, others.Device = nil, nil, json.RawMessage(`"null"`)
+	others.AcceptRA = true // or IPv6 would be off
+	f, _, _, err := n.Attach(context.Background(), others)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	after := attachSetup()
+	after.Addresses = []netip.Prefix{netip.MustParsePrefix("10.3.0.7/16"), netip.MustParsePrefix("fd03::7/64")}
+	after.Gateways = []netip.Addr{netip.MustParseAddr("10.3.0.1"), netip.MustParseAddr("fd03::1")}
+	after.Routes = nil
+	if err := n.Change(context.Background(), before, after); err != nil {
+		t.Fatal(err)
+	}
+	seen := p.facts(t)
+	slices.Sort(seen.Routes)
+	if want := []string{"0.0.0.0/0 via 10.3.0.1", "::/0 via fd03::1"}; !slices.Equal(seen.Routes, want) {
+		t.Errorf("routes: got %q, want %q", seen.Routes, want)
+	}
+	for address, want := range map[string]bool{
+		"10.3.0.7/16": true, "fd03::7/64": true, "10.5.0.1/24": true,
+		"10.0.2.100/24": false, "10.1.0.1/32": false, "fd00::64/64": false, "fd01::64/64": false,
+	} {
+		if got := slices.Contains(seen.Addresses, address); got != want {
+			t.Errorf("address %s: got %v, want %v", address, got, want)
+		}
+	}
+}
+
+// TestChangeIPv6 gives a device IPv6 that had none.
+func TestChangeIPv6(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	p := newTarget(t, "answer", rootTarget())
+	n := openTarget(t, Target{PID: p.pid})
+	before, after := attachSetup(), attachSetup()
+	before.Addresses, before.Gateways, before.Routes = before.Addresses[:2], before.Gateways[:1], nil
+	f, _, _, err := n.Attach(context.Background(), before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if got := addressesIn(p.facts(t).IfInet6, "tap0"); len(got) != 0 {
+		t.Errorf("before: got %q, want none", got)
+	}
+	if err := n.Change(context.Background(), before, after); err != nil {
+		t.Fatal(err)
+	}
+	if seen := p.facts(t); !slices.Contains(seen.Addresses, "fd00::64/64") || !slices.Contains(seen.Routes, "::/0 via fd00::2") {
+		t.Errorf("after: got %q and %q", seen.Addresses, seen.Routes)
 	}
 }
 

@@ -57,6 +57,9 @@ func (s *stage) change(before, setup *Setup) error {
 			return fmt.Errorf("%s: remove address %v: %w", setup.Interface, p, err)
 		}
 	}
+	if setup.hasIPv6() && !before.hasIPv6() {
+		s.sysctls(setup) // it was off
+	}
 	// All of them, not only the new ones: an address may take others of its
 	// network with it, and routes too.
 	if err := s.place(h, link, setup); err != nil {

@@ -1,5 +1,6 @@
 // Package userns makes the guest: a command in a user, network and mount
-// namespace of its own, with the network set up and not yet running.
+// namespace of its own, with the network set up and not yet running. It also
+// joins namespaces that others have made.
 //
 // # Processes
 //
@@ -16,6 +17,25 @@
 //     of the signals that the whole process group got, and it kills what is
 //     left in the guest's user namespace when the supervisor was killed. See
 //     witness for why it is not a Go program.
+//
+// # Namespaces that exist
+//
+// OpenTarget opens the namespaces of somebody else's guest, by process or by path,
+// and Guest.Namespace those of one made here. A Namespace is joined by a fork of
+// the supervisor that makes raw system calls only, since a Go program has threads
+// and setns(2) refuses those who have any (see entry). The fork of
+// Namespace.Attach keeps CAP_NET_ADMIN across an exec and becomes a stage, which
+// sets up the network, sends the device out and ends; it takes some 4 ms. That of
+// Namespace.Sockets makes sockets and sends them out without any exec, in less
+// than one. Mounts are left alone, and resolv.conf with them.
+//
+// While a stage is in there, a process that has all capabilities in the guest's
+// user namespace and sees the stage, because it shares our PID namespace, can
+// trace it, and so reach the caller's files. A sandbox that means to keep root in
+// a guest away from those needs a PID namespace, here as elsewhere.
+//
+// Namespace.Wait follows the end. Our descriptors of the namespace, and of the
+// device in it, would keep it for ever; so the end is that nobody else is left.
 //
 // # How it ends
 //

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,12 +27,20 @@ func pidError(pid int, err error) error {
 	return text
 }
 
+// endingTime is far longer than a process takes from giving up its namespaces to
+// its end.
+const endingTime = 100 * time.Millisecond
+
 // explainPID explains why a namespace of the target's process was not opened.
 func (n *Namespace) explainPID(err error) error {
 	if n.pidfd == nil {
 		return err
 	}
-	if ended(int(n.pidfd.Fd()), 0) {
+	wait := time.Duration(0)
+	if errors.Is(err, fs.ErrNotExist) { // it gives its namespaces up before it has ended
+		wait = endingTime
+	}
+	if ended(int(n.pidfd.Fd()), wait) {
 		return fmt.Errorf("process %d: %w", n.pid, errEnded)
 	}
 	if !errors.Is(err, fs.ErrPermission) {

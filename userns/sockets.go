@@ -62,6 +62,9 @@ func (n *Namespace) Sockets(ctx context.Context, sockets []Socket) ([]*os.File, 
 
 // makeSockets makes at most maxSockets sockets, by one child.
 func (n *Namespace) makeSockets(ctx context.Context, sockets []Socket) ([]*os.File, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	w, theirs, err := newWirePair()
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package userns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,7 +88,32 @@ func (n *Namespace) open() error {
 	if fd, err := unix.IoctlRetInt(int(n.net.Fd()), unix.NS_GET_USERNS); err == nil { // since Linux 4.9
 		n.owner = os.NewFile(uintptr(fd), "user namespace")
 	}
-	return n.openUser()
+	if err := n.openUser(); err != nil {
+		return err
+	}
+	n.unpin()
+	return nil
+}
+
+// unpin opens the network namespace once more, if it was opened by way of a
+// mount: a file open on a mount makes it busy, and umount(8) would be refused as
+// long as we live. A socket inside leads to a file that is on no mount. What is
+// not possible here is explained when it is joined for real.
+func (n *Namespace) unpin() {
+	if n.pid != 0 {
+		return
+	}
+	sockets, err := n.Sockets(context.Background(), []Socket{{Family: unix.AF_UNIX, Type: unix.SOCK_STREAM}})
+	if err != nil {
+		return
+	}
+	defer closeFiles(sockets)
+	fd, err := unix.IoctlRetInt(int(sockets[0].Fd()), unix.SIOCGSKNS) // since Linux 4.10
+	if err != nil {
+		return
+	}
+	n.net.Close()
+	n.net = os.NewFile(uintptr(fd), n.target.NetNS)
 }
 
 // openNet opens the network namespace, and the process that leads to it.

@@ -7,7 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -167,29 +167,19 @@ func mountNamespace(t testing.TB, pid int) string {
 	if err := unix.Mount(namespacePath(pid, "net"), path, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
+	t.Cleanup(func() {
+		for unix.Unmount(path, unix.MNT_DETACH) == nil {
+		}
+	})
 	return path
 }
 
-// belowUser starts a target in a new user namespace, but in a network namespace
-// of ours.
-func belowUser(t testing.TB) *testTarget {
-	var p *testTarget
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // not unlocked: the thread ends with its namespace
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			attr := rootTarget()
-			attr.Cloneflags = unix.CLONE_NEWUSER
-			p = newTarget(t, "answer", attr)
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	return p
+// belowTarget is the attribute of a process in a new user namespace, but in a
+// network namespace of ours.
+func belowTarget() *syscall.SysProcAttr {
+	attr := rootTarget()
+	attr.Cloneflags, attr.Unshareflags = unix.CLONE_NEWNET, unix.CLONE_NEWUSER
+	return attr
 }
 
 func TestOpenTargetErrors(t *testing.T) {
@@ -261,9 +251,9 @@ func threadOf(t *testing.T) int {
 	if err != nil || len(names) < 2 {
 		t.Fatalf("threads: got %d and error %v", len(names), err)
 	}
-	id := 0
-	for _, c := range names[len(names)-1].Name() {
-		id = 10*id + int(c-'0')
+	id, err := strconv.Atoi(names[len(names)-1].Name())
+	if err != nil {
+		t.Fatal(err)
 	}
 	return id
 }
