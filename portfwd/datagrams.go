@@ -19,6 +19,11 @@ const (
 	// defaultUDPIdle is how long a flow lives without a datagram either way.
 	// RFC 4787 REQ-5: not less than 2 minutes.
 	defaultUDPIdle = 2 * time.Minute
+
+	// unansweredIdle is the same until the target has answered, as Linux has it
+	// (nf_conntrack_udp_timeout): whoever can invent senders shall not fill the
+	// flow table for long.
+	unansweredIdle = 30 * time.Second
 )
 
 // datagrams are the UDP sockets and flows of a Publisher.
@@ -28,7 +33,7 @@ const (
 type datagrams struct {
 	p      *Publisher
 	poller *socket.Poller
-	idle   uint32        // in ticks
+	idle   time.Duration
 	now    atomic.Uint32 // ticks since the start
 
 	mu sync.RWMutex
@@ -71,6 +76,7 @@ type udpFlow struct {
 	pair     pair           // through the stack
 	flow     *flow.Flow
 	seen     atomic.Uint32 // tick of the last datagram either way
+	answered atomic.Bool
 
 	// The rest is guarded by datagrams.mu. A local flow has a peer, a socket
 	// that is connected to the target. Until it is open, datagrams wait in queue.
@@ -89,7 +95,7 @@ func newDatagrams(p *Publisher) (*datagrams, error) {
 	if idle <= 0 {
 		idle = defaultUDPIdle
 	}
-	d := &datagrams{p: p, poller: poller, idle: uint32((idle + tickLength - 1) / tickLength)}
+	d := &datagrams{p: p, poller: poller, idle: idle}
 	d.mu.Lock() // nobody else has d yet, but checklocks cannot know
 	defer d.mu.Unlock()
 	d.listeners = make(map[uint64]*udpListener)
@@ -172,16 +178,23 @@ func (d *datagrams) detach(f *udpFlow) {
 
 // sweep lets a tick pass and ends the flows that were idle for too long.
 func (d *datagrams) sweep() {
-	now, idle := d.now.Add(1), d.idle
+	now, answered, other := d.now.Add(1), ticks(d.idle), ticks(min(d.idle, unansweredIdle))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for f := range d.flows {
+		idle := other
+		if f.answered.Load() {
+			idle = answered
+		}
 		// The tick in which it was seen does not count, so it is never early.
 		if now-f.seen.Load() > idle {
 			d.detachLocked(f)
 		}
 	}
 }
+
+// ticks rounds up.
+func ticks(d time.Duration) uint32 { return uint32((d + tickLength - 1) / tickLength) }
 
 // touch marks a flow as used. It writes only once per tick, for the sake of
 // the cache line.

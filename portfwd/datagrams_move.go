@@ -83,6 +83,9 @@ func (d *datagrams) toClient(f *udpFlow, payload []byte, segment int) {
 		d.p.Stats.Dropped.Add(1)
 		return
 	}
+	if !f.answered.Load() {
+		f.answered.Store(true)
+	}
 	f.flow.ToInitiator.Add(int64(len(payload)))
 }
 

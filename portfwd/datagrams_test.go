@@ -125,10 +125,10 @@ func TestIdleUDP(t *testing.T) {
 	c := newClient(t, e.at("127.0.0.1"))
 	c.Write([]byte("question"))
 	d := b.wantAsked(t, "question")
-	for range int(defaultUDPIdle / tickLength) {
+	for range int(unansweredIdle / tickLength) {
 		b.publisher.datagrams.sweep()
 	}
-	b.answer(t, d, "answer") // just in time, and new life
+	b.answer(t, d, "answer") // just in time, and more than new life
 	for range int(defaultUDPIdle / tickLength) {
 		b.publisher.datagrams.sweep()
 	}

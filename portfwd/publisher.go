@@ -46,7 +46,8 @@ type PublisherConfig struct {
 	HostAddrs []netip.Addr
 
 	// UDPIdle is how long a UDP flow lives without a datagram either way; 0
-	// means 2 minutes (RFC 4787 REQ-5). It is rounded up to seconds.
+	// means 2 minutes (RFC 4787 REQ-5). It is rounded up to seconds. One without
+	// an answer lives 30 seconds at most.
 	UDPIdle time.Duration
 
 	// Log gets each connection at level Debug; nil means no log.
