@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -89,7 +90,7 @@ func findLauncher(abandon func(error)) (*launcher, error) {
 	l := &launcher{conn: os.NewFile(launcherFD, "launcher"), gone: make(chan struct{})}
 	go func() {
 		defer close(l.gone)
-		if _, err := l.conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrClosed) {
+		if _, err := l.conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			abandon(errAbandoned)
 		}
 	}()
@@ -103,17 +104,16 @@ func (l *launcher) leave() error {
 	if err := detach(); err != nil {
 		return err
 	}
+	// The watch ends first: the launcher exits as soon as it has read the byte.
+	if err := l.conn.SetReadDeadline(time.Now()); err != nil {
+		return fmt.Errorf("forget the launcher: %w", err)
+	}
+	<-l.gone
+	defer l.conn.Close()
 	if _, err := l.conn.Write([]byte{1}); err != nil {
 		return errAbandoned
 	}
-	l.forget()
 	return nil
-}
-
-// forget ends the watch.
-func (l *launcher) forget() {
-	l.conn.Close()
-	<-l.gone
 }
 
 // detach gives up the caller's standard streams and working directory.
