@@ -109,8 +109,8 @@ func (s slirp) wantFree(t *testing.T, address string) {
 	})
 }
 
-// bad is the reply to a request that is refused.
-func bad(tail string) string { return fmt.Sprintf(`{"error":{"desc":"bad request: %s"}}`, tail) }
+// bad is how the reply to a request begins that is refused. Ours goes on.
+func bad(tail string) string { return fmt.Sprintf(`{"error":{"desc":"bad request: %s"`, tail) }
 
 // TestSlirpAPI sends every request in order, to one instance.
 func TestSlirpAPI(t *testing.T) {
@@ -199,8 +199,8 @@ func TestSlirpAPI(t *testing.T) {
 				if got != "" || h.Status() != 139 {
 					t.Errorf("got %q (%v) and status %d, want it to crash", got, err, h.Status())
 				}
-			} else if want := bad("add_hostfwd: bad arguments.proto"); got != want {
-				t.Errorf("got %s, want %s", got, want)
+			} else {
+				wantContains(t, "reply", got, bad("add_hostfwd: bad arguments.proto"))
 			}
 		})
 		if !s.original {
@@ -362,8 +362,11 @@ func TestSlirpAPIGarbage(t *testing.T) {
 		for worker := range 8 {
 			all.Go(func() {
 				for i := range 10_000 / 8 {
+					request := garbage[(worker+i)%len(garbage)]
+					// The rest of what is only begun is waited for.
+					begun := strings.Trim(request, "{[\n") == ""
 					// Who sends too much is hung up on while still writing.
-					s.callParts(api, i%2 == 0, garbage[(worker+i)%len(garbage)])
+					s.callParts(api, begun || i%2 == 0, request)
 				}
 			})
 		}
