@@ -39,8 +39,9 @@ type AutoConfig struct {
 	Device   string
 	Loopback bool
 
-	// Allow are the ports that may be published. Zero allows none. For UDP it should leave
-	// out the ephemeral ports: nobody can tell a server there from a client.
+	// Allow are the ports that may be published. Zero allows none. For UDP it
+	// should leave out the ephemeral ports: nobody can tell a server there from
+	// a client.
 	Allow policy.Ports
 
 	// Table gets the rules.

@@ -24,8 +24,9 @@ type PublisherConfig struct {
 	Dial func(ctx context.Context, source, target netip.AddrPort) (Conn, error)
 
 	// SendUDP sends a datagram to the guest, from any source. With segment
-	// above zero, payload is several datagrams of that many bytes each, the last of which
-	// may be shorter. nil: no inbound UDP rules but those to loopback only.
+	// above zero, payload is several datagrams of that many bytes each, the
+	// last of which may be shorter. nil: no inbound UDP rules but those to
+	// loopback only.
 	SendUDP func(source, destination netip.AddrPort, payload []byte, segment int) error
 
 	// GuestSocket returns a new socket in the guest's namespace, neither bound
@@ -58,8 +59,8 @@ type PublisherConfig struct {
 // *stack.Conn.
 type Conn = relay.Stream
 
-// Stats count what became of connections and datagrams. Clients can cause all of
-// it, so it is counted and not logged.
+// Stats count what became of connections and datagrams. Clients can cause all
+// of it, so it is counted and not logged.
 type Stats struct {
 	Connected   atomic.Uint64 // TCP: both ends are connected
 	Refused     atomic.Uint64 // TCP: by the target; the client was reset
