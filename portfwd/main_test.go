@@ -112,7 +112,7 @@ func (b *bench) start(t *testing.T) {
 	t.Helper()
 	p, err := NewPublisher(PublisherConfig{
 		Dial: b.guest.dial, SendUDP: b.guest.send, GuestSocket: socketHere, Flows: b.flows,
-		Gateway4: gateway4, Gateway6: gateway6, Guest4: guest4, Guest6: guest6,
+		Addresses: Addresses{Gateway4: gateway4, Gateway6: gateway6, Guest4: guest4, Guest6: guest6},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -37,11 +37,8 @@ type PublisherConfig struct {
 	// Flows counts the flows.
 	Flows *flow.Table
 
-	// Gateway4 and Gateway6 stand for clients that the guest must not see,
-	// Guest4 and Guest6 are the targets of rules that name none. The zero Addr
-	// stands for a family that the guest does not have.
-	Gateway4, Gateway6 netip.Addr
-	Guest4, Guest6     netip.Addr
+	// Addresses are the guest's and the gateway's, see Publisher.SetAddresses.
+	Addresses Addresses
 
 	// HostAddrs are the host's own addresses, see Publisher.SetHostAddrs.
 	HostAddrs []netip.Addr
@@ -58,6 +55,16 @@ type PublisherConfig struct {
 // A Conn is the guest's end of a TCP connection through the stack:
 // *stack.Conn.
 type Conn = relay.Stream
+
+// Addresses are who is who in the guest's network. The zero Addr stands for a
+// family that the guest does not have.
+type Addresses struct {
+	// Gateway4 and Gateway6 stand for clients that the guest must not see.
+	Gateway4, Gateway6 netip.Addr
+
+	// Guest4 and Guest6 are the targets of rules that name none.
+	Guest4, Guest6 netip.Addr
+}
 
 // Stats count what became of connections and datagrams. Clients can cause all
 // of it, so it is counted and not logged.
@@ -78,6 +85,7 @@ type Publisher struct {
 
 	cfg       PublisherConfig
 	hostAddrs atomic.Pointer[addrSet]
+	addresses atomic.Pointer[Addresses]
 	splicer   relay.Splicer
 	datagrams *datagrams
 	acceptor  *socket.Poller // of TCP listeners
@@ -131,6 +139,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	}
 	p.ctx, p.end = context.WithCancel(context.Background())
 	p.SetHostAddrs(cfg.HostAddrs)
+	p.SetAddresses(cfg.Addresses)
 	p.mu.Lock() // nobody else has p yet, but checklocks cannot know
 	defer p.mu.Unlock()
 	p.listeners = make(map[key]*listener)
@@ -148,6 +157,10 @@ func (p *Publisher) SetHostAddrs(addrs []netip.Addr) {
 	}
 	p.hostAddrs.Store(&set)
 }
+
+// SetAddresses replaces the guest's and the gateway's addresses. Connections
+// that exist are not touched.
+func (p *Publisher) SetAddresses(a Addresses) { p.addresses.Store(&a) }
 
 // Add begins to serve a socket, which it takes over. A socket that it has
 // already is no error.

@@ -72,12 +72,12 @@ func TestRuleString(t *testing.T) {
 }
 
 func TestRoute(t *testing.T) {
-	both := PublisherConfig{Gateway4: gateway4, Gateway6: gateway6, Guest4: guest4, Guest6: guest6}
-	only4 := PublisherConfig{Gateway4: gateway4, Guest4: guest4}
+	both := Addresses{Gateway4: gateway4, Gateway6: gateway6, Guest4: guest4, Guest6: guest6}
+	only4 := Addresses{Gateway4: gateway4, Guest4: guest4}
 	host := netip.MustParseAddr("192.0.2.7")
 	for _, tt := range []struct {
 		name           string
-		cfg            PublisherConfig
+		addresses      Addresses
 		target, client string
 		want           string // source and target
 	}{
@@ -93,11 +93,12 @@ func TestRoute(t *testing.T) {
 		{"IPv4 to IPv6", both, "[fd00::65]:0", "198.51.100.1:5000", "[fd00::2]:5000 [fd00::65]:80"},
 		{"no IPv6", only4, "", "[2001:db8::1]:5000", "10.0.2.2:5000 10.0.2.100:80"},
 		{"no gateway", only4, "[fd00::65]:0", "198.51.100.1:5000", ""},
-		{"no address", PublisherConfig{}, "", "198.51.100.1:5000", ""},
+		{"no address", Addresses{}, "", "198.51.100.1:5000", ""},
 		{"remote, to loopback only", both, "127.0.0.1:0", "198.51.100.1:5000", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := &Publisher{cfg: tt.cfg}
+			p := &Publisher{}
+			p.SetAddresses(tt.addresses)
 			p.SetHostAddrs([]netip.Addr{host})
 			source, target, ok := p.route(Listener{Target: addrPort(tt.target).Addr(), TargetPort: 80}, addrPort(tt.client))
 			got := ""

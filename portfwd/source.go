@@ -16,9 +16,10 @@ func (p *Publisher) route(l Listener, client netip.AddrPort) (source, target net
 	}
 	source = client
 	if address.Is4() != client.Addr().Is4() || !p.visible(client.Addr()) {
-		gateway := p.cfg.Gateway6
+		a := p.addresses.Load()
+		gateway := a.Gateway6
 		if address.Is4() {
-			gateway = p.cfg.Gateway4
+			gateway = a.Gateway4
 		}
 		source = netip.AddrPortFrom(gateway, client.Port())
 	}
@@ -29,7 +30,8 @@ func (p *Publisher) route(l Listener, client netip.AddrPort) (source, target net
 // guestFor returns the guest's address of the client's family, or the other
 // one.
 func (p *Publisher) guestFor(client netip.Addr) netip.Addr {
-	first, second := p.cfg.Guest6, p.cfg.Guest4
+	a := p.addresses.Load()
+	first, second := a.Guest6, a.Guest4
 	if client.Is4() {
 		first, second = second, first
 	}
@@ -46,7 +48,7 @@ func (p *Publisher) visible(client netip.Addr) bool {
 	if client.IsLoopback() || client.IsUnspecified() || client.IsLinkLocalUnicast() || client.IsMulticast() {
 		return false
 	}
-	if client == p.cfg.Guest4 || client == p.cfg.Guest6 {
+	if a := p.addresses.Load(); client == a.Guest4 || client == a.Guest6 {
 		return false
 	}
 	_, host := (*p.hostAddrs.Load())[client]

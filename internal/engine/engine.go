@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -94,7 +93,6 @@ func newStart(s *spec, files []*os.File) (start, error) {
 
 // serve moves packets until the supervisor or the device is gone.
 func serve(w *wire, st start) error {
-	setProcs()
 	log := slog.New(slog.DiscardHandler)
 	if st.spec.Verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("role", "engine")
@@ -122,14 +120,4 @@ func serve(w *wire, st start) error {
 	w.close()
 	wg.Wait()
 	return nil
-}
-
-// setProcs keeps the engine on one processor at a time: the way of a frame
-// from reader to processor to relay then needs no other thread to be woken,
-// which is worth more than a second processor. (Up, one flow, MTU 1500: 8
-// Gbit/s with two, 15 with one.)
-func setProcs() {
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(1)
-	}
 }

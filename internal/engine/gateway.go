@@ -31,7 +31,7 @@ type gateway struct {
 	udp   *nat.UDP
 	echo  *nat.Echo
 	dns   *dns.Forwarder
-	dhcp  *dhcp.Server
+	dhcp  atomic.Pointer[dhcp.Server]
 	ports *portfwd.Publisher
 	host  atomic.Pointer[hostState]
 	plan  atomic.Pointer[plan.Plan]
@@ -93,7 +93,7 @@ func (s *spec) policy() policy.Config {
 	c := policy.Config{
 		Resolver4: s.Plan.V4.Resolver, Resolver6: s.Plan.V6.Resolver,
 		HostLoopback: s.HostLoopback, AllowHost: s.AllowHost, AllowLinkLocal: s.AllowLinkLocal,
-		HostAddrs: s.Host.Addresses, Maps: s.maps(&s.Host),
+		HostAddrs: s.Host.Addresses, Maps: s.maps(&s.Host, &s.Plan),
 	}
 	c.Guests, c.Sources = guests(&s.Plan)
 	if !s.Plan.V4.Foreign {
@@ -115,20 +115,26 @@ func guests(p *plan.Plan) (own, sources []netip.Prefix) {
 
 // addPorts makes what serves published ports.
 func (g *gateway) addPorts() (err error) {
-	p := &g.spec.Plan
 	c := portfwd.PublisherConfig{
 		GuestSocket: g.sockets.get,
 		Flows:       g.flows,
-		Guest4:      p.V4.First().Addr(), Guest6: p.V6.First().Addr(),
-		Gateway4: p.V4.Gateway, Gateway6: p.V6.Gateway,
-		HostAddrs: g.spec.Host.Addresses,
-		Log:       g.log,
+		Addresses:   portAddresses(&g.spec.Plan),
+		HostAddrs:   g.spec.Host.Addresses,
+		Log:         g.log,
 	}
 	if g.stack != nil {
 		c.Dial, c.SendUDP = g.dialGuest, g.stack.SendUDP
 	}
 	g.ports, err = portfwd.NewPublisher(c)
 	return err
+}
+
+// portAddresses returns who is who for published ports.
+func portAddresses(p *plan.Plan) portfwd.Addresses {
+	return portfwd.Addresses{
+		Guest4: p.V4.First().Addr(), Guest6: p.V6.First().Addr(),
+		Gateway4: p.V4.Gateway, Gateway6: p.V6.Gateway,
+	}
 }
 
 // dialGuest connects to the guest through the stack.

@@ -35,6 +35,7 @@ func startProcess(threads *threads, stderr io.Writer) (*process, error) {
 	p.cmd = &exec.Cmd{
 		Path:        "/proc/self/exe",
 		Args:        []string{EngineName},
+		Env:         oneProcessor(os.Environ()),
 		Stderr:      stderr,
 		Dir:         "/",
 		ExtraFiles:  []*os.File{theirs},
@@ -49,6 +50,18 @@ func startProcess(threads *threads, stderr io.Writer) (*process, error) {
 		close(p.exited)
 	}()
 	return p, nil
+}
+
+// oneProcessor returns an environment in which the engine runs on one processor
+// at a time, unless env says otherwise: the way of a frame from reader to
+// processor to relay then needs no other thread to be woken, which is worth more
+// than a second processor. (Up, one flow, MTU 1500: 8 Gbit/s with two, 15 with
+// one.) From its environment, Go's runtime knows before it starts threads.
+func oneProcessor(env []string) []string {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return env
+	}
+	return append(env, "GOMAXPROCS=1")
 }
 
 // begin gives the engine its work and the descriptors for it, and waits until it

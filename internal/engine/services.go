@@ -30,27 +30,44 @@ var allNodes = netip.MustParseAddr("ff02::1")
 
 // addServices makes what the gateway itself answers.
 func (g *gateway) addServices() {
-	s := g.spec
-	g.dns = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: valid(s.Plan.V4.Gateway, s.Plan.V6.Gateway)}, Log: g.log})
-	g.dhcp = dhcp.New(dhcp.Config{
-		Guest4: s.Plan.V4.First(), Gateway4: s.Plan.V4.Gateway, Resolvers4: s.resolvers(&s.Host, &s.Plan.V4, true),
-		Guest6: s.Plan.V6.First().Addr(), Resolvers6: s.resolvers(&s.Host, &s.Plan.V6, false),
-		Pool4: s.Plan.V4.Pool, Pool4Size: s.Plan.V4.PoolSize,
-		MTU: s.Plan.MTU, ServerMAC: s.Plan.GatewayMAC,
+	g.dns = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: g.spec.hostNames()}, Control: g.spec.Bind.Control, Log: g.log})
+	g.host.Store(&g.spec.Host)
+	g.setDHCP(&g.spec.Plan)
+	g.setHost(g.spec.Host)
+}
+
+// hostNames are the addresses by which the guest reaches the host.
+func (s *spec) hostNames() []netip.Addr {
+	list := slices.Clone(s.HostAt)
+	for _, f := range s.Plan.Families() {
+		if !f.Foreign {
+			list = append(list, f.Gateway)
+		}
+	}
+	return valid(list...)
+}
+
+// setDHCP makes the DHCP server of a plan.
+func (g *gateway) setDHCP(p *plan.Plan) {
+	s, h := g.spec, g.host.Load()
+	g.dhcp.Store(dhcp.New(dhcp.Config{
+		Guest4: p.V4.First(), Gateway4: p.V4.Gateway, Resolvers4: s.resolvers(h, &p.V4, true),
+		Guest6: p.V6.First().Addr(), Resolvers6: s.resolvers(h, &p.V6, false),
+		Pool4: p.V4.Pool, Pool4Size: p.V4.PoolSize,
+		MTU: p.MTU, ServerMAC: p.GatewayMAC, Search: s.search(h),
 		Hostname: s.Announce.Hostname, FQDN: s.Announce.FQDN,
-	})
-	g.setHost(s.Host)
+	}))
 }
 
 // setHost takes over what is new about the host.
 func (g *gateway) setHost(h hostState) {
 	g.rules.SetHostAddrs(h.Addresses)
 	g.ports.SetHostAddrs(h.Addresses)
-	if err := g.rules.SetMaps(g.spec.maps(&h)); err != nil {
+	if err := g.rules.SetMaps(g.spec.maps(&h, g.plan.Load())); err != nil {
 		g.log.Warn("maps of addresses", "error", err)
 	}
 	g.dns.SetServers(h.Servers)
-	g.dhcp.SetSearch(g.spec.search(&h))
+	g.dhcp.Load().SetSearch(g.spec.search(&h))
 	g.host.Store(&h)
 }
 
@@ -62,6 +79,11 @@ func (g *gateway) setPlan(p *plan.Plan) {
 		return
 	}
 	g.plan.Store(p)
+	if err := g.rules.SetMaps(g.spec.maps(g.host.Load(), p)); err != nil {
+		g.log.Warn("maps of addresses", "error", err)
+	}
+	g.ports.SetAddresses(portAddresses(p))
+	g.setDHCP(p)
 	g.log.Debug("guest's addresses changed", "addresses", own)
 }
 
@@ -150,7 +172,7 @@ func (g *gateway) toGateway(a netip.Addr) bool {
 }
 
 func (g *gateway) serveDHCP(d stack.Datagram) {
-	reply, to, ok := g.dhcp.Reply4(d.Payload)
+	reply, to, ok := g.dhcp.Load().Reply4(d.Payload)
 	if !ok {
 		return
 	}
@@ -158,7 +180,7 @@ func (g *gateway) serveDHCP(d stack.Datagram) {
 }
 
 func (g *gateway) serveDHCPv6(d stack.Datagram) {
-	reply, ok := g.dhcp.Reply6(d.Payload, d.Source.Addr())
+	reply, ok := g.dhcp.Load().Reply6(d.Payload, d.Source.Addr())
 	if !ok {
 		return
 	}

@@ -88,10 +88,14 @@ func (s *spec) search(h *hostState) []string {
 	return h.Search
 }
 
-// maps are the addresses that mean others on the host, as it is now.
-func (s *spec) maps(h *hostState) []policy.Map {
+// maps are the addresses that mean others on the host, as it and the guest's
+// network are now.
+func (s *spec) maps(h *hostState, p *plan.Plan) []policy.Map {
 	list := slices.Clone(s.Maps)
-	for _, f := range s.Plan.Families() {
+	for _, f := range p.Families() {
+		if f.Gateway.IsValid() && !f.Foreign && s.HostLoopback != (policy.Ports{}) {
+			list = append(list, policy.Map{Guest: f.Gateway, Host: loopbackFor(f.Gateway), Ports: s.HostLoopback})
+		}
 		if server, ok := h.server(f.Resolver); ok && s.DNS.Ports != (policy.Ports{}) {
 			list = append(list, policy.Map{Guest: f.Resolver, Host: server, Ports: s.DNS.Ports})
 		}
@@ -112,4 +116,12 @@ func (h *hostState) server(resolver netip.Addr) (netip.Addr, bool) {
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// loopbackFor returns the host's loopback address of a's family.
+func loopbackFor(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.IPv6Loopback()
 }
