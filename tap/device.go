@@ -117,11 +117,15 @@ func (r *Reader) Run(frame func(n int)) error {
 	}
 }
 
-// cause reads once more, for the device's own error.
+// cause reads once more, for the device's own error. While the kernel is about
+// to delete the device, which the poller hears of first, it has none.
 func (r *Reader) cause(frame func(n int)) error {
 	var readErr error
 	if err := r.device.raw.Control(func(fd uintptr) { readErr = r.drain(fd, frame) }); err != nil {
 		return err
+	}
+	if readErr == unix.EAGAIN {
+		return unix.ENODEV
 	}
 	return readErr
 }
