@@ -34,9 +34,9 @@ func (f Follow) String() string {
 }
 
 // Wait returns nil when the namespace has come to its end, and otherwise why it
-// cannot tell, ctx's error for one. It wakes when a process ends,
-// a mount changes or, for a path that is no mount in our view, something happens
-// in its directory; it has no timer.
+// cannot tell, ctx's error for one. It wakes when a process ends, a mount changes
+// or, for a path that is no mount in our view, something happens in its
+// directory; it has no timer.
 func (n *Namespace) Wait(ctx context.Context, follow Follow) error {
 	w, err := newWatcher()
 	if err != nil {
@@ -115,12 +115,22 @@ func (f *follower) held() (bool, error) {
 	if f.pidfd == nil && f.atPath() { // a mount out of our sight
 		return true, nil
 	}
-	holder, err := findHolder(f.id)
+	holder, err := f.findHolder()
 	if holder == nil || err != nil {
 		return false, err
 	}
 	f.holder = holder
 	return true, f.watchProcess(holder)
+}
+
+// findHolder finds a process in the namespace; first it asks the one we know.
+func (f *follower) findHolder() (*os.File, error) {
+	if f.pid != 0 {
+		if holder, err := openHolder(f.pid, f.id); holder != nil || err != nil {
+			return holder, err
+		}
+	}
+	return findHolder(f.id)
 }
 
 // release forgets the process that was followed.

@@ -64,22 +64,33 @@ func lookForHolder(id inode) (*os.File, error) {
 	}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
-		if err != nil || !isIn(pid, id) {
-			continue
-		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err == unix.ESRCH {
-			continue
-		}
 		if err != nil {
-			return nil, pidError(pid, err)
+			continue
 		}
-		// The number may have changed hands.
-		if isIn(pid, id) && !ended(fd, 0) {
-			return os.NewFile(uintptr(fd), "process"), nil
+		if f, err := openHolder(pid, id); f != nil || err != nil {
+			return f, err
 		}
-		unix.Close(fd)
 	}
+	return nil, nil
+}
+
+// openHolder returns the descriptor of a process if that is in a network
+// namespace, else nil. What it does later is not seen: one that moves to another
+// namespace is a holder until it ends.
+func openHolder(pid int, id inode) (*os.File, error) {
+	if !isIn(pid, id) {
+		return nil, nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	switch {
+	case err == unix.ESRCH:
+		return nil, nil
+	case err != nil:
+		return nil, pidError(pid, err)
+	case isIn(pid, id) && !ended(fd, 0): // the number may have changed hands
+		return os.NewFile(uintptr(fd), "process"), nil
+	}
+	unix.Close(fd)
 	return nil, nil
 }
 

@@ -81,7 +81,7 @@ func (n *Namespace) open() error {
 	}
 	if same, err := isOurs(n.net, "net"); err != nil || same {
 		if err == nil {
-			err = fmt.Errorf("%v: network namespace: is our own", n.target)
+			err = fmt.Errorf("%v: network namespace is the one we are in", n.target)
 		}
 		return err
 	}
@@ -170,7 +170,10 @@ func (n *Namespace) openUser() error {
 	if n.target.UserNS != "" {
 		f, err := openNamespace(n.target.UserNS, unix.CLONE_NEWUSER)
 		if err != nil {
-			return n.explainPID(err)
+			if procPID(n.target.UserNS) == n.pid {
+				err = n.explainPID(err)
+			}
+			return err
 		}
 		user = f
 	}

@@ -217,7 +217,7 @@ func TestOpenTargetErrors(t *testing.T) {
 		{"fifo", Target{NetNS: fifo}, "not a namespace", none},
 		{"device", Target{NetNS: "/dev/null"}, "not a namespace", none},
 		{"other kind", Target{NetNS: "/proc/self/ns/mnt"}, "namespace of kind mnt, want net", none},
-		{"our own", Target{NetNS: "/proc/self/ns/net"}, "is our own", none},
+		{"our own", Target{NetNS: "/proc/self/ns/net"}, "network namespace is the one we are in", none},
 		{"user of other kind", Target{PID: p.pid, UserNS: "/proc/self/ns/net"}, "namespace of kind net, want user", none},
 		{"hidden by path", Target{NetNS: namespacePath(hidden.pid, "net")}, "not dumpable", runAs},
 	} {
