@@ -16,6 +16,8 @@
 //   - --outbound-addr6=INTERFACE looks up its own argument
 //   - a clean end by a signal: the API socket is removed, then the process dies
 //     by that signal
+//   - a path alone is enough where the caller may join the user namespace that
+//     it belongs to; slirp4netns joins none then
 //   - an end, with status 0, when nothing holds the namespace any more
 //   - an API socket at which somebody answers is not taken away
 //   - the reason of a failure is one line of ours, with a hint where there is
