@@ -35,7 +35,7 @@ func TestPastaCopy(t *testing.T) {
 			append([]string{"192.0.2.77/24", "172.20.0.5/16", "2001:db8:0:1::77/64"}, own...), routes, "copies the first of each family"},
 		{"more routes", moreRoutes, "", "eth0 65520", own,
 			append([]string{"203.0.113.0/24 via 192.0.2.9", "198.18.0.0/15", "2001:db8:77::/48 via 2001:db8:0:1::9"}, routes...), "copies the default routes"},
-		{"another interface", secondInterface, "-i dummy0", "dummy0 65520", []string{"172.21.0.5/24", "2001:db8:21::5/64"},
+		{"another interface", secondInterface, "-i eth9", "eth9 65520", []string{"172.21.0.5/24", "2001:db8:21::5/64"},
 			[]string{"0.0.0.0/0 via 172.21.0.1", "::/0 via 2001:db8:21::1"}, "wants routes of the interface in both families"},
 		{"name", nil, "-I eth7", "eth7 65520", own, routes, ""},
 		{"mtu", nil, "-m 1400", "eth0 1400", own, routes, ""},
@@ -99,11 +99,12 @@ func moreRoutes(h *host) {
 
 // secondInterface has routes of its own, but not the first default routes.
 func secondInterface(h *host) {
-	h.Host.Command("ip", "link", "add", "dummy0", "type", "dummy").MustRun()
-	h.Host.Command("ip", "link", "set", "dummy0", "up").MustRun()
-	h.Host.Addresses("dummy0", "172.21.0.5/24", "2001:db8:21::5/64")
-	h.Host.Command("ip", "route", "add", "default", "via", "172.21.0.1", "dev", "dummy0", "metric", "500").MustRun()
-	h.Host.Command("ip", "-6", "route", "add", "default", "via", "2001:db8:21::1", "dev", "dummy0", "metric", "5000").MustRun()
+	h.Host.Command("ip", "link", "add", "eth9", "type", "veth", "peer", "name", "eth10").MustRun()
+	h.Host.Command("ip", "link", "set", "eth10", "up").MustRun()
+	h.Host.Command("ip", "link", "set", "eth9", "up").MustRun()
+	h.Host.Addresses("eth9", "172.21.0.5/24", "2001:db8:21::5/64")
+	h.Host.Command("ip", "route", "add", "default", "via", "172.21.0.1", "dev", "eth9", "metric", "500").MustRun()
+	h.Host.Command("ip", "-6", "route", "add", "default", "via", "2001:db8:21::1", "dev", "eth9", "metric", "5000").MustRun()
 }
 
 // noNetwork leaves the host with its loopback interface.

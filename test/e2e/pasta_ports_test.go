@@ -133,7 +133,7 @@ func TestPastaPortsAll(t *testing.T) {
 	c := h.container()
 	serveName(t, h.Host, "tcp", join("", 1111), "host")
 	serveEchoes(t, c.Namespace, 999, 1000, 1111, 1234, 1499, 1500, 65000, 65001, 65535)
-	h.attach(append([]string{"--config-net", "-q", "-t", "all,~1234", c.pid}, others...)...)
+	h.attach(append(append([]string{"--config-net", "-q", "-t", "all,~1234"}, others...), c.pid)...)
 	got := reached(h.Outside, "tcp", lab.Host4, []int{999, 1000, 1111, 1234, 1499, 1500, 65000, 65001, 65535})
 	wantSame(t, "ports", got, []string{"1000", "1111=host", "1499", "65001", "65535"})
 }
@@ -241,7 +241,7 @@ func TestPastaPortTaken(t *testing.T) {
 		}
 		c := h.container()
 		serveEchoes(t, c.Namespace, 49100, 49101, 49110, 49151, 49152)
-		h.attach(append([]string{"--config-net", "-t", "~1-49100,~49152-65535", c.pid}, others...)...)
+		h.attach(append(append([]string{"--config-net", "-t", "~1-49100,~49152-65535"}, others...), c.pid)...)
 		got := reached(h.Outside, "tcp", lab.Host4, []int{49100, 49101, 49110, 49151, 49152})
 		wantSame(t, "ports", got, []string{"49101", "49110=host", "49151"})
 	})
@@ -321,7 +321,7 @@ func TestPastaAutoLimited(t *testing.T) {
 			h := newHost(t) // The original of 2023 has none of these.
 			c := h.container()
 			serveEchoes(t, c.Namespace, 8000, 8002, 8003)
-			h.attach(append([]string{"--config-net", "-t", tt.spec, c.pid}, others...)...)
+			h.attach(append(append([]string{"--config-net", "-t", tt.spec}, others...), c.pid)...)
 			all := []int{8000, 8001, 8002, 8003}
 			lab.Eventually(t, "the ports", func() bool {
 				return slices.Equal(reached(h.Host, "tcp", "::1", all), tt.local)

@@ -34,7 +34,7 @@ func TestPastaDNS(t *testing.T) {
 		{"the first of several", "nameserver " + lab.Second4 + "\nnameserver " + lab.Outside4, "--dns-forward " + podmanResolver, podmanResolver, "second", ""},
 		{"a resolver on loopback", "nameserver 127.0.0.53", "--dns-forward " + podmanResolver, podmanResolver, "stub", ""},
 		{"IPv6", "nameserver " + lab.Outside6, "--dns-forward " + forward6, forward6, "first6", ""},
-		{"both families", "nameserver " + lab.Outside6 + "\nnameserver " + lab.Second4, "--dns-forward " + podmanResolver + " --dns-forward " + forward6, podmanResolver, "second", ""},
+		{"both families", "nameserver " + lab.Outside6 + "\nnameserver " + lab.Second4, "--dns-forward " + podmanResolver + " --dns-forward " + forward6, podmanResolver, "first6", "takes the first of the family"},
 		{"dns-host", "nameserver " + lab.Outside4, "--dns-forward " + podmanResolver + " --dns-host " + lab.Second4, podmanResolver, "second", "came later"},
 		{"across families", "nameserver " + lab.Outside6, "--dns-forward " + podmanResolver, podmanResolver, "first6", "one family each"},
 		{"another address", "nameserver " + lab.Outside4, "--dns-forward " + podmanResolver, lab.Second4, "second", ""},

@@ -114,7 +114,7 @@ func TestPastaOriginalLoopback(t *testing.T) {
 	h := newOriginalHost(t)
 	c := h.container()
 	serveName(t, c.Namespace, "tcp", ":80", "80")
-	h.attach(append([]string{"--config-net", "-t", "8080:80", c.pid}, others...)...)
+	h.attach(append(append([]string{"--config-net", "-t", "8080:80"}, others...), c.pid)...)
 	wantCall(t, h.Host, "tcp", "127.0.0.1:8080", "80 127.0.0.1")
 	wantCall(t, h.Host, "tcp", "[::1]:8080", "80 ::1")
 }
