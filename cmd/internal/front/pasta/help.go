@@ -86,9 +86,10 @@ Protocols:
       --no-ra             no router advertisements
 
 Namespace:
-      --userns PATH       user namespace to join (that of PID)
+      --userns PATH       user namespace to join (that of PID, or the one
+                          that the network namespace belongs to)
       --netns PATH|NAME   network namespace to join
-      --netns-only        join no user namespace (default with --netns)
+      --netns-only        join no user namespace
       --no-netns-quit     stay when the namespace is gone
       --config-net        set the device up: addresses, routes, MTU
 

@@ -147,7 +147,7 @@ func (s *portSpec) parseEntry(entry string) (err error) {
 	case ports == wordAll:
 		s.all = true
 		if hasTarget {
-			s.target, err = parseAddr(target)
+			s.target, err = parseHost(target)
 		}
 		return err
 	}
@@ -173,10 +173,10 @@ func (m *portMap) parseTarget(text string) (err error) {
 	case !both && isPorts(text):
 		ports = text
 	case !both:
-		m.to, err = parseAddr(text)
+		m.to, err = parseHost(text)
 		return err
 	default:
-		if m.to, err = parseAddr(host); err != nil {
+		if m.to, err = parseHost(host); err != nil {
 			return err
 		}
 	}

@@ -149,6 +149,8 @@ func TestParsePortsRefuses(t *testing.T) {
 		"[::1/80":                      errNoPort,
 		"[1.2.3.4]/80":                 errNoAddress,
 		"224.0.0.1/80":                 errNoAddress,
+		"80:0.0.0.0":                   errNoAddress,
+		"80:[::]/80":                   errNoAddress,
 		"x%eth0/80":                    errNoAddress,
 		"%/80":                         errNoDevice,
 		"192.0.2.1%0123456789abcdef/1": errNoDevice,

@@ -120,7 +120,7 @@ func (o *options) rules(on side, s portSpec, maps []portMap, weak bool) []portfw
 				Listen: netip.AddrPortFrom(l.address, m.first), Device: s.device,
 				Ports:    int(m.last-m.first) + 1,
 				Target:   netip.AddrPortFrom(m.to, m.toFirst),
-				Loopback: l.loopback || on.direction == portfwd.Inbound && m.to.IsLoopback(),
+				Loopback: on.direction == portfwd.Inbound && o.loopback(m.to),
 				Weak:     weak || l.weak,
 			})
 		}
@@ -130,9 +130,17 @@ func (o *options) rules(on side, s portSpec, maps []portMap, weak bool) []portfw
 
 // A listener is where a rule listens.
 type listener struct {
-	address  netip.Addr
-	loopback bool // leads to the guest's loopback
-	weak     bool // may be left out
+	address netip.Addr
+	weak    bool // may be left out
+}
+
+// loopback tells whether the host's loopback leads to the guest's, for a target
+// that was given or not. Other clients never come there.
+func (o *options) loopback(target netip.Addr) bool {
+	if target.IsValid() {
+		return target.IsLoopback()
+	}
+	return o.toLoopback || o.spliceOnly
 }
 
 // listeners returns where a specification listens. With --splice-only there is
@@ -144,11 +152,11 @@ func (o *options) listeners(on side, s portSpec) []listener {
 		return []listener{{}}
 	case o.spliceOnly && !s.listen.IsValid() && s.device == "":
 		return []listener{
-			{address: netip.AddrFrom4([4]byte{127, 0, 0, 1}), loopback: true},
-			{address: netip.IPv6Loopback(), loopback: true, weak: true}, // there may be no IPv6
+			{address: netip.AddrFrom4([4]byte{127, 0, 0, 1})},
+			{address: netip.IPv6Loopback(), weak: true}, // there may be no IPv6
 		}
 	}
-	return []listener{{address: s.listen, loopback: o.spliceOnly || o.toLoopback && s.listen.IsLoopback()}}
+	return []listener{{address: s.listen}}
 }
 
 // automatic returns which ports are published while somebody listens on them:
@@ -167,8 +175,9 @@ func (o *options) automatic(ephemeral portRange) []portfwd.AutoConfig {
 			for _, l := range o.listeners(sides[i], s) {
 				list = append(list, portfwd.AutoConfig{
 					Direction: sides[i].direction, Proto: sides[i].proto,
-					Listen: l.address, Device: s.device, Loopback: l.loopback,
-					Allow: s.allowed(sides[i].proto, ephemeral),
+					Listen: l.address, Device: s.device,
+					Loopback: sides[i].direction == portfwd.Inbound && o.loopback(netip.Addr{}),
+					Allow:    s.allowed(sides[i].proto, ephemeral),
 				})
 			}
 		}

@@ -85,36 +85,43 @@ type service struct {
 
 // prepare opens the files that the options name, so that one that cannot be
 // opened is known before anything else happens.
-func (p *program) prepare(o *options) (s *service, err error) {
+func (p *program) prepare(o *options) (*service, error) {
 	ephemeral := parseEphemeral(readText("/proc/sys/net/ipv4/ip_local_port_range"))
-	s = &service{config: o.config(ephemeral), published: o.publications(ephemeral), after: &systemLog{}}
-	defer func() {
-		if err != nil {
-			s.close()
+	s := &service{config: o.config(ephemeral), published: o.publications(ephemeral), after: &systemLog{}}
+	if err := s.open(o, p.err); err != nil {
+		s.close()
+		return nil, err
+	}
+	s.config.Warn = func(message, hint string) {
+		if hint == "" {
+			s.config.Log.Warn(message)
+			return
 		}
-	}()
-	log := newSink(p.err)
+		s.config.Log.Warn(message, "hint", hint)
+	}
+	return s, nil
+}
+
+// open opens the files of the options. Messages go to standard, unless there is
+// a log file.
+func (s *service) open(o *options, standard io.Writer) (err error) {
+	log := standard
 	if o.logFile != "" {
 		file, err := openLogFile(o.logFile, o.logSize)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.files = append(s.files, file.file)
-		log.redirect(file)
-		s.after = file
+		log = newSink(file)
+		s.after = log
 	}
 	s.config.Log = o.newLog(log)
 	s.config.Stderr = log
-	s.config.Warn = func(message, hint string) {
-		if !o.quiet {
-			s.config.Log.Warn(message, "hint", hint)
-		}
-	}
 	if s.pid, err = s.create(o.pidFile); err != nil {
-		return nil, err
+		return err
 	}
 	s.config.Capture, err = s.create(o.capture)
-	return s, err
+	return err
 }
 
 // create makes a file for the user's eyes only, or empties the one that is
