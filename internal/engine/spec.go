@@ -96,7 +96,7 @@ func (s *spec) maps(h *hostState, p *plan.Plan) []policy.Map {
 		if f.Gateway.IsValid() && !f.Foreign && s.HostLoopback != (policy.Ports{}) {
 			list = append(list, policy.Map{Guest: f.Gateway, Host: loopbackFor(f.Gateway), Ports: s.HostLoopback})
 		}
-		if server, ok := h.server(f.Resolver); ok && s.DNS.Ports != (policy.Ports{}) {
+		if server, ok := h.server(f.Resolver); ok && s.opensResolver(server) {
 			list = append(list, policy.Map{Guest: f.Resolver, Host: server, Ports: s.DNS.Ports})
 		}
 		for _, a := range s.HostAt {
@@ -106,6 +106,16 @@ func (s *spec) maps(h *hostState, p *plan.Plan) []policy.Map {
 		}
 	}
 	return list
+}
+
+// opensResolver tells whether ports of the resolver's address other than 53
+// lead to a server. All ports of one on the host's loopback would be all of the
+// loopback, which must be open itself for that.
+func (s *spec) opensResolver(server netip.Addr) bool {
+	if server.IsLoopback() && s.DNS.Ports.All() {
+		return s.HostLoopback.All()
+	}
+	return s.DNS.Ports != (policy.Ports{})
 }
 
 // server returns the first name server of the resolver's family.
