@@ -18,7 +18,8 @@ func arrows() map[string][]string {
 			"internal/engine", "internal/probe", "userns",
 		},
 		"cmd/internal/front": {
-			"cmd/internal/front/slirp", "internal/engine", "internal/plan", "internal/probe", "stack/policy", "tap", "userns",
+			"cmd/internal/front/pasta", "cmd/internal/front/slirp",
+			"internal/engine", "internal/plan", "internal/probe", "stack/policy", "tap", "userns",
 		},
 
 		// Front ends for other programs' callers, whose options follow getopt_long.
@@ -62,6 +63,7 @@ func arrows() map[string][]string {
 
 		"tap/taptest":  {"tap"},
 		"test/bench":   {"test/lab"},
+		"test/callers": {},
 		"test/demo":    {},
 		"test/e2e":     {},
 		"test/lab":     {"internal/probe"},

@@ -170,7 +170,7 @@ func digits(words ...string) bool {
 // one digit or two with colons between them, of two without.
 func parseMAC(s string) (net.HardwareAddr, error) {
 	bad := fmt.Errorf("%q is an invalid MAC address.\n"+
-		"macaddress has to be a valid MAC address (hex string, 6 bytes, each byte separated by a ':').", s)
+		"macaddress has to be a valid MAC address (hex string, 6 bytes, each byte separated by a ':')", s)
 	words := strings.Split(s, ":")
 	if len(words) == 1 && len(s) == 12 {
 		words = []string{s[:2], s[2:4], s[4:6], s[6:8], s[8:10], s[10:]}

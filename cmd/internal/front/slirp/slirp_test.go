@@ -209,7 +209,7 @@ func TestMisuse(t *testing.T) {
 
 func invalidMAC(s string) string {
 	return `"` + s + `" is an invalid MAC address.` + "\n" +
-		"macaddress has to be a valid MAC address (hex string, 6 bytes, each byte separated by a ':').\n"
+		"macaddress has to be a valid MAC address (hex string, 6 bytes, each byte separated by a ':')\n"
 }
 
 // Help and version come when the option is met, whatever comes after.
