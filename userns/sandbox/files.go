@@ -23,8 +23,8 @@ const (
 
 // Files takes all files away from the process and returns the version of
 // Landlock's interface by which it did: a newer one takes more. From 6 (Linux
-// 6.12) on, processes outside cannot be sent signals, nor reached by abstract
-// Unix sockets.
+// 6.12) on, processes outside cannot be reached by abstract Unix sockets, nor,
+// where that leaves Go's own signals alone, be sent any.
 //
 // Before 8 (Linux 7.0), a program that was built with cgo has no means to
 // do it for all of its threads; that is an error, as is a kernel without
