@@ -29,7 +29,7 @@ func Need(t TB, features ...Feature) {
 	t.Helper()
 	for _, feature := range features {
 		if err := feature.check(); err != nil {
-			lacks(t, &probe.Unsupported{Feature: string(feature), Err: err})
+			Lacks(t, &probe.Unsupported{Feature: string(feature), Err: err})
 		}
 	}
 }
@@ -40,12 +40,14 @@ func NeedProgram(t TB, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		if _, err := exec.LookPath(name); err != nil {
-			lacks(t, &probe.Unsupported{Feature: "programs", Err: err})
+			Lacks(t, &probe.Unsupported{Feature: "programs", Err: err})
 		}
 	}
 }
 
-func lacks(t TB, u *probe.Unsupported) {
+// Lacks skips the test because the machine does not offer a feature, or fails
+// it if TAPROOT_MUST names that feature.
+func Lacks(t TB, u *probe.Unsupported) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("TAPROOT_MUST"), ","), u.Feature) {
 		t.Fatal(u)

@@ -18,7 +18,7 @@ func arrows() map[string][]string {
 			"internal/engine", "internal/probe", "userns",
 		},
 		"cmd/internal/front": {
-			"cmd/internal/front/pasta", "cmd/internal/front/slirp",
+			"cmd/internal/caller", "cmd/internal/front/pasta", "cmd/internal/front/slirp",
 			"internal/engine", "internal/plan", "internal/probe", "stack/policy", "tap", "userns",
 		},
 

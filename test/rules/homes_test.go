@@ -35,7 +35,7 @@ func homes() map[string]home {
 		},
 		"golang.org/x/net": {
 			in:       []string{"stack/dns", "test/bench"},
-			tests:    []string{"test/e2e"},
+			tests:    []string{"test/callers", "test/e2e"},
 			decision: "004-dns.md",
 		},
 		"github.com/insomniacslk/dhcp": {
@@ -63,7 +63,7 @@ func homes() map[string]home {
 				"cmd/internal/caller", "cmd/internal/front/pasta", "internal/engine", "internal/plan", "internal/probe", "internal/relay",
 				"internal/socket", "portfwd", "stack/link", "stack/nat", "tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/sandbox",
 			},
-			tests:    []string{"test/e2e"},
+			tests:    []string{"test/callers", "test/e2e"},
 			decision: "010-other-modules.md",
 		},
 		"golang.org/x/time": {
