@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
@@ -132,7 +133,8 @@ func (p *program) serve(ctx context.Context, o *options) (err error) {
 		defer a.Device.Close()
 	}
 	cfg := o.config()
-	cfg.Warn = func(message, hint string) {
+	cfg.Log = slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	cfg.Warn = func(message, _ string) { // hints name options of taproot's own
 		fmt.Fprintf(p.err, "%s: warning: %s\n", p.name, message)
 	}
 	cfg.Ready = func(i *engine.Instance) error {

@@ -128,10 +128,10 @@ func TestConfig(t *testing.T) {
 				t.Fatalf("status %d: %s", status, &c.stderr)
 			}
 			got := c.config
-			if got.Warn == nil || got.Ready == nil {
-				t.Error("the warnings or the readiness go nowhere")
+			if got.Log == nil || got.Warn == nil || got.Ready == nil {
+				t.Error("a log, the warnings or the readiness go nowhere")
 			}
-			got.Warn, got.Ready = nil, nil
+			got.Log, got.Warn, got.Ready = nil, nil, nil
 			if !reflect.DeepEqual(got, w.Config) {
 				t.Errorf("config: got %+v, want %+v", got, w.Config)
 			}
