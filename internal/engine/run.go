@@ -33,7 +33,8 @@ type world interface {
 	// the supervisor's plan says.
 	open(ctx context.Context, s *supervisor) (device *os.File, d deviceSpec, err error)
 
-	// namespace returns the guest's namespaces, nil if they are out of reach.
+	// namespace returns the guest's namespaces, or why they are out of reach. It
+	// may be called from several goroutines.
 	namespace() (*userns.Namespace, error)
 
 	// live returns when the guest is gone. It is called when everything works.
@@ -48,6 +49,7 @@ type commandWorld struct {
 	config userns.Config
 	guest  *userns.Guest
 	ns     *userns.Namespace
+	nsErr  error // why ns is nil
 	status int
 }
 
@@ -63,6 +65,8 @@ func (c *commandWorld) open(ctx context.Context, s *supervisor) (*os.File, devic
 	if c.guest, err = userns.Start(ctx, c.config, setup); err != nil {
 		return nil, deviceSpec{}, err
 	}
+	// Now, while the guest's first process is where we have put it.
+	c.ns, c.nsErr = c.guest.Namespace()
 	device, report := c.guest.Device()
 	d, err := parseReport(report)
 	return device, d, err
@@ -77,14 +81,7 @@ func (s *supervisor) files() (resolvConf, hosts []byte) {
 	return resolvConf, guestHosts(&s.plan)
 }
 
-func (c *commandWorld) namespace() (*userns.Namespace, error) {
-	if c.ns != nil {
-		return c.ns, nil
-	}
-	var err error
-	c.ns, err = c.guest.Namespace()
-	return c.ns, err
-}
+func (c *commandWorld) namespace() (*userns.Namespace, error) { return c.ns, c.nsErr }
 
 func (c *commandWorld) live(context.Context, *supervisor) (err error) {
 	if err := c.guest.Go(); err != nil {
