@@ -7,19 +7,22 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"taproot/cmd/internal/front/pasta"
 	"taproot/internal/engine"
 	"taproot/internal/probe"
 	"taproot/userns"
 )
 
 func TestMain(m *testing.M) {
-	roles := []string{userns.StageName, engine.EngineName, probe.ChildName}
+	roles := []string{userns.StageName, engine.EngineName, probe.ChildName, pasta.SupervisorName}
 	if len(os.Args) > 0 && slices.Contains(roles, os.Args[0]) {
 		os.Exit(run(os.Args))
 	}
 	testscript.Main(m, map[string]func(){
 		"taproot":     main,
 		"slirp4netns": main,
+		"pasta":       main,
+		"pasta.avx2":  main,
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"taproot/cmd/internal/front/pasta"
 	"taproot/cmd/internal/front/slirp"
 )
 
@@ -38,7 +39,7 @@ func (p *program) root() *cobra.Command {
 	root.SetFlagErrorFunc(badOption)
 	root.SetHelpCommand(p.helpCommand())
 	root.AddCommand(p.runCommand(), p.attachCommand(), p.checkCommand(), p.versionCommand(), p.completionCommand())
-	root.AddCommand(p.otherCommand(slirp.Name, slirp.Main))
+	root.AddCommand(p.otherCommand(slirp.Name, slirp.Main), p.otherCommand(pasta.Name, pasta.Main))
 	return root
 }
 

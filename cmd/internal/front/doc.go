@@ -10,7 +10,7 @@
 //	taproot help [COMMAND]
 //
 // Those of other programs, under whose names taproot runs too, are packages of
-// their own: slirp.
+// their own: slirp and pasta.
 //
 // Options of `run` end at the first operand, so that the command's own options
 // need no "--" before them. No option changes what another one means, and the

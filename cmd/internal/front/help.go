@@ -3,6 +3,7 @@ package front
 import (
 	"github.com/spf13/cobra"
 
+	"taproot/cmd/internal/front/pasta"
 	"taproot/cmd/internal/front/slirp"
 )
 
@@ -25,6 +26,8 @@ func helpOf(c *cobra.Command) string {
 		return helpHelp
 	case slirp.Name:
 		return slirp.Help
+	case pasta.Name:
+		return pasta.Help
 	}
 	return rootHelp
 }
@@ -44,6 +47,7 @@ Commands:
 
 Commands that are other programs, and run by their names too:
   slirp4netns  give an existing namespace a network, as slirp4netns does
+  pasta        give a command or a namespace the host's network, as pasta does
 
 Options:
       --version  print the version and exit (default: off)

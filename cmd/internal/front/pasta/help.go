@@ -7,8 +7,8 @@ const usage = `Usage: pasta [OPTION]... [COMMAND [ARG]...]
 'pasta --help' lists the options.
 `
 
-// help is written by hand, with the defaults that matter.
-const help = `Usage: pasta [OPTION]... [COMMAND [ARG]...]
+// Help is the help text, written by hand, with the defaults in parentheses.
+const Help = `Usage: pasta [OPTION]... [COMMAND [ARG]...]
        pasta [OPTION]... PID
        pasta [OPTION]... --netns PATH|NAME
 

@@ -52,7 +52,7 @@ func (p *program) main(ctx context.Context) int {
 	o, err := parse(p.args)
 	switch {
 	case errors.Is(err, errHelp):
-		return p.print(help)
+		return p.print(Help)
 	case errors.Is(err, errVersion):
 		return p.print(versionText(p.version))
 	case err != nil:

@@ -146,7 +146,7 @@ func TestStatus(t *testing.T) {
 		{"-f 4711", 0, errors.New("gone"), 1, "", "gone\n"},
 		{"-f 4711", 0, hinted, 1, "", hinted.Error() + "\nhint: " + hinted.Hint() + "\n"},
 		{"--version", 0, nil, 0, versionText("v1"), ""},
-		{"--help", 0, nil, 0, help, ""},
+		{"--help", 0, nil, 0, Help, ""},
 		{"--xyz", 0, nil, 1, "", "/usr/bin/pasta: unrecognized option '--xyz'\n" + usage},
 		{"-m x", 0, nil, 1, "", "Invalid MTU: x: not 0 or 68 to 65535\n"},
 		{"-f -t x 4711", 0, nil, 1, "", "Invalid port specifier x: not a port from 1 to 65535\n"},

@@ -333,13 +333,13 @@ func TestParseIdentity(t *testing.T) {
 // does not exist.
 func TestHelp(t *testing.T) {
 	names := (&options{}).set().Names()
-	for line := range strings.SplitSeq(help, "\n") {
+	for line := range strings.SplitSeq(Help, "\n") {
 		if len(line) > 80 {
 			t.Errorf("%d columns: %q", len(line), line)
 		}
 	}
 	var found []string
-	for _, m := range regexp.MustCompile(`(?m)^  (?:-\w, |    )--([a-z0-9-]+)`).FindAllStringSubmatch(help, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^  (?:-\w, |    )--([a-z0-9-]+)`).FindAllStringSubmatch(Help, -1) {
 		found = append(found, m[1])
 	}
 	compareNames(t, "help", found, names)
