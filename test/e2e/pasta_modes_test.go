@@ -43,16 +43,19 @@ func TestPastaCommand(t *testing.T) {
 	})
 }
 
-// TestPastaShell runs the user's shell where there is no command.
+// TestPastaShell runs the user's shell where there is no command, as a login
+// shell.
 func TestPastaShell(t *testing.T) {
 	bothPastas(t, func(t *testing.T, h *host) {
+		h.WriteFile(".profile", "echo hello from the profile\n")
 		c := h.pasta("--config-net")
-		c.Stdin = strings.NewReader("echo I am $0 $(id -u); exit 5\n")
+		c.Env = append(c.Env, "HOME="+h.Dir)
+		c.Stdin = strings.NewReader("echo I am $(id -u); exit 5\n")
 		c.MustStart()
 		if got := c.Status(); got != 5 {
 			t.Errorf("status: got %d, want 5", got)
 		}
-		wantContains(t, "output", c.Out(), "I am -", "sh 0\n")
+		wantText(t, "output", c.Out(), "hello from the profile\nI am 0")
 	})
 }
 

@@ -122,6 +122,7 @@ func TestPastaBadInput(t *testing.T) {
 				}
 			})
 		}
+		h.wake(other)
 		serveName(t, other.Namespace, "tcp", ":9000", "other")
 		wantCall(t, h.Outside, "tcp", join(lab.Host4, 9000), "other "+lab.Outside4)
 	})

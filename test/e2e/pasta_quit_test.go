@@ -53,6 +53,7 @@ func TestPastaQuit(t *testing.T) {
 				path := filepath.Join(tmpDir(h.Lab), "pid")
 				c := tt.start(e, path)
 				defer os.Remove(path)
+				e.wake(c)
 				serveName(t, c.Namespace, "tcp", ":80", "container")
 				wantCall(t, h.Outside, "tcp", join(lab.Host4, 8080), "container "+lab.Outside4)
 				tt.end(e, c)
@@ -114,6 +115,7 @@ func TestPastaNoQuit(t *testing.T) {
 		left := time.After(500 * time.Millisecond)
 		pid := pidFile(t, path)
 		<-left
+		e.wake(c)
 		serveName(t, c.Namespace, "tcp", ":80", "container")
 		wantCall(t, h.Outside, "tcp", join(lab.Host4, 8080), "container "+lab.Outside4)
 		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
@@ -132,6 +134,7 @@ func TestPastaAgain(t *testing.T) {
 		defer os.Remove(path)
 		for range 10 {
 			c := startByPath(e, path)
+			e.wake(c)
 			serveName(t, c.Namespace, "tcp", ":80", "container")
 			wantCall(t, h.Host, "tcp", join(lab.Host4, 8080), "container "+lab.Router4)
 			c.stop()
@@ -151,6 +154,8 @@ func TestPastaTwo(t *testing.T) {
 		serveName(t, a.Namespace, "tcp", ":80", "a")
 		serveName(t, b.Namespace, "tcp", ":80", "b")
 		serveName(t, h.Outside, "udp", lab.Outside4+":53", "outside")
+		e.wake(a)
+		e.wake(b)
 		for range 3 {
 			wantCall(t, h.Outside, "tcp", join(lab.Host4, 8081), "a "+lab.Outside4)
 			wantCall(t, h.Outside, "tcp", join(lab.Host4, 8082), "b "+lab.Outside4)

@@ -77,6 +77,8 @@ func killPastas(l *lab.Lab) {
 }
 
 func prepareHost(t *testing.T) *host {
+	t.Helper()
+	lab.Need(t, lab.IPv6)
 	l := newLab(t)
 	return &host{Lab: l, t: t, user: l.Session()}
 }
@@ -93,7 +95,6 @@ func (h *host) with(t *testing.T) *host {
 // bothPastas runs a test against either program, in parallel.
 func bothPastas(t *testing.T, test func(t *testing.T, h *host)) {
 	t.Parallel()
-	lab.Need(t, lab.IPv6)
 	t.Run("original", func(t *testing.T) {
 		t.Parallel()
 		test(t, newOriginalHost(t))

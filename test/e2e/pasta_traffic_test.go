@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"taproot/test/lab"
@@ -180,11 +181,58 @@ func TestPastaOutwardAuto(t *testing.T) {
 	wantCall(t, c.Namespace, "tcp", "127.0.0.1:7004", "container 127.0.0.1")
 }
 
+// TestPastaCommandPorts publishes ports of a command, both ways.
+func TestPastaCommandPorts(t *testing.T) {
+	bothPastas(t, func(t *testing.T, h *host) {
+		serveName(t, h.Outside, "tcp", ":7000", "outside")
+		serveName(t, h.Host, "tcp", "127.0.0.1:7001", "loopback")
+		c := h.pasta("--config-net", "-t", "8080:80", "-u", "8080:80", "-T", "7001", "-U", "none", "--", "sleep", "1000").MustStart()
+		inside := &container{Namespace: h.NamespaceOf(process(t, h.Lab, "sleep 1000").PID, "command")}
+		awaitCall(t, inside.Namespace, "tcp", join(lab.Outside4, 7000), "outside "+lab.Host4)
+		h.wake(inside)
+		serveEchoes(t, inside.Namespace, 80)
+		for _, f := range families {
+			wantCall(t, h.Outside, "tcp", join(f.host, 8080), "80 "+f.outside)
+			wantCall(t, h.Outside, "udp", join(f.host, 8080), "80 "+f.outside)
+		}
+		awaitCall(t, inside.Namespace, "tcp", "127.0.0.1:7001", "loopback 127.0.0.1")
+		if err := syscall.Kill(process(t, h.Lab, "sleep 1000").PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		c.Wait()
+		if !canBind(h.Host, "tcp", 8080) || !canBind(h.Host, "udp", 8080) {
+			t.Error("after the command: the ports are taken")
+		}
+	})
+}
+
+// TestPastaEngineKilled: another engine takes over the container's device, and
+// the ports.
+func TestPastaEngineKilled(t *testing.T) {
+	t.Parallel()
+	h := newHost(t) // The original is one process.
+	serveName(t, h.Outside, "tcp", ":7000", "outside")
+	serveName(t, h.Host, "tcp", "127.0.0.1:7001", "loopback")
+	c := h.container()
+	serveEchoes(t, c.Namespace, 80)
+	h.attach("--config-net", "-t", "8080:80", "-u", "8080:80", "-T", "7001", "-U", "none", c.pid)
+	for range 3 {
+		old := process(t, h.Lab, engineName)
+		if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		h.Eventually("another engine", func() bool { return process(t, h.Lab, engineName).PID != old.PID })
+		awaitCall(t, c.Namespace, "tcp", join(lab.Outside4, 7000), "outside "+lab.Host4)
+		awaitCall(t, c.Namespace, "tcp", "127.0.0.1:7001", "loopback 127.0.0.1")
+		awaitCall(t, h.Outside, "tcp", join(lab.Host4, 8080), "80 "+lab.Outside4)
+		awaitCall(t, h.Outside, "udp", join(lab.Host4, 8080), "80 "+lab.Outside4)
+	}
+}
+
 // TestPastaErrors: what a container hears of servers that do not answer. The
 // old program passes nothing of it on.
 func TestPastaErrors(t *testing.T) {
 	t.Parallel()
-	lab.Need(t, lab.IPv6)
 	h := newHost(t)
 	c := h.container()
 	h.attach("--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none", c.pid)
