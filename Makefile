@@ -104,14 +104,18 @@ bench: build ## measure against slirp4netns, pasta and the kernel (BENCH=-quick)
 	@$(GO) run ./test/bench $(BENCH)
 
 .PHONY: man
-man: ## compress the man page into bin/
+man: ## compress the man pages into bin/
 	@mkdir -p bin
-	gzip -9 -n -c docs/man/taproot.1 >bin/taproot.1.gz
+	@for page in docs/man/*.1; do gzip -9 -n -c $$page >bin/$${page##*/}.gz; done
 
 .PHONY: install
 install: build man ## install under PREFIX (/usr/local) of DESTDIR
 	install -D -m 0755 bin/taproot $(DESTDIR)$(PREFIX)/bin/taproot
-	install -D -m 0644 bin/taproot.1.gz $(DESTDIR)$(PREFIX)/share/man/man1/taproot.1.gz
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 0644 bin/*.1.gz $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/libexec/taproot
+	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/slirp4netns
+	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/pasta
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	bin/taproot completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/taproot
 
