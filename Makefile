@@ -23,8 +23,8 @@ TOOLS   := out/tools
 SUMMARY := $(TOOLS)/summary
 
 # What needs namespaces of its own, and what only measures.
-E2E  := ./test/e2e/... ./test/lab/...
-UNIT  = $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab -e /test/bench -e /test/rules)
+E2E  := ./test/e2e/... ./test/callers/... ./test/lab/...
+UNIT  = $$($(GO) list ./... | grep -v -e /test/e2e -e /test/callers -e /test/lab -e /test/bench -e /test/rules)
 
 .PHONY: build
 build: ## build bin/taproot (the default)

@@ -9,7 +9,10 @@ set -eu
 # program:package
 tests="gcc:gcc curl:curl dig:bind9-dnsutils ping:iputils-ping traceroute:traceroute
        nc:netcat-openbsd git:git iperf3:iperf3 udhcpc:udhcpc dhclient:isc-dhcp-client
-       rdisc6:ndisc6 newuidmap:uidmap"
+       rdisc6:ndisc6 newuidmap:uidmap ip:iproute2
+       slirp4netns:slirp4netns pasta:passt
+       podman:podman crun:crun /usr/lib/podman/netavark:netavark iptables:iptables
+       buildah:buildah rootlesskit:rootlesskit bwrap:bubblewrap"
 peers="slirp4netns:slirp4netns pasta:passt"
 
 # Some of them live where an ordinary user's PATH does not lead.

@@ -160,6 +160,7 @@ func TestPodmanTwo(t *testing.T) {
 // the same helper, which podman stops with the last container.
 func TestPodmanBridge(t *testing.T) {
 	t.Parallel()
+	lab.NeedProgram(t, "/usr/lib/podman/netavark", "iptables")
 	eachPodman(t, func(t *testing.T, w *world) {
 		w.podman("network", "create", "--disable-dns", "bridge1").MustRun()
 		c := w.run("--network=bridge1", "curl -sS --max-time 20 "+w.url(lab.Outside4))
