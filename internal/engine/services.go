@@ -240,7 +240,7 @@ func (g *gateway) advertise() {
 	}
 	h := g.host.Load()
 	b, err := ndp.Advertisement(ndp.Config{
-		Prefix: p.V6.First().Masked(), MTU: p.MTU, Autonomous: p.V6.Advertised, DHCP: !p.V6.Advertised, Resolvers: g.spec.resolvers(h, &p.V6, false), Search: g.spec.search(h), RouterMAC: p.GatewayMAC,
+		Prefix: p.V6.First().Masked(), MTU: p.MTU, Autonomous: p.V6.Advertised || p.V6.Autonomous, DHCP: !p.V6.Advertised, Resolvers: g.spec.resolvers(h, &p.V6, false), Search: g.spec.search(h), RouterMAC: p.GatewayMAC,
 	})
 	if err == nil {
 		err = g.stack.SendICMP6(g.stack.LinkLocal(), allNodes, b)

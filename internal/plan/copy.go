@@ -99,6 +99,7 @@ func (c Copy) plan(h host) (Plan, error) {
 	if !c.V6.Off {
 		p.V6 = c.V6.family(h.of(device6, false), c.MapGateway)
 	}
+	p.V6.autonomous()
 	if p.Interface == "" {
 		p.Interface = cmp.Or(device4, device6, "tap0")
 	}
@@ -109,6 +110,14 @@ func (c Copy) plan(h host) (Plan, error) {
 		p.LinkLocal = p.V6.Gateway
 	}
 	return p, nil
+}
+
+// autonomous lets the guest form addresses of its own, as it could in the
+// host's place, if its network has the size for it (RFC 4862 section 5.5.3).
+func (f *Family) autonomous() {
+	if f.First().Bits() == 64 {
+		f.Autonomous, f.Sources = true, []netip.Prefix{f.First().Masked()}
+	}
 }
 
 // local gives the guest link-local addresses: the host has no others.

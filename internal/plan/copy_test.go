@@ -164,3 +164,19 @@ func TestSlirp(t *testing.T) {
 		t.Errorf("without IPv6: got %+v and error %v", p.V6, err)
 	}
 }
+
+func TestCopyAutonomous(t *testing.T) {
+	for text, want := range map[string]string{
+		usualHost: "true [2001:db8::/64]",
+		"192.0.2.2/24 eth0\n2001:db8::2/48 eth0\ndefault via fe80::1 eth0": "false []",
+		"": "false [fe80::/10]",
+	} {
+		p, err := Copy{}.plan(newHost(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(p.V6.Autonomous, p.V6.Sources); got != want {
+			t.Errorf("%s: got %s, want %s", text, got, want)
+		}
+	}
+}

@@ -48,6 +48,10 @@ type Family struct {
 	// route from our router advertisements: they are not set.
 	Advertised bool
 
+	// Autonomous says that the guest may form further IPv6 addresses of the
+	// first network by our router advertisements. They are among Sources.
+	Autonomous bool
+
 	// Sources are further addresses that the guest may send from.
 	Sources []netip.Prefix
 

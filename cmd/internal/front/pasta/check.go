@@ -78,6 +78,7 @@ func (c conflict) Error() string { return string(c) }
 const (
 	errTwoTargets  conflict = "Both --netns and PID or command given"
 	errTwoUserNS   conflict = "Both --userns and --netns-only given"
+	errTwoLevels   conflict = "Either --debug or --quiet"
 	errNoTarget    conflict = "--userns and --netns-only need a PID or --netns"
 	errNoFamily    conflict = "Options ipv4-only and ipv6-only are mutually exclusive"
 	errTwoLengths  conflict = "Both --netmask and --address with a prefix length given"
@@ -86,6 +87,8 @@ const (
 
 func (o *options) checkMode() error {
 	switch {
+	case o.debug && o.quiet:
+		return errTwoLevels
 	case o.netns != "" && len(o.operands) > 0:
 		return errTwoTargets
 	case o.userns != "" && o.netnsOnly:

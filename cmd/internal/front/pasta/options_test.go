@@ -260,6 +260,7 @@ func TestMisuse(t *testing.T) {
 		"-c /x":                      "-c is not supported",
 		"-F 3":                       "-F is not supported",
 		"--freebind":                 "--freebind is not supported",
+		"-q --trace":                 "Either --debug or --quiet",
 		"--netns x y":                "Both --netns and PID or command given",
 		"--netns x 1":                "Both --netns and PID or command given",
 		"--netns ..":                 "Invalid name of a network namespace: ..",
