@@ -211,19 +211,24 @@ func TestSlirpLocalResolver(t *testing.T) {
 func TestSlirpResolverChanges(t *testing.T) {
 	t.Parallel()
 	lab.NeedProgram(t, "dig")
-	eachSlirp(t, func(t *testing.T, s slirp) {
-		serveDNS(t, s.Outside, lab.Outside4, "first")
-		serveDNS(t, s.Outside, lab.Second4, "second")
-		to := s.newTraffic(t)
-		query := func() string {
-			c := to.command(s, "dig", "@"+resolver4, "+short", "+tries=1", "+time=1", "TXT", "name.example.test")
-			c.MustStart().Status()
-			return strings.TrimSpace(c.Out())
-		}
-		s.Eventually("the first answers", func() bool { return query() == `"first"` })
-		s.resolvers(t, lab.Second4)
-		s.Eventually("the second answers", func() bool { return query() == `"second"` })
-	})
+	eachSlirp(t, func(t *testing.T, s slirp) { s.wantFollowed(t) })
+}
+
+// wantFollowed exchanges the host's name server, and wants the guest to get the
+// answers of the new one.
+func (s slirp) wantFollowed(t *testing.T, options ...string) {
+	t.Helper()
+	serveDNS(t, s.Outside, lab.Outside4, "first")
+	serveDNS(t, s.Outside, lab.Second4, "second")
+	to := s.newTraffic(t, options...)
+	query := func() string {
+		c := to.command(s, "dig", "@"+resolver4, "+short", "+tries=1", "+time=1", "TXT", "name.example.test")
+		c.MustStart().Status()
+		return strings.TrimSpace(c.Out())
+	}
+	s.Eventually("the first answers", func() bool { return query() == `"first"` })
+	s.resolvers(t, lab.Second4)
+	s.Eventually("the second answers", func() bool { return query() == `"second"` })
 }
 
 // TestSlirpNoResolver: with --disable-dns that address is one nobody has. Ours
