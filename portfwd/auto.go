@@ -34,10 +34,11 @@ type AutoConfig struct {
 	// Proto is flow.TCP or flow.UDP.
 	Proto flow.Proto
 
-	// Listen, Device and Loopback are those of the rules, see Rule.
+	// Listen, Device, Loopback and Freebind are those of the rules, see Rule.
 	Listen   netip.Addr
 	Device   string
 	Loopback bool
+	Freebind bool
 
 	// Allow are the ports that may be published. Zero allows none. For UDP it
 	// should leave out the ephemeral ports: nobody can tell a server there from

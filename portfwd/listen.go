@@ -162,6 +162,11 @@ func setUp(fd int, r Rule, at netip.AddrPort, v6only bool) (port uint16, err err
 			return 0, fmt.Errorf("bind to device %s: %w", r.Device, err)
 		}
 	}
+	if r.Freebind {
+		if err := freebind(fd, at.Addr()); err != nil {
+			return 0, err
+		}
+	}
 	to, err := sockaddr(at)
 	if err != nil {
 		return 0, err
@@ -175,6 +180,15 @@ func setUp(fd int, r Rule, at netip.AddrPort, v6only bool) (port uint16, err err
 		}
 	}
 	return portOf(fd)
+}
+
+// freebind lets a socket of an address's family be bound to any.
+func freebind(fd int, a netip.Addr) error {
+	level, option := unix.IPPROTO_IP, unix.IP_FREEBIND
+	if a.Is6() {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_FREEBIND
+	}
+	return os.NewSyscallError("set IP_FREEBIND", unix.SetsockoptInt(fd, level, option, 1))
 }
 
 // sockaddr converts an address, with its zone if it has one.

@@ -59,6 +59,10 @@ type Rule struct {
 	// guest's. Others are led through the stack, or reset if Target is loopback.
 	Loopback bool
 
+	// Freebind lets an inbound rule listen on an address that the host does not
+	// have (IP_FREEBIND, ip(7)).
+	Freebind bool
+
 	// Weak lets the rule do without ports that cannot be bound, as long as one
 	// can.
 	Weak bool

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"time"
 
 	"taproot/internal/plan"
 	"taproot/portfwd"
@@ -77,6 +78,10 @@ type Config struct {
 	// Capture gets every frame both ways in the format of pcap; nil means no
 	// capture. It belongs to the caller.
 	Capture *os.File
+
+	// Stats is how often the engine writes its counters to its standard error; 0
+	// means never.
+	Stats time.Duration
 
 	// NoFollow keeps what was read of the host at the start.
 	NoFollow bool

@@ -189,11 +189,15 @@ func (g *gateway) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g.ctx = ctx
-	if g.stack == nil {
-		defer g.sockets.close()
-		return g.ports.Run(ctx)
-	}
 	var wg sync.WaitGroup
+	wg.Go(func() { _ = g.reportUntil(ctx, os.Stderr, g.spec.Stats) })
+	if g.stack == nil {
+		err := g.ports.Run(ctx)
+		cancel()
+		wg.Wait()
+		g.sockets.close()
+		return err
+	}
 	for name, part := range map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil, "ports": g.ports.Run} {
 		wg.Go(func() {
 			if err := part(ctx); err != nil {

@@ -3,6 +3,7 @@ package engine
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"taproot/internal/plan"
 	"taproot/stack/nat"
@@ -30,6 +31,7 @@ type spec struct {
 	NoDevice bool // nothing but ports between loopbacks
 	Capture  bool // whether there is one
 	Verbose  bool // debug log to stderr
+	Stats    time.Duration
 
 	Host hostState
 }
@@ -43,7 +45,7 @@ func newSpec(p *plan.Plan, cfg *Config) *spec {
 		Maps: cfg.Maps, Denied: cfg.Denied, Bind: cfg.Bind, Without: cfg.Without, Sandbox: cfg.Sandbox,
 		DNS:    DNS{Off: cfg.DNS.Off, Ports: cfg.DNS.Ports},
 		HostAt: cfg.HostAt, Announce: cfg.Announce,
-		Capture: cfg.Capture != nil,
+		Capture: cfg.Capture != nil, Stats: cfg.Stats,
 	}
 }
 

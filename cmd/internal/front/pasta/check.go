@@ -82,6 +82,7 @@ const (
 	errNoTarget    conflict = "--userns and --netns-only need a PID or --netns"
 	errNoFamily    conflict = "Options ipv4-only and ipv6-only are mutually exclusive"
 	errTwoLengths  conflict = "Both --netmask and --address with a prefix length given"
+	errStats       conflict = "--stats needs --foreground or a command"
 	errSpliceModes conflict = "--splice-only and --no-splice exclude each other"
 )
 
@@ -89,6 +90,8 @@ func (o *options) checkMode() error {
 	switch {
 	case o.debug && o.quiet:
 		return errTwoLevels
+	case o.stats != 0 && o.background():
+		return errStats
 	case o.netns != "" && len(o.operands) > 0:
 		return errTwoTargets
 	case o.userns != "" && o.netnsOnly:

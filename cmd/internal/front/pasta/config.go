@@ -13,13 +13,12 @@ import (
 
 // dnsTLS is the port of DNS over TLS (RFC 7858), which --dns-forward is about as
 // well. What is said there is none of our business.
-const dnsTLS = "853"
+const dnsTLS = 853
 
 // config returns the engine's configuration for checked options, without what
 // is open or called.
 func (o *options) config(ephemeral portRange) engine.Config {
 	everything := policy.AllPorts()
-	tls, _ := policy.ParsePorts(dnsTLS) // a constant
 	c := engine.Config{
 		Plan:      o.planner(),
 		Down:      !o.configure,
@@ -27,7 +26,7 @@ func (o *options) config(ephemeral portRange) engine.Config {
 		DNS: engine.DNS{
 			Off:     !o.dnsForward.any(),
 			Servers: o.servers(),
-			Ports:   tls,
+			Ports:   ports([]portRange{{dnsTLS, dnsTLS}}),
 		},
 		Announce: engine.Announce{
 			DNS: o.dhcpDNS && !o.dnsOff, Resolvers: o.dns,
@@ -49,6 +48,7 @@ func (o *options) config(ephemeral portRange) engine.Config {
 		},
 		Auto:     o.automatic(ephemeral),
 		NoFollow: o.noFollow,
+		Stats:    o.stats,
 	}
 	if o.spliceOnly {
 		c.Plan = nil
@@ -60,10 +60,8 @@ func (o *options) config(ephemeral portRange) engine.Config {
 func (o *options) servers() []netip.AddrPort {
 	const domain = 53 // RFC 1035 section 4.2
 	var list []netip.AddrPort
-	for _, a := range o.dnsHost {
-		if a.IsValid() {
-			list = append(list, netip.AddrPortFrom(a, domain))
-		}
+	for _, a := range o.dnsHost.list() {
+		list = append(list, netip.AddrPortFrom(a, domain))
 	}
 	return list
 }
@@ -132,12 +130,10 @@ func (o *options) attachment() (engine.Attachment, error) {
 	var err error
 	if o.mode() == modeProcess {
 		a.Target.PID, err = o.pid()
-		a.Target.NetOnly = o.netnsOnly
 	} else {
 		a.Target.NetNS, err = o.namespacePath()
-		a.Target.NetOnly = o.netnsOnly
 	}
-	a.Target.UserNS = o.userns
+	a.Target.UserNS, a.Target.NetOnly = o.userns, o.netnsOnly
 	return a, err
 }
 

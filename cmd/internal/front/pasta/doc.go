@@ -42,8 +42,9 @@
 //
 //   - resolv.conf, and the host's addresses and routes, are followed while the
 //     guest runs (--no-follow)
-//   - --stats, --conf-path, --fd and --freebind are refused
+//   - --conf-path and --fd are refused
 //   - automatic UDP ports leave out the ports for clients, unless named
+//   - -u and -U do not follow the ports of -t and -T
 //   - an empty port specification is an error, not "all"
 //   - root stays root without --runas; what reads the guest has no privileges
 //     whoever starts it

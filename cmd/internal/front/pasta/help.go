@@ -25,7 +25,7 @@ General:
   -e, --stderr            no effect, messages go to standard error anyway
   -l, --log-file PATH     log to a file only
       --log-size BYTES    size at which its older half is given up (1048576)
-      --stats DELAY       not supported
+      --stats DELAY       print counters every DELAY seconds; foreground only
       --runas UID[:GID]   become this user, numbers or names; only for root
   -c, --conf-path PATH    not supported
   -p, --pcap FILE         write what passes the device to a capture file
@@ -112,7 +112,7 @@ Ports:
                           with the address or the interface to listen on
                           before it: 127.0.0.1/8080, %eth0/8080,
                           192.0.2.1%eth0/8080
-      --freebind          not supported
+      --freebind          listen on addresses that the host does not have
       --host-lo-to-ns-lo  the host's loopback leads to the namespace's loopback
       --no-splice         do not
       --splice-only       nothing but ports from loopback to loopback

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // minLogSize keeps a log file from being cut at each line.
@@ -20,6 +21,15 @@ func parseLogSize(s string) (int64, error) {
 		return 0, invalid("--log-size", s)
 	}
 	return n, nil
+}
+
+// parseDelay parses the value of --stats.
+func parseDelay(s string) (time.Duration, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil || n == 0 {
+		return 0, invalid("--stats", s)
+	}
+	return time.Duration(n) * time.Second, nil
 }
 
 // A sink is where messages go: to standard error, or after we have left it to
@@ -70,7 +80,7 @@ type systemLog struct{ w *syslog.Writer }
 // Write implements io.Writer. It never fails: there is nobody to tell.
 func (s *systemLog) Write(b []byte) (int, error) {
 	if s.w == nil {
-		w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_WARNING, "pasta")
+		w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_WARNING, Name)
 		if err != nil {
 			return len(b), nil
 		}

@@ -112,8 +112,17 @@ func (p *program) misuse(err error) int {
 // the original's, the message is all that is on the line: callers show it to
 // people behind words of their own.
 func (p *program) complain(err error) {
-	fmt.Fprintf(p.err, "%v\n", err)
-	if h := interface{ Hint() string }(nil); errors.As(err, &h) && h.Hint() != "" {
-		fmt.Fprintf(p.err, "hint: %s\n", h.Hint())
+	hint := ""
+	if h := interface{ Hint() string }(nil); errors.As(err, &h) {
+		hint = h.Hint()
 	}
+	tell(p.err, err.Error(), hint)
+}
+
+// tell writes a message and what can be done about it, if somebody knows.
+func tell(w io.Writer, message, hint string) {
+	if hint != "" {
+		message += "\nhint: " + hint
+	}
+	fmt.Fprintln(w, message)
 }

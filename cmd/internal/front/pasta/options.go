@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"time"
 
 	"taproot/cmd/internal/getopt"
 )
@@ -15,6 +16,7 @@ type options struct {
 	logSize                  int64
 	runAs                    *identity
 	pidFile, capture         string
+	stats                    time.Duration
 
 	mtu                  int
 	mtuGiven             bool
@@ -49,6 +51,7 @@ type options struct {
 	toLoopback, spliceOnly bool
 	noSplice               bool
 	noFollow               bool
+	freebind               bool
 
 	ports [4][]portSpec // in the order of portOptions
 
@@ -201,7 +204,7 @@ func text(what string) func(string) (string, error) {
 func (o *options) addGeneral(s *getopt.Set) {
 	flag(s, "debug", "d", &o.debug)
 	flag(s, "trace", "", &o.debug)
-	s.Value("stats", "", o.refuse("--stats", "there are no statistics to print"))
+	value(s, "stats", "", &o.stats, parseDelay)
 	flag(s, "quiet", "q", &o.quiet)
 	flag(s, "foreground", "f", &o.foreground)
 	flag(s, "stderr", "e", nil) // messages always go there until we are in the background
@@ -331,9 +334,7 @@ func (o *options) addHost(s *getopt.Set) {
 	flag(s, "no-ndp", "", &o.noRA)
 	flag(s, "no-dhcpv6", "", &o.noDHCPv6)
 	flag(s, "no-ra", "", &o.noRA)
-	s.Flag("freebind", "", func() error {
-		return o.refuse("--freebind", "only addresses of the host can be listened on")("")
-	})
+	flag(s, "freebind", "", &o.freebind)
 	flag(s, "host-lo-to-ns-lo", "", &o.toLoopback)
 	flag(s, "no-splice", "", &o.noSplice)
 	flag(s, "splice-only", "", &o.spliceOnly)

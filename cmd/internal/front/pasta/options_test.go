@@ -256,10 +256,11 @@ func TestMisuse(t *testing.T) {
 		"--log-size 5":               "Invalid --log-size: 5",
 		"--runas no-such-user":       "Invalid --runas option: no-such-user",
 		"--runas 0:-1":               "Invalid --runas option: 0:-1",
-		"--stats 1":                  "--stats is not supported",
+		"--stats 0":                  "Invalid --stats: 0",
+		"--stats x":                  "Invalid --stats: x",
+		"--stats 1 7":                "--stats needs --foreground",
 		"-c /x":                      "-c is not supported",
 		"-F 3":                       "-F is not supported",
-		"--freebind":                 "--freebind is not supported",
 		"-q --trace":                 "Either --debug or --quiet",
 		"--netns x y":                "Both --netns and PID or command given",
 		"--netns x 1":                "Both --netns and PID or command given",
@@ -298,7 +299,7 @@ func TestMisuse(t *testing.T) {
 func TestProbe(t *testing.T) {
 	for line, want := range map[string]error{
 		"--host-lo-to-ns-lo --version": errVersion,
-		"-c /x --freebind --version":   errVersion,
+		"-c /x -F 7 --version":         errVersion,
 		"--version --xyz":              errVersion,
 		"--help -t x":                  errHelp,
 		"-h":                           errHelp,

@@ -122,6 +122,7 @@ func (o *options) rules(on side, s portSpec, maps []portMap, weak bool) []portfw
 				Target:   netip.AddrPortFrom(m.to, m.toFirst),
 				Loopback: on.direction == portfwd.Inbound && o.loopback(m.to),
 				Weak:     weak || l.weak,
+				Freebind: o.freebind && on.direction == portfwd.Inbound,
 			})
 		}
 	}
@@ -177,6 +178,7 @@ func (o *options) automatic(ephemeral portRange) []portfwd.AutoConfig {
 					Direction: sides[i].direction, Proto: sides[i].proto,
 					Listen: l.address, Device: s.device,
 					Loopback: sides[i].direction == portfwd.Inbound && o.loopback(netip.Addr{}),
+					Freebind: o.freebind && sides[i].direction == portfwd.Inbound,
 					Allow:    s.allowed(sides[i].proto, ephemeral),
 				})
 			}

@@ -21,10 +21,10 @@ func (p *program) serve(ctx context.Context, o *options) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGQUIT)
 	defer stop()
 
-	var caller *launcher
+	var waiting *launcher
 	if p.name == SupervisorName {
 		var err error
-		if caller, err = findLauncher(abandon); err != nil {
+		if waiting, err = findLauncher(abandon); err != nil {
 			return err
 		}
 	}
@@ -41,11 +41,11 @@ func (p *program) serve(ctx context.Context, o *options) error {
 		if err := publish(ctx, i.Rules, s.published); err != nil {
 			return err
 		}
-		if err := s.writePID(); err != nil || caller == nil {
+		if err := s.writePID(); err != nil || waiting == nil {
 			return err
 		}
 		p.err.redirect(s.after)
-		return caller.leave()
+		return waiting.leave()
 	}
 	err = p.attach(ctx, to, s.config)
 	if errors.Is(context.Cause(ctx), errAbandoned) {
@@ -93,11 +93,9 @@ func (p *program) prepare(o *options) (*service, error) {
 		return nil, err
 	}
 	s.config.Warn = func(message, hint string) {
-		if hint == "" {
-			s.config.Log.Warn(message)
-			return
+		if !o.quiet {
+			tell(s.config.Stderr, "warning: "+message, hint)
 		}
-		s.config.Log.Warn(message, "hint", hint)
 	}
 	return s, nil
 }
