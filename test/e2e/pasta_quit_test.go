@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -16,15 +15,7 @@ import (
 func (h *host) awaitFree(port int) {
 	h.t.Helper()
 	start := time.Now()
-	lab.Eventually(h.t, "the port is free", func() bool {
-		return h.Host.Do(func() error {
-			listener, err := net.Listen("tcp", join("", port))
-			if err == nil {
-				listener.Close()
-			}
-			return err
-		}) == nil
-	})
+	lab.Eventually(h.t, "the port is free", func() bool { return canBind(h.Host, "tcp", port) })
 	h.t.Logf("port free after %v", time.Since(start).Round(time.Millisecond))
 }
 
