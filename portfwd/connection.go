@@ -103,13 +103,9 @@ func (p *Publisher) dialLoopback(ctx context.Context, l Listener, to netip.AddrP
 	var f *os.File
 	var err error
 	if l.Direction == Outbound {
-		f, err = socket.Open(to.Addr(), typ)
+		f, err = socket.Open(socket.Family(to.Addr()), typ, nil)
 	} else {
-		family := unix.AF_INET
-		if to.Addr().Is6() {
-			family = unix.AF_INET6
-		}
-		f, err = p.cfg.GuestSocket(ctx, family, typ)
+		f, err = p.cfg.GuestSocket(ctx, socket.Family(to.Addr()), typ)
 	}
 	if err != nil {
 		return nil, err

@@ -42,7 +42,7 @@ func (d *datagrams) serve(b *socket.Batch, id uint64) {
 		n, _ := b.Receive(f.peer) // EAGAIN, or nobody listens
 		for i := range n {
 			m := b.Message(i)
-			d.toClient(f, m.Payload, m.Segment)
+			d.toClient(f, m.Payload, m.Segment())
 		}
 	}
 }
@@ -50,7 +50,7 @@ func (d *datagrams) serve(b *socket.Batch, id uint64) {
 // fromClient passes a client's message on.
 func (d *datagrams) fromClient(l *udpListener, m socket.Message) {
 	from := m.From.AddrPort()
-	c := client{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), m.Local}
+	c := client{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), m.Local()}
 	d.mu.RLock()
 	f := l.flows[c]
 	d.mu.RUnlock()
@@ -64,7 +64,7 @@ func (d *datagrams) fromClient(l *udpListener, m socket.Message) {
 		d.toPeer(f, m)
 		return
 	}
-	if err := d.p.cfg.SendUDP(f.pair.source, f.pair.target, m.Payload, m.Segment); err != nil {
+	if err := d.p.cfg.SendUDP(f.pair.source, f.pair.target, m.Payload, m.Segment()); err != nil {
 		d.p.Stats.Dropped.Add(1)
 		return
 	}

@@ -138,7 +138,7 @@ func (d *datagrams) toPeer(f *udpFlow, m socket.Message) {
 	}
 	if s.Acquire() {
 		defer s.Release()
-		d.send(f, s, m.Payload, m.Segment)
+		d.send(f, s, m.Payload, m.Segment())
 	}
 }
 
@@ -154,7 +154,7 @@ func (d *datagrams) wait(f *udpFlow, m socket.Message) *socket.Socket {
 		d.p.Stats.Dropped.Add(1)
 		return nil
 	}
-	f.queue = append(f.queue, queued{slices.Clone(m.Payload), m.Segment})
+	f.queue = append(f.queue, queued{slices.Clone(m.Payload), m.Segment()})
 	return nil
 }
 

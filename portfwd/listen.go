@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taproot/internal/socket"
 	"taproot/stack/flow"
 )
 
@@ -122,14 +123,11 @@ func listenHost(r Rule, port uint16) (bound, error) {
 // listenAt opens a socket at an address. It blocks, so that the runtime does
 // not wake this process for connections that another one accepts.
 func listenAt(r Rule, at netip.AddrPort, v6only bool) (bound, error) {
-	family, typ := unix.AF_INET, unix.SOCK_STREAM
-	if at.Addr().Is6() {
-		family = unix.AF_INET6
-	}
+	typ := unix.SOCK_STREAM
 	if r.Proto == flow.UDP {
 		typ = unix.SOCK_DGRAM
 	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(socket.Family(at.Addr()), typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return bound{}, os.NewSyscallError("socket", err)
 	}
@@ -167,12 +165,8 @@ func setUp(fd int, r Rule, at netip.AddrPort, v6only bool) (port uint16, err err
 			return 0, err
 		}
 	}
-	to, err := sockaddr(at)
-	if err != nil {
+	if err := bind(fd, at); err != nil {
 		return 0, err
-	}
-	if err := unix.Bind(fd, to); err != nil {
-		return 0, os.NewSyscallError("bind", err)
 	}
 	if r.Proto == flow.TCP {
 		if err := unix.Listen(fd, backlog); err != nil {
@@ -191,25 +185,29 @@ func freebind(fd int, a netip.Addr) error {
 	return os.NewSyscallError("set IP_FREEBIND", unix.SetsockoptInt(fd, level, option, 1))
 }
 
-// sockaddr converts an address, with its zone if it has one.
-func sockaddr(at netip.AddrPort) (unix.Sockaddr, error) {
-	a := at.Addr()
-	if a.Is4() {
-		return &unix.SockaddrInet4{Port: int(at.Port()), Addr: a.As4()}, nil
-	}
-	to := &unix.SockaddrInet6{Port: int(at.Port()), Addr: a.As16()}
-	if zone := a.Zone(); zone != "" {
-		if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
-			to.ZoneId = uint32(n)
-			return to, nil
-		}
-		device, err := net.InterfaceByName(zone)
+// bind binds a socket to an address, with its zone if it has one.
+func bind(fd int, at netip.AddrPort) error {
+	to := socket.NewAddress(at)
+	if zone := at.Addr().Zone(); zone != "" {
+		index, err := zoneIndex(zone)
 		if err != nil {
-			return nil, fmt.Errorf("zone %s: %w", zone, syscall.ENODEV)
+			return err
 		}
-		to.ZoneId = uint32(device.Index)
+		to.SetZone(index)
 	}
-	return to, nil
+	return to.Bind(fd)
+}
+
+// zoneIndex returns the index of a zone, which may be one or a device's name.
+func zoneIndex(zone string) (uint32, error) {
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n), nil
+	}
+	device, err := net.InterfaceByName(zone)
+	if err != nil {
+		return 0, fmt.Errorf("zone %s: %w", zone, syscall.ENODEV)
+	}
+	return uint32(device.Index), nil
 }
 
 // portOf returns the port that a socket is bound to.

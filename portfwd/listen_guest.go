@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taproot/internal/socket"
 	"taproot/stack/flow"
 )
 
@@ -80,10 +81,7 @@ func (t *Table) openGuestAt(ctx context.Context, r Rule, at netip.Addr) ([]bound
 
 // guestSocket describes a socket that is bound to a loopback address.
 func guestSocket(p flow.Proto, at netip.AddrPort) Socket {
-	s := Socket{Family: unix.AF_INET, Type: unix.SOCK_STREAM, Bind: at, Listen: p == flow.TCP, V6Only: at.Addr().Is6()}
-	if at.Addr().Is6() {
-		s.Family = unix.AF_INET6
-	}
+	s := Socket{Family: socket.Family(at.Addr()), Type: unix.SOCK_STREAM, Bind: at, Listen: p == flow.TCP, V6Only: at.Addr().Is6()}
 	if p == flow.UDP {
 		s.Type = unix.SOCK_DGRAM
 	}
@@ -115,16 +113,9 @@ func bindings(files []*os.File) ([]bound, error) {
 // process for each connection that another one accepts.
 func binding(f *os.File) (bound, error) {
 	defer f.Close()
-	raw, err := f.SyscallConn()
+	fd, err := socket.Dup(f)
 	if err != nil {
 		return bound{}, err
-	}
-	fd := -1
-	if e := raw.Control(func(n uintptr) { fd, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
-		return bound{}, e
-	}
-	if err != nil {
-		return bound{}, os.NewSyscallError("fcntl", err)
 	}
 	port, err := portOf(fd)
 	if err == nil {

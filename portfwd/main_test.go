@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taproot/internal/socket"
 	"taproot/stack/flow"
 )
 
@@ -147,12 +148,7 @@ func (b *bench) Publish(l Listener, f *os.File) error {
 	if arrived != l {
 		return fmt.Errorf("listener: got %+v, want %+v", arrived, l)
 	}
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	fd := -1
-	raw.Control(func(n uintptr) { fd, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 0) })
+	fd, err := socket.Dup(f)
 	if err != nil {
 		return err
 	}
@@ -202,10 +198,7 @@ func open(s Socket) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	to, err := sockaddr(s.Bind)
-	if err == nil {
-		err = os.NewSyscallError("bind", unix.Bind(fd, to))
-	}
+	err = bind(fd, s.Bind)
 	if err == nil && s.Listen {
 		err = os.NewSyscallError("listen", unix.Listen(fd, 10))
 	}
@@ -218,11 +211,7 @@ func open(s Socket) (*os.File, error) {
 
 // socketHere is PublisherConfig.GuestSocket for a guest whose namespace is ours.
 func socketHere(_ context.Context, family, typ int) (*os.File, error) {
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	return os.NewFile(uintptr(fd), "guest"), nil
+	return socket.Open(family, typ, nil)
 }
 
 // A guest notes what comes through the stack.

@@ -30,18 +30,39 @@ func Stream(fd int) {
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, KeepAliveCount)
 }
 
-// Open returns a non-blocking socket of the family of address. typ is
-// SOCK_STREAM or SOCK_DGRAM; there is no MPTCP.
-func Open(address netip.Addr, typ int) (*os.File, error) {
-	family := unix.AF_INET
-	if address.Is6() {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+// Open returns a non-blocking socket that belongs to the runtime's poller. typ
+// is SOCK_STREAM or SOCK_DGRAM; there is no MPTCP. prepare
+// gets the socket before the poller does, and its error ends Open; nil prepares
+// nothing.
+func Open(family, typ int, prepare func(fd int) error) (*os.File, error) {
+	fd, err := open(family, typ, 0)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
+	}
+	if prepare != nil {
+		if err := prepare(fd); err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
 	}
 	return os.NewFile(uintptr(fd), "socket"), nil
+}
+
+// open is socket(2).
+func open(family, typ, protocol int) (fd int, err error) {
+	fd, err = unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	return fd, nil
+}
+
+// Family returns the address family of a: AF_INET or AF_INET6.
+func Family(a netip.Addr) int {
+	if a.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
 }
 
 // Connect connects a non-blocking socket that belongs to the runtime's poller.

@@ -17,9 +17,10 @@ const (
 	// an IP packet may carry both end below 64 KiB.
 	maxMessage = 1 << 16
 
-	// controlLen holds, in bytes, the control messages that are asked for: a
-	// local address and a segment size.
-	controlLen = 128
+	// controlLen holds, in bytes, any control messages that are asked for: at
+	// most an extended error with an IPv6 address, a local address and three
+	// integers.
+	controlLen = 192
 )
 
 // A Batch receives messages. It belongs to one goroutine.
@@ -48,7 +49,13 @@ func NewBatch() *Batch {
 
 // Receive takes what is there on s, without waiting, and returns the number of
 // messages. The error is a bare syscall.Errno.
-func (b *Batch) Receive(s *Socket) (int, error) {
+func (b *Batch) Receive(s *Socket) (int, error) { return b.receive(s, 0) }
+
+// ReceiveErrors is Receive for the error queue.
+func (b *Batch) ReceiveErrors(s *Socket) (int, error) { return b.receive(s, unix.MSG_ERRQUEUE) }
+
+// receive is recvmmsg(2).
+func (b *Batch) receive(s *Socket, flags uintptr) (int, error) {
 	for i := range b.headers {
 		h := &b.headers[i].Hdr
 		h.Namelen = unix.SizeofSockaddrInet6
@@ -56,7 +63,7 @@ func (b *Batch) Receive(s *Socket) (int, error) {
 		h.Flags = 0
 	}
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&b.headers[0])),
-		batchLen, unix.MSG_DONTWAIT, 0, 0)
+		batchLen, flags|unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -65,50 +72,70 @@ func (b *Batch) Receive(s *Socket) (int, error) {
 
 // A Message is one element of a Batch, valid until the next Receive.
 type Message struct {
-	// From is the sender. Its port is 0 if the socket is connected.
+	// From is the sender; of the error queue, where the message had been sent.
+	// Its port is 0 if the socket is connected.
 	From Address
 
 	Payload []byte
-
-	// Local is the address that the message was sent to, or the one to answer
-	// from if that was a broadcast; invalid unless Datagrams asked for it.
-	// IPv4 is not mapped, whatever the socket's family.
-	Local netip.Addr
-
-	// Segment is the size in bytes of each datagram but the last, when Payload
-	// is several; otherwise 0.
-	Segment int
+	Control []byte // control messages, see Find
 }
 
 // Message returns the i-th message of the last Receive.
 func (b *Batch) Message(i int) Message {
 	h := &b.headers[i]
-	m := Message{From: b.names[i], Payload: b.buffers[i*maxMessage:][:min(h.Len, maxMessage)]}
+	m := Message{
+		From:    b.names[i],
+		Payload: b.buffers[i*maxMessage:][:min(h.Len, maxMessage)],
+		Control: unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), controlLen)[:min(int(h.Hdr.Controllen), controlLen)],
+	}
 	m.From.len = min(h.Hdr.Namelen, unix.SizeofSockaddrInet6)
-	rest := unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), controlLen)[:min(int(h.Hdr.Controllen), controlLen)]
-	m.parse(rest)
 	return m
 }
 
-// parse reads control messages.
-func (m *Message) parse(rest []byte) {
+// Segment returns the size in bytes of each datagram but the last, when the
+// payload is several; otherwise 0.
+func (m *Message) Segment() int {
+	if n := m.Integer(unix.SOL_UDP, unix.UDP_GRO); n > 0 && n < len(m.Payload) {
+		return n
+	}
+	return 0
+}
+
+// Local returns the address that the message was sent to, or the one to answer
+// from if that was a broadcast; invalid unless Datagrams asked for it. IPv4 is
+// not mapped, whatever the socket's family.
+func (m *Message) Local() netip.Addr {
+	if data := m.Find(unix.IPPROTO_IP, unix.IP_PKTINFO); len(data) >= unix.SizeofInet4Pktinfo {
+		return netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst, ip(7)
+	}
+	if data := m.Find(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO); len(data) >= unix.SizeofInet6Pktinfo {
+		return netip.AddrFrom16([16]byte(data[:16])).Unmap()
+	}
+	return netip.Addr{}
+}
+
+// Integer returns the value of a control message that is an int, or 0.
+func (m *Message) Integer(level, typ int32) int {
+	if data := m.Find(level, typ); len(data) >= 4 {
+		return int(int32(binary.NativeEndian.Uint32(data)))
+	}
+	return 0
+}
+
+// Find returns the data of a control message, or nil.
+func (m *Message) Find(level, typ int32) []byte {
+	rest := m.Control
 	for len(rest) >= unix.SizeofCmsghdr {
 		h, data, next, err := unix.ParseOneSocketControlMessage(rest)
 		if err != nil {
-			return
+			return nil
 		}
-		switch {
-		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
-			if n := int(int32(binary.NativeEndian.Uint32(data))); n > 0 && n < len(m.Payload) {
-				m.Segment = n
-			}
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			m.Local = netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst, ip(7)
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			m.Local = netip.AddrFrom16([16]byte(data[:16])).Unmap()
+		if h.Level == level && h.Type == typ {
+			return data
 		}
 		rest = next
 	}
+	return nil
 }
 
 // Datagrams asks for what a Message tells: local addresses, and several

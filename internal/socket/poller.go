@@ -45,8 +45,9 @@ func (p *Poller) Add(fd int, id uint64) error {
 	return p.control(unix.EPOLL_CTL_ADD, fd, &event)
 }
 
-// Remove ends what Add began. It comes before fd is closed if another process
-// has the socket too: epoll watches sockets, not descriptors.
+// Remove ends what Add began, as the end of the socket does. It comes before fd
+// is closed if another process has the socket too: epoll watches sockets, not
+// descriptors.
 func (p *Poller) Remove(fd int) error { return p.control(unix.EPOLL_CTL_DEL, fd, nil) }
 
 func (p *Poller) control(op, fd int, event *unix.EpollEvent) error {
@@ -82,7 +83,7 @@ func (p *Poller) Wait(ready []Readiness) ([]Readiness, error) {
 	}
 	for _, e := range p.events[:n] {
 		id := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
-		ready = append(ready, Readiness{id, e.Events&(unix.EPOLLERR|unix.EPOLLHUP) != 0})
+		ready = append(ready, Readiness{id, e.Events&unix.EPOLLERR != 0})
 	}
 	return ready, nil
 }

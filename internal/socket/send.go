@@ -3,15 +3,22 @@ package socket
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// A Control builds the control messages of one Send. The zero value has none.
+// A Control builds the control messages of one message. The zero value has
+// none; there is room for a segment size, a source and two integers.
 type Control struct {
-	words [16]uint64 // words, since a header must be aligned
+	words [14]uint64 // words, since a header must be aligned
 	len   int
+}
+
+// Integer adds a control message that is an int.
+func (c *Control) Integer(level, typ int32, value int32) {
+	binary.NativeEndian.PutUint32(c.next(level, typ, 4), uint32(value))
 }
 
 // Segment makes the kernel cut the payload into datagrams of size bytes.
@@ -33,6 +40,11 @@ func (c *Control) Source(local netip.Addr) {
 	}
 }
 
+// Bytes returns the control messages as msghdr has them. They belong to c.
+func (c *Control) Bytes() (first *byte, size int) {
+	return (*byte)(unsafe.Pointer(&c.words)), c.len
+}
+
 // next appends a header and returns the place of the data.
 func (c *Control) next(level, typ int32, size int) []byte {
 	b := unsafe.Slice((*byte)(unsafe.Pointer(&c.words)), unsafe.Sizeof(c.words))[c.len:]
@@ -52,41 +64,58 @@ func (s *Socket) Send(to *Address, local netip.Addr, payload []byte, segment int
 	var plain Control
 	plain.Source(local)
 	if segment <= 0 || segment >= len(payload) {
-		return s.send(to, payload, &plain)
+		return s.SendMessage(to, nil, payload, &plain)
 	}
 	whole := plain
 	whole.Segment(segment)
-	switch err := s.send(to, payload, &whole); err {
-	case unix.EINVAL: // more datagrams than the kernel takes at once
-	case unix.EIO: // no checksum offload on the way out
-	case unix.EMSGSIZE: // each must be fragmented, or refused
-	default:
+	err := s.SendMessage(to, nil, payload, &whole)
+	if !MustSplit(err) {
 		return err
 	}
-	for rest := payload; len(rest) > 0; {
-		n := min(segment, len(rest))
-		if err := s.send(to, rest[:n], &plain); err != nil {
+	for part := range slices.Chunk(payload, segment) {
+		if err := s.SendMessage(to, nil, part, &plain); err != nil {
 			return err
 		}
-		rest = rest[n:]
 	}
 	return nil
 }
 
-// send is sendmsg(2). A connected socket reports what became of an earlier
-// message first, once; that call has then done nothing and is repeated.
-func (s *Socket) send(to *Address, payload []byte, c *Control) error {
-	iovec := unix.Iovec{Base: unsafe.SliceData(payload)}
-	iovec.SetLen(len(payload))
-	h := unix.Msghdr{Iov: &iovec}
-	h.SetIovlen(1)
+// MustSplit reports whether the datagrams of a message with Control.Segment,
+// which was answered with err, must be sent one by one.
+func MustSplit(err error) bool {
+	switch err {
+	case unix.EINVAL: // more datagrams than the kernel takes at once
+	case unix.EIO: // no checksum offload on the way out
+	case unix.EMSGSIZE: // each must be fragmented, or refused
+	default:
+		return false
+	}
+	return true
+}
+
+// SendMessage sends head followed by payload as one message, without waiting.
+// Either may be empty. The error is a bare syscall.Errno.
+//
+// A connected socket, with to nil, reports what became of an earlier message
+// first, once; that call has then done nothing and is repeated.
+func (s *Socket) SendMessage(to *Address, head, payload []byte, c *Control) error {
+	var iovecs [2]unix.Iovec
+	n := 0
+	for _, b := range [...][]byte{head, payload} {
+		if len(b) > 0 {
+			iovecs[n].Base = &b[0]
+			iovecs[n].SetLen(len(b))
+			n++
+		}
+	}
+	h := unix.Msghdr{Iov: &iovecs[0]}
+	h.SetIovlen(n)
 	if to != nil {
-		h.Name, h.Namelen = &to.raw[0], to.len
+		h.Name, h.Namelen = to.Name()
 	}
-	if c.len > 0 {
-		h.Control = (*byte)(unsafe.Pointer(&c.words))
-		h.SetControllen(c.len)
-	}
+	var size int
+	h.Control, size = c.Bytes()
+	h.SetControllen(size)
 	var errno unix.Errno
 	for range 2 {
 		_, _, errno = unix.RawSyscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&h)),

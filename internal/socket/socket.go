@@ -16,29 +16,50 @@ type Socket struct {
 	closed chan struct{}
 }
 
-// Take returns f's socket, non-blocking and unknown to the runtime's poller,
-// with one reference. It closes f in any case.
-func Take(f *os.File) (*Socket, error) {
-	defer f.Close()
-	raw, err := f.SyscallConn()
+// New returns a new non-blocking socket, which the runtime's poller does not
+// know, with one reference.
+func New(family, typ, protocol int) (*Socket, error) {
+	fd, err := open(family, typ, protocol)
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{closed: make(chan struct{})}
+	return newSocket(fd), nil
+}
+
+func newSocket(fd int) *Socket {
+	s := &Socket{fd: fd, closed: make(chan struct{})}
 	s.refs.Store(1)
-	if e := raw.Control(func(fd uintptr) {
-		s.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-	}); e != nil {
-		return nil, e
+	return s
+}
+
+// Take is New for f's socket. It closes f in any case.
+func Take(f *os.File) (*Socket, error) {
+	defer f.Close()
+	fd, err := Dup(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return newSocket(fd), nil
+}
+
+// Dup returns a descriptor of what f has open, which the runtime's poller does
+// not know. It is the caller's.
+func Dup(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	if e := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
+		return -1, e
 	}
 	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
+		return -1, os.NewSyscallError("fcntl", err)
 	}
-	if err := unix.SetNonblock(s.fd, true); err != nil {
-		unix.Close(s.fd)
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	return s, nil
+	return fd, nil
 }
 
 // FD returns the descriptor, which is valid while the caller has a reference.

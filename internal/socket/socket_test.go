@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -101,10 +102,10 @@ func TestDatagrams(t *testing.T) {
 			}
 			b := NewBatch()
 			got := receive(t, b, server)
-			if len(got) != 1 || string(got[0].Payload) != "question" || got[0].Local != netip.MustParseAddr(tt.local) || got[0].Segment != 0 {
+			if len(got) != 1 || string(got[0].Payload) != "question" || got[0].Local() != netip.MustParseAddr(tt.local) || got[0].Segment() != 0 {
 				t.Fatalf("got %+v, want one question to %s", got, tt.local)
 			}
-			if err := server.Send(&got[0].From, got[0].Local, []byte("answer"), 0); err != nil {
+			if err := server.Send(&got[0].From, got[0].Local(), []byte("answer"), 0); err != nil {
 				t.Fatal(err)
 			}
 			back := receive(t, b, client)
@@ -129,8 +130,8 @@ func TestSegments(t *testing.T) {
 	var got []byte
 	for len(got) < len(sent) {
 		for _, m := range receive(t, b, server) {
-			if m.Segment != 0 && m.Segment != 1000 {
-				t.Errorf("segment: got %d, want 1000", m.Segment)
+			if n := m.Segment(); n != 0 && n != 1000 {
+				t.Errorf("segment: got %d, want 1000", n)
 			}
 			got = append(got, m.Payload...)
 		}
@@ -140,11 +141,101 @@ func TestSegments(t *testing.T) {
 	}
 }
 
+// TestControl reads back all that a Control has room for, and sends it.
+func TestControl(t *testing.T) {
+	server, port := udp(t, "[::1]:0")
+	client, _ := udp(t, "[::1]:0")
+	var c Control
+	c.Segment(1000)
+	c.Source(netip.IPv6Loopback())
+	c.Integer(unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, 9)
+	c.Integer(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, 4)
+	first, size := c.Bytes()
+	m := Message{Control: unsafe.Slice(first, size)}
+	if got, want := m.Local(), netip.IPv6Loopback(); got != want {
+		t.Errorf("source: got %v, want %v", got, want)
+	}
+	if got := m.Integer(unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT); got != 9 {
+		t.Errorf("hop limit: got %d, want 9", got)
+	}
+	if got := m.Integer(unix.IPPROTO_IPV6, unix.IPV6_TCLASS); got != 4 {
+		t.Errorf("traffic class: got %d, want 4", got)
+	}
+	if got := m.Find(unix.SOL_UDP, unix.UDP_SEGMENT); len(got) != 2 {
+		t.Errorf("segment: got %v, want 2 bytes", got)
+	}
+	if got := m.Find(unix.SOL_UDP, unix.UDP_GRO); got != nil {
+		t.Errorf("what is not there: got %v, want nothing", got)
+	}
+	to := NewAddress(netip.AddrPortFrom(netip.IPv6Loopback(), port))
+	if err := client.SendMessage(&to, []byte("head "), []byte("payload"), &c); err != nil {
+		t.Fatal(err)
+	}
+	if got := receive(t, NewBatch(), server); len(got) != 1 || string(got[0].Payload) != "head payload" {
+		t.Errorf("got %+v, want head and payload in one", got)
+	}
+}
+
+// TestErrors wants the error queue to say where nobody had listened.
+func TestErrors(t *testing.T) {
+	target := closedPort(t)
+	s, err := New(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Release()
+	if err := unix.SetsockoptInt(s.FD(), unix.IPPROTO_IP, unix.IP_RECVERR, 1); err != nil {
+		t.Fatal(err)
+	}
+	to := NewAddress(target)
+	if err := s.Send(&to, netip.Addr{}, []byte("lost"), 0); err != nil {
+		t.Fatal(err)
+	}
+	b := NewBatch()
+	n, err := b.ReceiveErrors(s)
+	if err != nil || n != 1 {
+		t.Fatalf("got %d messages and error %v, want 1", n, err)
+	}
+	m := b.Message(0)
+	if got := m.From.AddrPort(); got != target || string(m.Payload) != "lost" {
+		t.Errorf("got %q to %v, want what was sent to %v", m.Payload, got, target)
+	}
+	if m.Find(unix.IPPROTO_IP, unix.IP_RECVERR) == nil {
+		t.Error("got no extended error")
+	}
+	if n, err := b.ReceiveErrors(s); err != unix.EAGAIN {
+		t.Errorf("empty: got %d messages and error %v, want %v", n, err, unix.EAGAIN)
+	}
+}
+
+func TestOpenPrepares(t *testing.T) {
+	f, err := Open(unix.AF_INET6, unix.SOCK_STREAM, func(fd int) error {
+		a := NewAddress(netip.MustParseAddrPort("[::1]:0"))
+		return a.Bind(fd)
+	})
+	if err != nil {
+		t.Skip(err)
+	}
+	defer f.Close()
+	fd, err := Dup(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if name, err := unix.Getsockname(fd); err != nil || name.(*unix.SockaddrInet6).Port == 0 {
+		t.Errorf("got %v and error %v, want a port", name, err)
+	}
+	want := errors.New("not today")
+	if _, err := Open(unix.AF_INET, unix.SOCK_STREAM, func(int) error { return want }); err != want {
+		t.Errorf("got %v, want %v", err, want)
+	}
+}
+
 // TestRefused wants a connected socket to send again after it learned that
 // nobody had listened.
 func TestRefused(t *testing.T) {
 	target := closedPort(t)
-	f, err := Open(loopback4, unix.SOCK_DGRAM)
+	f, err := Open(unix.AF_INET, unix.SOCK_DGRAM, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +284,7 @@ func TestConnectAndAccept(t *testing.T) {
 		t.Errorf("nobody there: got %v, want %v", err, syscall.EAGAIN)
 	}
 	target := l.Addr().(*net.TCPAddr).AddrPort()
-	f, err := Open(target.Addr(), unix.SOCK_STREAM)
+	f, err := Open(Family(target.Addr()), unix.SOCK_STREAM, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +314,7 @@ func TestConnectFails(t *testing.T) {
 		{"cancelled", netip.MustParseAddrPort("127.0.0.1:1"), true, nil}, // whichever is first
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f, err := Open(tt.target.Addr(), unix.SOCK_STREAM)
+			f, err := Open(Family(tt.target.Addr()), unix.SOCK_STREAM, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
