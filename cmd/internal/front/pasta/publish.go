@@ -21,9 +21,9 @@ type publication struct {
 	option, text string
 	rules        []portfwd.Rule
 
-	// weak is right with one port out of all rules; otherwise each must be
-	// there.
-	weak bool
+	// weak is right with one port out of all rules, optional with none;
+	// otherwise each must be there.
+	weak, optional bool
 }
 
 // A side says what the rules of one port option have in common.
@@ -55,6 +55,31 @@ func (o *options) publications(ephemeral portRange) []publication {
 			if rules := o.rules(sides[i], s, s.others(ephemeral), true); rules != nil {
 				list = append(list, publication{option: s.option, text: s.text, rules: rules, weak: true})
 			}
+		}
+	}
+	for _, pair := range [2][2]int{{tcpIn, udpIn}, {tcpOut, udpOut}} {
+		if len(o.ports[pair[1]]) == 0 {
+			list = append(list, o.companions(sides[pair[1]], o.ports[pair[0]])...)
+		}
+	}
+	return list
+}
+
+// companions returns the UDP ports that come along with the TCP ports of specs,
+// unless the user says which shall be: the same numbers, on all addresses and
+// not translated.
+func (o *options) companions(on side, specs []portSpec) []publication {
+	var list []publication
+	for _, s := range specs {
+		if s.none || s.auto {
+			continue
+		}
+		named := s.named()
+		for i := range named {
+			named[i] = portMap{portRange: named[i].portRange, toFirst: named[i].first}
+		}
+		if rules := o.rules(on, portSpec{}, named, true); rules != nil {
+			list = append(list, publication{option: s.option, text: s.text, rules: rules, weak: true, optional: true})
 		}
 	}
 	return list
@@ -280,7 +305,7 @@ func (p *publication) publish(ctx context.Context, to table) error {
 			first = err
 		}
 	}
-	if done == 0 {
+	if done == 0 && !p.optional {
 		return &publishError{fmt.Sprintf("Failed to bind any port for '%s %s'", p.option, p.text), first}
 	}
 	return nil

@@ -3,6 +3,7 @@ package pasta
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,6 +18,9 @@ func published(t *testing.T, line string) []string {
 	t.Helper()
 	var list []string
 	for _, p := range parsed(t, line).publications(ephemeral) {
+		if p.optional {
+			continue
+		}
 		for _, r := range p.rules {
 			s := r.String()
 			if r.Loopback {
@@ -65,6 +69,42 @@ func TestPublications(t *testing.T) {
 	}
 }
 
+// TestCompanions wants the UDP ports of the same numbers to come along, if
+// nothing is said of UDP.
+func TestCompanions(t *testing.T) {
+	for line, want := range map[string][]string{
+		"":                              nil,
+		"-t auto -T none":               nil,
+		"-t 80":                         {"inbound udp :80 to :80"},
+		"-t 127.0.0.1/80-90:8080-8090":  {"inbound udp :80-90 to :80"},
+		"-T 5432:15432":                 {"outbound udp :5432 to :5432"},
+		"-t 80 -u none":                 nil,
+		"-t 80 -T 81 -u auto":           {"outbound udp :81 to :81"},
+		"-t 80 -u 53":                   nil,
+		"-t ~1-1000":                    nil,
+		"-t 80 -t 81,~82 -U none -T 99": {"inbound udp :80 to :80", "inbound udp :81 to :81"},
+	} {
+		var got []string
+		for _, p := range parsed(t, line).publications(ephemeral) {
+			if !p.optional {
+				continue
+			}
+			for _, r := range p.rules {
+				got = append(got, r.String())
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", line, got, want)
+		}
+	}
+	busy := &fakeTable{refuse: map[uint16]error{80: syscall.EADDRINUSE}}
+	p := publication{rules: []portfwd.Rule{{Ports: 1}}, weak: true, optional: true}
+	p.rules[0].Listen = netip.AddrPortFrom(netip.Addr{}, 80)
+	if err := p.publish(t.Context(), busy); err != nil {
+		t.Errorf("a port that is taken: got %v, want nil", err)
+	}
+}
+
 // A fakeTable refuses rules that begin with one of its ports.
 type fakeTable struct {
 	refuse map[uint16]error
@@ -95,9 +135,9 @@ func TestPublish(t *testing.T) {
 		{"-u 1.1.1.1/53", taken(53, syscall.EADDRNOTAVAIL), 0, "Failed to bind port 53 (Cannot assign requested address) for option '-u 1.1.1.1/53'"},
 		{"-T 5432", map[uint16]error{5432: errors.New("no namespace")}, 0, "option '-T 5432': no namespace"},
 		{"-t ~80", taken(1, syscall.EACCES), 2, ""},
-		{"-t 81-65535:81-65535,~82-65535,~80", nil, 1, ""},
+		{"-t 81-65535:81-65535,~82-65535,~80 -u none", nil, 1, ""},
 		{"-t ~80-65535", taken(1, syscall.EACCES), 0, "Failed to bind any port for '-t ~80-65535'"},
-		{"--splice-only -t 8080", nil, 2, ""},
+		{"--splice-only -t 8080", nil, 4, ""},
 		{"--splice-only -t 8080", taken(8080, syscall.EADDRINUSE), 0, "Failed to bind port 8080 (Address already in use) for option '-t 8080'"},
 	} {
 		to := &fakeTable{refuse: tt.refuse}
