@@ -56,8 +56,8 @@ func udp(t *testing.T, address string) (*Socket, uint16) {
 	return s, port
 }
 
-// receive returns the next batch that arrives on s.
-func receive(t *testing.T, b *Batch, s *Socket) []Message {
+// wait returns what a Poller says of s when it says something.
+func wait(t *testing.T, s *Socket) []Readiness {
 	t.Helper()
 	p, err := NewPoller()
 	if err != nil {
@@ -74,6 +74,13 @@ func receive(t *testing.T, b *Batch, s *Socket) []Message {
 	if err != nil || len(ready) != 1 || ready[0].ID != 7 {
 		t.Fatalf("ready: got %v, %v, want 7", ready, err)
 	}
+	return ready
+}
+
+// receive returns the next batch that arrives on s.
+func receive(t *testing.T, b *Batch, s *Socket) []Message {
+	t.Helper()
+	wait(t, s)
 	n, err := b.Receive(s)
 	if err != nil {
 		t.Fatal(err)
@@ -190,6 +197,9 @@ func TestErrors(t *testing.T) {
 	to := NewAddress(target)
 	if err := s.Send(&to, netip.Addr{}, []byte("lost"), 0); err != nil {
 		t.Fatal(err)
+	}
+	if ready := wait(t, s); len(ready) != 1 || !ready[0].Failed {
+		t.Errorf("ready: got %v, want one that failed", ready)
 	}
 	b := NewBatch()
 	n, err := b.ReceiveErrors(s)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 
+	"taproot/internal/socket"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -84,14 +86,9 @@ func bindDevice(fd int, device string) error {
 
 // bindAddr is bind(2).
 func bindAddr(fd int, a netip.AddrPort) error {
-	var to unix.Sockaddr
-	if a.Addr().Is4() {
-		to = &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
-	} else {
-		to = &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
-	}
-	if err := unix.Bind(fd, to); err != nil {
-		return fmt.Errorf("bind to %v: %w", a, noWay(os.NewSyscallError("bind", err)))
+	to := socket.NewAddress(a)
+	if err := to.Bind(fd); err != nil {
+		return fmt.Errorf("bind to %v: %w", a, noWay(err))
 	}
 	return nil
 }

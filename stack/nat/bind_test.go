@@ -134,7 +134,7 @@ func TestBindEcho(t *testing.T) {
 	if mp == nil {
 		t.Fatal("no mapping")
 	}
-	got, err := unix.Getsockname(mp.socket.fd)
+	got, err := unix.Getsockname(mp.socket.FD())
 	if a, ok := got.(*unix.SockaddrInet4); err != nil || !ok || netip.AddrFrom4(a.Addr) != bound.Addr4 {
 		t.Errorf("source: got %v and error %v, want %v", got, err, bound.Addr4)
 	}

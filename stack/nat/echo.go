@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"taproot/internal/socket"
 	"taproot/stack"
 	"taproot/stack/flow"
 	"taproot/stack/policy"
@@ -75,11 +76,11 @@ func NewEcho(cfg EchoConfig) (*Echo, error) {
 // "administratively prohibited". The setting is net.ipv4.ping_group_range, for
 // both families.
 func PingAllowed() error {
-	s, err := openSocket(false, unix.IPPROTO_ICMP)
+	s, err := openSocket(unix.AF_INET, unix.IPPROTO_ICMP)
 	if err != nil {
 		return err
 	}
-	s.release()
+	s.Release()
 	return nil
 }
 
@@ -97,10 +98,10 @@ func (e *Echo) Handle(r stack.Echo) {
 		return
 	}
 	s := p.mapping.socket
-	defer s.release()
+	defer s.Release()
 	p.remember(header{uint16(len(r.Payload)), r.TTL, r.TOS})
 	s.setDontFragment(dontFragment(r.Header, icmpHeaderLen+len(r.Payload)))
-	var c control
+	var c socket.Control
 	p.addHeader(&c, r.TTL, r.TOS)
 	// The kernel puts in the checksum, and its own identifier.
 	request := uint8(icmp4Echo)
@@ -116,36 +117,36 @@ func (e *Echo) Handle(r stack.Echo) {
 }
 
 // open implements protocol.
-func (e *Echo) open(o origin) (*socket, error) {
-	protocol, level, option := unix.IPPROTO_ICMP, unix.IPPROTO_IP, unix.IP_RECVTTL
+func (e *Echo) open(o origin) (*hostSocket, error) {
+	family, protocol, level, option := unix.AF_INET, unix.IPPROTO_ICMP, unix.IPPROTO_IP, unix.IP_RECVTTL
 	if o.guest.Addr().Is6() {
-		protocol, level, option = unix.IPPROTO_ICMPV6, unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT
+		family, protocol, level, option = unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT
 	}
-	s, err := openSocket(o.guest.Addr().Is6(), protocol)
+	s, err := openSocket(family, protocol)
 	if err != nil {
 		return nil, err
 	}
 	// Without it the guest sees replies from nearer than they came.
-	_ = unix.SetsockoptInt(s.fd, level, option, 1)
+	_ = unix.SetsockoptInt(s.FD(), level, option, 1)
 	if err := s.bind(e.bind, o); err != nil {
-		s.release()
+		s.Release()
 		return nil, err
 	}
 	return s, nil
 }
 
 // receive implements protocol. The kernel has matched identifier and type.
-func (e *Echo) receive(mp *mapping, msg message) {
-	p, _, _ := e.inbound(mp, msg.source)
-	if p == nil || len(msg.payload) < icmpHeaderLen {
+func (e *Echo) receive(mp *mapping, msg socket.Message) {
+	p, _, _ := e.inbound(mp, msg.From.AddrPort())
+	if p == nil || len(msg.Payload) < icmpHeaderLen {
 		e.Stats.Filtered.Add(1)
 		return
 	}
 	e.touch(p)
-	p.flow.ToInitiator.Add(int64(len(msg.payload) - icmpHeaderLen))
-	ttl := msg.integer(unix.IPPROTO_IP, unix.IP_TTL)
+	p.flow.ToInitiator.Add(int64(len(msg.Payload) - icmpHeaderLen))
+	ttl := msg.Integer(unix.IPPROTO_IP, unix.IP_TTL)
 	if mp.socket.v6 {
-		ttl = msg.integer(unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT)
+		ttl = msg.Integer(unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT)
 	}
 	h := ipHeader{
 		source:      p.destination.Addr(),
@@ -153,7 +154,7 @@ func (e *Echo) receive(mp *mapping, msg message) {
 		ttl:         uint8(max(ttl-1, 1)), // one hop more; at least what crosses one link
 		id:          uint16(e.packetID.Add(1))%0xffff + 1,
 	}
-	if err := e.guest.SendPacket(echoReply(h, mp.guest.Port(), msg.payload)); err != nil {
+	if err := e.guest.SendPacket(echoReply(h, mp.guest.Port(), msg.Payload)); err != nil {
 		e.Stats.Undelivered.Add(1)
 	}
 }

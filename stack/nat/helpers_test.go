@@ -219,7 +219,7 @@ func datagram(source, destination netip.AddrPort, payload string) stack.Datagram
 // read returns the next datagram that c gets.
 func read(t *testing.T, c *net.UDPConn) (payload string, source netip.AddrPort) {
 	t.Helper()
-	b := make([]byte, maxMessage)
+	b := make([]byte, 1<<16)
 	n, source, err := c.ReadFromUDPAddrPort(b)
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"taproot/internal/socket"
 	"taproot/stack/flow"
 	"taproot/stack/policy"
 
@@ -35,10 +36,10 @@ var (
 // A protocol is what UDP and echo do differently with a mapper.
 type protocol interface {
 	// open returns a new host socket for the guest's end. It does not block.
-	open(o origin) (*socket, error)
+	open(o origin) (*hostSocket, error)
 
 	// receive passes a message of the host socket to the guest.
-	receive(m *mapping, msg message)
+	receive(m *mapping, msg socket.Message)
 
 	// original rebuilds the start of the packet that the guest sent to p last.
 	// quoted is what an error said of its payload.
@@ -70,7 +71,7 @@ type mapper struct {
 	denied  ErrorKind // what the guest is told of a rule; 0 is what kindOf says
 	log     *slog.Logger
 
-	poller  *poller
+	poller  *socket.Poller
 	limiter *rate.Limiter
 	now     atomic.Uint32 // ticks since the start
 	lastID  atomic.Uint64
@@ -100,7 +101,7 @@ type origin struct {
 type mapping struct {
 	origin
 	id     uint64
-	socket *socket
+	socket *hostSocket
 
 	// last is the peer that was sent to last. The kernel reports the size of a
 	// datagram that it refused without saying which port it was for.
@@ -118,7 +119,7 @@ type peer struct {
 	mapping     *mapping
 	destination netip.AddrPort // as the guest sees it
 	target      netip.AddrPort // on the host
-	to          sockaddr       // of target
+	to          socket.Address // of target
 	flow        *flow.Flow
 	idle        uint32        // in ticks
 	answered    uint32        // the same when nothing is pending
@@ -166,7 +167,7 @@ func (m *mapper) acquire(key pair, original []byte) *peer {
 				return nil
 			}
 		}
-		if p.mapping.socket.acquire() {
+		if p.mapping.socket.Acquire() {
 			m.touch(p)
 			return p
 		}
@@ -204,7 +205,7 @@ func (m *mapper) openPeer(key pair) (*peer, error) {
 	p := &peer{
 		destination: key.destination,
 		target:      target,
-		to:          newSockaddr(target),
+		to:          socket.NewAddress(target),
 		flow:        f,
 		idle:        ticks(idle),
 		answered:    ticks(answered),
@@ -245,15 +246,15 @@ func (m *mapper) attach(p *peer, o origin) (*peer, error) {
 	}
 	// The poller may report the id before it means something; that is ignored.
 	fresh := &mapping{origin: o, id: m.lastID.Add(1), socket: s}
-	if err := m.poller.add(s, fresh.id); err != nil {
-		s.release()
+	if err := m.poller.Add(s.FD(), fresh.id); err != nil {
+		s.Release()
 		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	mp := m.mappings[o]
 	if mp != nil || m.closed { // somebody was faster
-		defer s.release()
+		defer s.Release()
 	} else {
 		mp = fresh
 		mp.peers = make(map[netip.AddrPort]*peer)

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"taproot/internal/socket"
 )
 
 // run reads the host sockets and expires flows until ctx ends. It owns one
@@ -33,11 +33,11 @@ func (m *mapper) run(ctx context.Context) error {
 
 // read serves the host sockets until the poller is closed.
 func (m *mapper) read() error {
-	b := newBatch()
-	var ready []readiness
+	b := socket.NewBatch()
+	var ready []socket.Readiness
 	var err error
 	for {
-		if ready, err = m.poller.wait(ready[:0]); err != nil {
+		if ready, err = m.poller.Wait(ready[:0]); err != nil {
 			return err
 		}
 		for _, r := range ready {
@@ -48,54 +48,41 @@ func (m *mapper) read() error {
 
 // serve takes one batch from a socket that is ready. What is left makes the
 // poller report the socket again, after the others.
-func (m *mapper) serve(b *batch, r readiness) {
+func (m *mapper) serve(b *socket.Batch, r socket.Readiness) {
 	m.mu.RLock()
-	mp := m.ids[r.id]
+	mp := m.ids[r.ID]
 	m.mu.RUnlock()
-	if mp == nil || !mp.socket.acquire() {
+	if mp == nil || !mp.socket.Acquire() {
 		return
 	}
-	defer mp.socket.release()
-	if r.failed {
+	defer mp.socket.Release()
+	if r.Failed {
 		mp.socket.errors.Lock()
-		n, _ := b.receive(mp.socket, unix.MSG_ERRQUEUE) // EAGAIN: a sender met the error first
+		n, _ := b.ReceiveErrors(mp.socket.Socket) // EAGAIN: a sender met the error first
 		mp.socket.errors.Unlock()
 		for i := range n {
-			m.report(mp, b.message(i))
+			m.report(mp, b.Message(i))
 		}
 	}
-	n, _ := b.receive(mp.socket, 0) // a pending error, which the error queue tells better
+	n, _ := b.Receive(mp.socket.Socket) // a pending error, which the error queue tells better
 	for i := range n {
-		m.protocol.receive(mp, b.message(i))
+		m.protocol.receive(mp, b.Message(i))
 	}
 }
 
 // report translates one message of the error queue.
-func (m *mapper) report(mp *mapping, msg message) {
-	e, ok := msg.extendedError()
+func (m *mapper) report(mp *mapping, msg socket.Message) {
+	e, ok := extendedErrorOf(&msg)
 	if !ok {
 		return
 	}
 	kind, ok := e.kind()
-	p := m.peerOf(mp, msg.source)
+	p := m.peerOf(mp, msg.From.AddrPort())
 	if !ok || p == nil {
 		m.Stats.Ignored.Add(1)
 		return
 	}
-	m.sendError(icmpError(kind, m.protocol.original(p, msg.payload), m.speaker(p, e.offender), e.info))
-}
-
-// kind returns what the guest is told about the error.
-func (e extendedError) kind() (ErrorKind, bool) {
-	switch e.origin {
-	case unix.SO_EE_ORIGIN_ICMP:
-		return kindOfICMP4(e.typ, e.code)
-	case unix.SO_EE_ORIGIN_ICMP6:
-		return kindOfICMP6(e.typ, e.code)
-	case unix.SO_EE_ORIGIN_LOCAL: // the rest of these came back from sendmsg
-		return PacketTooBig, e.errno == unix.EMSGSIZE
-	}
-	return 0, false
+	m.sendError(icmpError(kind, m.protocol.original(p, msg.Payload), m.speaker(p, e.offender), e.info))
 }
 
 // peerOf returns the peer that a message was sent to, or nil. The kernel's own
@@ -143,7 +130,7 @@ func (m *mapper) sweep() {
 	if len(idle) == 0 {
 		return
 	}
-	var unused []*socket
+	var unused []*hostSocket
 	m.mu.Lock()
 	for i, p := range idle {
 		if m.peers[p.pair()] != p || !p.expired(now) { // gone or used meanwhile
@@ -172,7 +159,7 @@ func (p *peer) expired(now uint32) bool {
 // last peer of its mapping, which is then gone too.
 //
 // +checklocks:m.mu
-func (m *mapper) detachLocked(p *peer) *socket {
+func (m *mapper) detachLocked(p *peer) *hostSocket {
 	mp := p.mapping
 	delete(m.peers, p.pair())
 	if mp.peers[p.target] == p {
@@ -192,14 +179,14 @@ func (m *mapper) detachLocked(p *peer) *socket {
 }
 
 // end closes flows and gives back the tables' references to sockets.
-func end(peers []*peer, sockets []*socket) {
+func end(peers []*peer, sockets []*hostSocket) {
 	for _, p := range peers {
 		if p != nil {
 			p.flow.Close()
 		}
 	}
 	for _, s := range sockets {
-		s.release()
+		s.Release()
 	}
 }
 
@@ -211,7 +198,7 @@ func (m *mapper) close() {
 	for _, p := range m.peers {
 		peers = append(peers, p)
 	}
-	var sockets []*socket
+	var sockets []*hostSocket
 	for _, mp := range m.mappings {
 		sockets = append(sockets, mp.socket)
 	}
@@ -220,5 +207,5 @@ func (m *mapper) close() {
 	clear(m.ids)
 	m.mu.Unlock()
 	end(peers, sockets)
-	m.poller.close() // nothing is written through it, so nothing can be lost
+	m.poller.Close() // nothing is written through it, so nothing can be lost
 }

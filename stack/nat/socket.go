@@ -1,23 +1,21 @@
 package nat
 
 import (
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 
+	"taproot/internal/socket"
+
 	"golang.org/x/sys/unix"
 )
 
-// A socket is the non-blocking host socket of one mapping. It is closed when
-// its last user has released it, so that nobody ever uses a descriptor number
-// that was given to something else in the meantime.
-type socket struct {
-	fd   int
-	v6   bool
-	refs atomic.Int32
+// A hostSocket is the host socket of one mapping.
+type hostSocket struct {
+	*socket.Socket
+	v6 bool
 
 	// errors is held while the error queue is read and while a message is
 	// sent again: taking one error off the queue makes the kernel report the
@@ -31,19 +29,14 @@ type socket struct {
 
 // openSocket returns a socket of the family and protocol with the options that
 // all of ours have, and one reference to it.
-func openSocket(v6 bool, protocol int) (*socket, error) {
-	family := unix.AF_INET
-	if v6 {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+func openSocket(family, protocol int) (*hostSocket, error) {
+	opened, err := socket.New(family, unix.SOCK_DGRAM, protocol)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
-	s := &socket{fd: fd, v6: v6}
-	s.refs.Store(1)
+	s := &hostSocket{Socket: opened, v6: family == unix.AF_INET6}
 	if err := s.setOptions(); err != nil {
-		s.release()
+		s.Release()
 		return nil, os.NewSyscallError("setsockopt", err)
 	}
 	return s, nil
@@ -51,22 +44,22 @@ func openSocket(v6 bool, protocol int) (*socket, error) {
 
 // setOptions asks for the error queue, and keeps an IPv6 socket out of the
 // IPv4 port space.
-func (s *socket) setOptions() error {
+func (s *hostSocket) setOptions() error {
 	if !s.v6 {
 		s.setDontFragment(false)
-		return unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+		return unix.SetsockoptInt(s.FD(), unix.IPPROTO_IP, unix.IP_RECVERR, 1)
 	}
-	if err := unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+	if err := unix.SetsockoptInt(s.FD(), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 		return err
 	}
-	return unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+	return unix.SetsockoptInt(s.FD(), unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
 }
 
 // bind gives the socket the port of the guest's end, on the address and device
 // that b says or on all of the host's. If the host refuses that port the
 // kernel picks one: RFC 4787 REQ-3 wants the guest's port preserved where it
 // is free. Ports below 1024 usually are not ours to take.
-func (s *socket) bind(b Bind, o origin) error {
+func (s *hostSocket) bind(b Bind, o origin) error {
 	addr, device := b.of(s.v6)
 	switch {
 	case o.local:
@@ -74,12 +67,12 @@ func (s *socket) bind(b Bind, o origin) error {
 	case !addr.IsValid():
 		addr = unspecified(s.v6)
 	}
-	if err := bindDevice(s.fd, device); err != nil {
+	if err := bindDevice(s.FD(), device); err != nil {
 		return err
 	}
-	err := bindAddr(s.fd, netip.AddrPortFrom(addr, o.guest.Port()))
+	err := bindAddr(s.FD(), netip.AddrPortFrom(addr, o.guest.Port()))
 	if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EACCES) {
-		err = bindAddr(s.fd, netip.AddrPortFrom(addr, 0))
+		err = bindAddr(s.FD(), netip.AddrPortFrom(addr, 0))
 	}
 	return err
 }
@@ -98,31 +91,11 @@ func unspecified(v6 bool) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
-// acquire takes a reference. It returns false if the socket is closed.
-func (s *socket) acquire() bool {
-	for {
-		n := s.refs.Load()
-		if n == 0 {
-			return false
-		}
-		if s.refs.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
-}
-
-// release gives a reference back; the last one closes the socket.
-func (s *socket) release() {
-	if s.refs.Add(-1) == 0 {
-		unix.Close(s.fd) // nothing was promised to be delivered, so nothing to report
-	}
-}
-
 // setDontFragment says whether what is sent next on an IPv4 socket carries the
 // DF bit: with it the kernel refuses a datagram above the path's MTU with
 // EMSGSIZE instead of fragmenting it. An IPv6 socket keeps the kernel's own
 // way, see the package text.
-func (s *socket) setDontFragment(df bool) {
+func (s *hostSocket) setDontFragment(df bool) {
 	if s.v6 {
 		return
 	}
@@ -133,47 +106,6 @@ func (s *socket) setDontFragment(df bool) {
 	}
 	if s.discover.Swap(want) != want {
 		// Every kernel has the option; without it we would fragment at worst.
-		_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, int(want-1))
+		_ = unix.SetsockoptInt(s.FD(), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, int(want-1))
 	}
-}
-
-// A sockaddr is a socket address as the kernel reads it, made once for many
-// calls.
-type sockaddr struct {
-	raw [unix.SizeofSockaddrInet6]byte
-	len uint32
-}
-
-func newSockaddr(a netip.AddrPort) (s sockaddr) {
-	if a.Addr().Is4() {
-		s.len = unix.SizeofSockaddrInet4
-		binary.NativeEndian.PutUint16(s.raw[0:], unix.AF_INET)
-		ip := a.Addr().As4()
-		copy(s.raw[4:], ip[:])
-	} else {
-		s.len = unix.SizeofSockaddrInet6
-		binary.NativeEndian.PutUint16(s.raw[0:], unix.AF_INET6)
-		ip := a.Addr().As16()
-		copy(s.raw[8:], ip[:]) // behind the flow label, which stays 0
-	}
-	binary.BigEndian.PutUint16(s.raw[2:], a.Port())
-	return s
-}
-
-// parseSockaddr is the reverse of newSockaddr. It ignores flow label and zone,
-// and returns the zero AddrPort for other families.
-func parseSockaddr(raw []byte) netip.AddrPort {
-	if len(raw) < unix.SizeofSockaddrInet4 {
-		return netip.AddrPort{}
-	}
-	port := binary.BigEndian.Uint16(raw[2:])
-	switch binary.NativeEndian.Uint16(raw) {
-	case unix.AF_INET:
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(raw[4:8])), port)
-	case unix.AF_INET6:
-		if len(raw) >= unix.SizeofSockaddrInet6 {
-			return netip.AddrPortFrom(netip.AddrFrom16([16]byte(raw[8:24])), port)
-		}
-	}
-	return netip.AddrPort{}
 }

@@ -9,23 +9,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"taproot/internal/relay"
+	"taproot/internal/socket"
 	"taproot/stack"
 	"taproot/stack/flow"
 	"taproot/stack/policy"
-)
 
-// Both ends of a connection are probed when nothing came for keepAliveIdle.
-// The host's end needs it most: the guest's own probes are answered by the
-// stack, and what stands between host and target would forget the connection.
-// Interval and count are Linux's (tcp(7)), so that an end that is away for ten
-// minutes is not given up.
-const (
-	keepAliveIdle     = 5 * time.Minute
-	keepAliveInterval = 75 * time.Second
-	keepAliveCount    = 9
+	"golang.org/x/sys/unix"
 )
 
 // A TCPConfig is what NewTCP needs. Log may be nil.
@@ -132,6 +123,23 @@ func (t *TCP) Handle(r *stack.Request) {
 	t.serve(r, f, host)
 }
 
+// dial connects a socket of the host, from where b says, and sets it up for the
+// relay. It waits as long as the kernel does, or until ctx ends.
+func dial(ctx context.Context, b Bind, target netip.AddrPort) (*os.File, error) {
+	f, err := socket.Open(socket.Family(target.Addr()), unix.SOCK_STREAM, func(fd int) error {
+		socket.Stream(fd)
+		return b.start(fd, target.Addr())
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := socket.Connect(ctx, f, target); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // serve completes the guest's handshake and moves bytes until both are done.
 func (t *TCP) serve(r *stack.Request, f *flow.Flow, host *os.File) {
 	guest, err := r.Accept()
@@ -142,7 +150,7 @@ func (t *TCP) serve(r *stack.Request, f *flow.Flow, host *os.File) {
 		return
 	}
 	t.Stats.Connected.Add(1)
-	guest.SetKeepAlive(keepAliveIdle, keepAliveInterval, keepAliveCount)
+	guest.SetKeepAlive(socket.KeepAliveIdle, socket.KeepAliveInterval, socket.KeepAliveCount)
 	inOrder := relay.Run(t.ctx, guest, host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator})
 	t.cfg.Log.Debug("flow ended", "proto", "tcp", "initiator", r.Source, "target", r.Destination,
 		"in_order", inOrder, "to_target", f.ToTarget.Load(), "to_initiator", f.ToInitiator.Load())

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
+	"taproot/internal/socket"
 	"taproot/stack"
 	"taproot/stack/flow"
 	"taproot/stack/policy"
@@ -170,7 +172,7 @@ func (m *mapper) init() error {
 	m.ids = make(map[uint64]*mapping)
 	m.peers = make(map[pair]*peer)
 	var err error
-	m.poller, err = newPoller()
+	m.poller, err = socket.NewPoller()
 	return err
 }
 
@@ -198,18 +200,18 @@ func (u *UDP) Handle(d stack.Datagram) {
 	}
 	p.remember(header{uint16(size), d.TTL, d.TOS})
 	df := dontFragment(d.Header, udpHeaderLen+size)
-	var c control
+	var c socket.Control
 	p.addHeader(&c, d.TTL, d.TOS)
 	if u.hold(p, d, c, df) {
 		return
 	}
 	p.mapping.socket.setDontFragment(df)
 	u.dispatch(p, d, c)
-	p.mapping.socket.release()
+	p.mapping.socket.Release()
 }
 
 // dispatch sends a datagram at once, or tells the guest why not.
-func (u *UDP) dispatch(p *peer, d stack.Datagram, c control) {
+func (u *UDP) dispatch(p *peer, d stack.Datagram, c socket.Control) {
 	if err := sendDatagrams(p, d, c); err != nil {
 		u.refuse(err, d.Header)
 		return
@@ -246,22 +248,22 @@ func (p *peer) remember(h header) {
 
 // addHeader makes the host send with the guest's TTL less this hop, and with
 // its TOS. Traffic to the host's own services keeps the host's.
-func (p *peer) addHeader(c *control, ttl, tos uint8) {
+func (p *peer) addHeader(c *socket.Control, ttl, tos uint8) {
 	v4 := p.target.Addr().Is4()
 	if ttl != hostTTL && p.sameAddress() {
 		if v4 {
-			c.add(unix.IPPROTO_IP, unix.IP_TTL, int32(ttl-1))
+			c.Integer(unix.IPPROTO_IP, unix.IP_TTL, int32(ttl-1))
 		} else {
-			c.add(unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, int32(ttl-1))
+			c.Integer(unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, int32(ttl-1))
 		}
 	}
 	if tos == 0 {
 		return
 	}
 	if v4 {
-		c.add(unix.IPPROTO_IP, unix.IP_TOS, int32(tos))
+		c.Integer(unix.IPPROTO_IP, unix.IP_TOS, int32(tos))
 	} else {
-		c.add(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int32(tos))
+		c.Integer(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int32(tos))
 	}
 }
 
@@ -274,26 +276,20 @@ func dontFragment(head []byte, length int) bool {
 
 // sendDatagrams sends a datagram, or the datagrams of a superframe: in one
 // call where the kernel takes them so, else one by one.
-func sendDatagrams(p *peer, d stack.Datagram, c control) error {
+func sendDatagrams(p *peer, d stack.Datagram, c socket.Control) error {
 	if d.Segment <= 0 || d.Segment >= len(d.Payload) {
 		return p.send(nil, d.Payload, &c)
 	}
 	whole := c
-	whole.addSegment(d.Segment)
+	whole.Segment(d.Segment)
 	err := p.send(nil, d.Payload, &whole)
-	switch {
-	case errors.Is(err, unix.EINVAL): // more datagrams than the kernel takes at once
-	case errors.Is(err, unix.EIO): // no checksum offload on the way out
-	case errors.Is(err, unix.EMSGSIZE): // each must be fragmented, or refused
-	default:
+	if !socket.MustSplit(err) {
 		return err
 	}
-	for rest := d.Payload; len(rest) > 0; {
-		n := min(d.Segment, len(rest))
-		if err := p.send(nil, rest[:n], &c); err != nil {
+	for part := range slices.Chunk(d.Payload, d.Segment) {
+		if err := p.send(nil, part, &c); err != nil {
 			return err
 		}
-		rest = rest[n:]
 	}
 	return nil
 }
@@ -301,9 +297,9 @@ func sendDatagrams(p *peer, d stack.Datagram, c control) error {
 // send sends one message. The kernel reports an error about an earlier message
 // once, on whatever call comes next; that call has then done nothing and is
 // repeated. What really belongs to this message comes again.
-func (p *peer) send(head, payload []byte, c *control) error {
+func (p *peer) send(head, payload []byte, c *socket.Control) error {
 	s := p.mapping.socket
-	err := s.send(&p.to, head, payload, c)
+	err := s.SendMessage(&p.to, head, payload, c)
 	if err == nil {
 		return nil
 	}
@@ -315,43 +311,39 @@ func (p *peer) send(head, payload []byte, c *control) error {
 		if kind, ok := kindOf(err); !ok || kind == PacketTooBig {
 			break
 		}
-		err = s.send(&p.to, head, payload, c)
+		err = s.SendMessage(&p.to, head, payload, c)
 	}
 	return err
 }
 
 // open implements protocol.
-func (u *UDP) open(o origin) (*socket, error) {
-	s, err := openSocket(o.guest.Addr().Is6(), unix.IPPROTO_UDP)
+func (u *UDP) open(o origin) (*hostSocket, error) {
+	s, err := openSocket(socket.Family(o.guest.Addr()), unix.IPPROTO_UDP)
 	if err != nil {
 		return nil, err
 	}
 	// Without it (before Linux 5.0) datagrams come one by one.
-	_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	_ = unix.SetsockoptInt(s.FD(), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 	if err := s.bind(u.bind, o); err != nil {
-		s.release()
+		s.Release()
 		return nil, err
 	}
 	return s, nil
 }
 
 // receive implements protocol.
-func (u *UDP) receive(mp *mapping, msg message) {
-	p, source, ok := u.inbound(mp, msg.source)
+func (u *UDP) receive(mp *mapping, msg socket.Message) {
+	p, source, ok := u.inbound(mp, msg.From.AddrPort())
 	if !ok {
 		u.Stats.Filtered.Add(1)
 		return
 	}
-	segment := msg.integer(unix.SOL_UDP, unix.UDP_GRO)
-	if segment >= len(msg.payload) {
-		segment = 0
-	}
 	if p != nil {
 		u.touch(p)
 		p.pending.Add(-1)
-		p.flow.ToInitiator.Add(int64(len(msg.payload)))
+		p.flow.ToInitiator.Add(int64(len(msg.Payload)))
 	}
-	if err := u.guest.SendUDP(source, mp.guest, msg.payload, segment); err != nil {
+	if err := u.guest.SendUDP(source, mp.guest, msg.Payload, msg.Segment()); err != nil {
 		u.Stats.Undelivered.Add(1)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"taproot/internal/socket"
 	"taproot/stack/flow"
 
 	"golang.org/x/sys/unix"
@@ -307,8 +308,8 @@ func TestUDPAnswered(t *testing.T) {
 	}
 	mp := u.mappingOf(guest)
 	answer := func() {
-		loopback := netip.MustParseAddrPort("127.0.0.1:53")
-		u.receive(mp, message{source: loopback, payload: []byte("answer")})
+		loopback := socket.NewAddress(netip.MustParseAddrPort("127.0.0.1:53"))
+		u.receive(mp, socket.Message{From: loopback, Payload: []byte("answer")})
 	}
 	answer()
 	for range 10 {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"taproot/internal/socket"
 	"taproot/stack/flow"
 
 	"golang.org/x/sys/unix"
@@ -64,12 +65,12 @@ func readHeader(t *testing.T, c *net.UDPConn, level int, ttlType, tosType int32)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := message{control: oob[:n]}
-	ttl = m.integer(int32(level), ttlType)
-	if data := m.find(int32(level), tosType); len(data) == 1 { // IPv4's is a byte
+	m := socket.Message{Control: oob[:n]}
+	ttl = m.Integer(int32(level), ttlType)
+	if data := m.Find(int32(level), tosType); len(data) == 1 { // IPv4's is a byte
 		return ttl, int(data[0])
 	}
-	return ttl, m.integer(int32(level), tosType)
+	return ttl, m.Integer(int32(level), tosType)
 }
 
 // RFC 4787 REQ-8, with real sockets: another port of a known host may answer,

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taproot/internal/socket"
 	"taproot/stack"
 )
 
@@ -32,7 +33,7 @@ type outbox struct {
 
 	headers  [outboxLen]unix.Mmsghdr
 	iovecs   [outboxLen]unix.Iovec
-	controls [outboxLen]control
+	controls [outboxLen]socket.Control
 	peers    [outboxLen]*peer
 	heads    [outboxLen][]byte // capacity outboxHead
 	payloads [outboxLen][]byte // capacity outboxMax
@@ -55,7 +56,7 @@ func (o *outbox) fits(p *peer, dontFragment bool) bool {
 }
 
 // add holds a copy of a datagram.
-func (o *outbox) add(p *peer, d stack.Datagram, c control) {
+func (o *outbox) add(p *peer, d stack.Datagram, c socket.Control) {
 	i := o.n
 	o.n++
 	o.peers[i], o.controls[i] = p, c
@@ -64,18 +65,16 @@ func (o *outbox) add(p *peer, d stack.Datagram, c control) {
 	o.iovecs[i].Base = unsafe.SliceData(o.payloads[i])
 	o.iovecs[i].SetLen(len(d.Payload))
 	h := &o.headers[i].Hdr
-	h.Name, h.Namelen = &p.to.raw[0], p.to.len
-	h.Control = nil
-	h.SetControllen(c.len)
-	if c.len > 0 {
-		h.Control = (*byte)(unsafe.Pointer(&o.controls[i].words))
-	}
+	h.Name, h.Namelen = p.to.Name()
+	first, size := o.controls[i].Bytes()
+	h.Control = first
+	h.SetControllen(size)
 }
 
 // send sends what is held from the i-th on and returns how many went, without
 // waiting. The error is about the first that did not go; it is nil if one did.
 func (o *outbox) send(i int) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(o.peers[i].mapping.socket.fd),
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(o.peers[i].mapping.socket.FD()),
 		uintptr(unsafe.Pointer(&o.headers[i])), uintptr(o.n-i), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 	if errno != 0 {
 		return 0, errno
@@ -85,7 +84,7 @@ func (o *outbox) send(i int) (int, error) {
 
 // hold puts a datagram into the outbox, after sending what it does not go
 // with. It returns false for one that is to be sent by itself.
-func (u *UDP) hold(p *peer, d stack.Datagram, c control, dontFragment bool) bool {
+func (u *UDP) hold(p *peer, d stack.Datagram, c socket.Control, dontFragment bool) bool {
 	o := u.outbox
 	if o == nil {
 		return false
@@ -124,7 +123,7 @@ func (u *UDP) Flush() {
 		}
 	}
 	for i := range o.n {
-		o.peers[i].mapping.socket.release()
+		o.peers[i].mapping.socket.Release()
 		o.peers[i] = nil
 	}
 	o.n = 0

@@ -1,10 +1,12 @@
 package nat
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"strings"
 	"testing"
+	"unsafe"
+
+	"taproot/internal/socket"
 )
 
 func TestUDPSuperframes(t *testing.T) {
@@ -41,14 +43,11 @@ func TestUDPJoinedReplies(t *testing.T) {
 	server := listen(t, "127.0.0.1:0")
 	u.Handle(datagram(netip.AddrPortFrom(guest4, freePort(t)), netip.AddrPortFrom(gateway4, portOf(server)), "x"))
 	_, mapped := read(t, server)
-	var c control
-	c.addSegment(1000)
+	var c socket.Control
+	c.Segment(1000)
 	payload := strings.Repeat("y", 5500)
-	oob := make([]byte, 0, 64)
-	for _, w := range c.words[:c.len/8] {
-		oob = binary.NativeEndian.AppendUint64(oob, w)
-	}
-	if _, _, err := server.WriteMsgUDPAddrPort([]byte(payload), oob, mapped); err != nil {
+	first, size := c.Bytes()
+	if _, _, err := server.WriteMsgUDPAddrPort([]byte(payload), unsafe.Slice(first, size), mapped); err != nil {
 		t.Skipf("this kernel has no UDP_SEGMENT: %v", err)
 	}
 	got := next(t, guest.datagrams)

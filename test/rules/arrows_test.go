@@ -41,7 +41,7 @@ func arrows() map[string][]string {
 			"tap", "userns", "userns/sandbox",
 		},
 		"portfwd":    {"internal/relay", "internal/socket", "stack/flow", "stack/policy"},
-		"stack/nat":  {"internal/relay", "stack", "stack/flow", "stack/policy"},
+		"stack/nat":  {"internal/relay", "internal/socket", "stack", "stack/flow", "stack/policy"},
 		"stack":      {"stack/link", "tap"},
 		"stack/link": {"tap"},
 
