@@ -47,6 +47,7 @@ func fakeEngine() int {
 	if err := os.WriteFile(os.Getenv(countEnv), append(lives, '.'), 0o600); err != nil {
 		return 1
 	}
+	closeInherited()
 	w := &wire{os.NewFile(wireFD, "supervisor")}
 	m, device, err := w.receive()
 	if err != nil || m.Start == nil || len(device) != 1 {
