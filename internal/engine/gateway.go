@@ -153,14 +153,19 @@ func (g *gateway) neighbour(a netip.Addr) bool { return !g.rules.IsGuest(a) }
 // addNAT makes the ways out and sets the stack's handlers.
 func (g *gateway) addNAT() error {
 	s := g.spec
-	gateway4, gateway6 := s.Plan.V4.Gateway, s.Plan.V6.Gateway
-	g.tcp = nat.NewTCP(nat.TCPConfig{Rules: g.rules, Flows: g.flows, Guest: g.stack, Log: g.log, Gateway4: gateway4, Gateway6: gateway6, Bind: s.Bind, Denied: s.Denied})
+	cfg := nat.Config{
+		Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log,
+		Gateway4: s.Plan.V4.Gateway, Gateway6: s.Plan.V6.Gateway,
+		Bind: s.Bind, Denied: s.Denied,
+	}
 	var err error
-	if g.udp, err = nat.NewUDP(nat.UDPConfig{HoldBack: true, Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log,
-		Gateway4: gateway4, Gateway6: gateway6, Bind: s.Bind, Denied: s.Denied, Published: g.published}); err != nil {
+	if g.tcp, err = nat.NewTCP(cfg); err != nil {
 		return err
 	}
-	if g.echo, err = nat.NewEcho(nat.EchoConfig{Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log, Gateway4: gateway4, Gateway6: gateway6, Bind: s.Bind, Denied: s.Denied}); err != nil {
+	if g.udp, err = nat.NewUDP(nat.UDPConfig{Config: cfg, HoldBack: true, Published: g.published}); err != nil {
+		return err
+	}
+	if g.echo, err = nat.NewEcho(nat.EchoConfig{Config: cfg}); err != nil {
 		return err
 	}
 	if err := nat.PingAllowed(); err != nil {

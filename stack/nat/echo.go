@@ -2,7 +2,6 @@ package nat
 
 import (
 	"context"
-	"log/slog"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -19,21 +18,13 @@ import (
 // RFC 5508 REQ-2: not less than 60 seconds.
 const defaultEchoIdle = time.Minute
 
-// An EchoConfig says what an Echo works with; the fields mean what those of
-// UDPConfig mean.
+// An EchoConfig says what an Echo works with.
 type EchoConfig struct {
-	Guest              Guest
-	Rules              *policy.Rules
-	Flows              *flow.Table
-	Gateway4, Gateway6 netip.Addr
-	Bind               Bind
-	Denied             ErrorKind
+	Config
 
 	// Idle is how long a flow lives without traffic; 0 means 1 minute. It is
 	// rounded up to seconds.
 	Idle time.Duration
-
-	Log *slog.Logger
 }
 
 // An Echo carries the guest's echo requests to the host and the replies back,
@@ -53,19 +44,7 @@ func NewEcho(cfg EchoConfig) (*Echo, error) {
 	if e.idleTime <= 0 {
 		e.idleTime = defaultEchoIdle
 	}
-	e.mapper = mapper{
-		protocol: e,
-		proto:    flow.ICMP,
-		check:    policy.ICMP,
-		guest:    cfg.Guest,
-		rules:    cfg.Rules,
-		flows:    cfg.Flows,
-		gateway:  [2]netip.Addr{cfg.Gateway4, cfg.Gateway6},
-		bind:     cfg.Bind,
-		denied:   cfg.Denied,
-		log:      cfg.Log,
-	}
-	if err := e.init(); err != nil {
+	if err := e.init(cfg.Config, e, flow.ICMP, policy.ICMP); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -128,7 +107,7 @@ func (e *Echo) open(o origin) (*hostSocket, error) {
 	}
 	// Without it the guest sees replies from nearer than they came.
 	_ = unix.SetsockoptInt(s.FD(), level, option, 1)
-	if err := s.bind(e.bind, o); err != nil {
+	if err := s.bind(e.cfg.Bind, o); err != nil {
 		s.Release()
 		return nil, err
 	}
@@ -154,7 +133,7 @@ func (e *Echo) receive(mp *mapping, msg socket.Message) {
 		ttl:         uint8(max(ttl-1, 1)), // one hop more; at least what crosses one link
 		id:          uint16(e.packetID.Add(1))%0xffff + 1,
 	}
-	if err := e.guest.SendPacket(echoReply(h, mp.guest.Port(), msg.Payload)); err != nil {
+	if err := e.cfg.Guest.SendPacket(echoReply(h, mp.guest.Port(), msg.Payload)); err != nil {
 		e.Stats.Undelivered.Add(1)
 	}
 }

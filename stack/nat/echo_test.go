@@ -26,10 +26,7 @@ func allowPing(t *testing.T) {
 func startEcho(t *testing.T, changes ...func(*EchoConfig)) (*Echo, *fakeGuest) {
 	t.Helper()
 	guest := newFakeGuest()
-	cfg := EchoConfig{
-		Guest: guest, Rules: testRules(t), Flows: flow.New(flow.Config{}),
-		Gateway4: gateway4, Gateway6: gateway6,
-	}
+	cfg := EchoConfig{Config: testConfig(t, guest)}
 	for _, change := range changes {
 		change(&cfg)
 	}
@@ -92,7 +89,7 @@ func TestEchoThereAndBack(t *testing.T) {
 			t.Errorf("%s %d: got %v, want %v", test.target, test.id, got, want)
 		}
 	}
-	if got := e.flows.Len(flow.ICMP); got != 6 {
+	if got := e.cfg.Flows.Len(flow.ICMP); got != 6 {
 		t.Errorf("flows: got %d, want 6", got)
 	}
 }
@@ -120,7 +117,7 @@ func TestEchoForbiddenByHost(t *testing.T) {
 			t.Errorf("%s: got %+v, want prohibited by the gateway", test.target, got)
 		}
 	}
-	if got := e.flows.Len(flow.ICMP); got != 0 {
+	if got := e.cfg.Flows.Len(flow.ICMP); got != 0 {
 		t.Errorf("flows: got %d, want 0", got)
 	}
 }

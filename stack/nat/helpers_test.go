@@ -142,14 +142,20 @@ func testRules(t testing.TB) *policy.Rules {
 	return rules
 }
 
+// testConfig returns a Config for a guest of both families.
+func testConfig(t testing.TB, guest Guest) Config {
+	t.Helper()
+	return Config{
+		Guest: guest, Rules: testRules(t), Flows: flow.New(flow.Config{}),
+		Gateway4: gateway4, Gateway6: gateway6,
+	}
+}
+
 // newTestUDP returns a UDP that does not run yet.
 func newTestUDP(t testing.TB, changes ...func(*UDPConfig)) (*UDP, *fakeGuest) {
 	t.Helper()
 	guest := newFakeGuest()
-	cfg := UDPConfig{
-		Guest: guest, Rules: testRules(t), Flows: flow.New(flow.Config{}),
-		Gateway4: gateway4, Gateway6: gateway6,
-	}
+	cfg := UDPConfig{Config: testConfig(t, guest)}
 	for _, change := range changes {
 		change(&cfg)
 	}

@@ -59,17 +59,10 @@ type protocol interface {
 type mapper struct {
 	Stats Stats // promoted to UDP and Echo
 
+	cfg      Config
 	protocol protocol
 	proto    flow.Proto
 	check    policy.Proto
-
-	guest   Guest
-	rules   *policy.Rules
-	flows   *flow.Table
-	gateway [2]netip.Addr // IPv4, IPv6; invalid if the guest has no such family
-	bind    Bind
-	denied  ErrorKind // what the guest is told of a rule; 0 is what kindOf says
-	log     *slog.Logger
 
 	poller  *socket.Poller
 	limiter *rate.Limiter
@@ -142,12 +135,21 @@ func (h header) pack() uint32 { return uint32(h.length)<<16 | uint32(h.ttl)<<8 |
 
 func unpackHeader(v uint32) header { return header{uint16(v >> 16), uint8(v >> 8), uint8(v)} }
 
-// gatewayFor returns the gateway's address of the family of addr.
-func (m *mapper) gatewayFor(addr netip.Addr) netip.Addr {
-	if addr.Is4() {
-		return m.gateway[0]
+// init makes the mapper of p, which is UDP or Echo.
+func (m *mapper) init(cfg Config, p protocol, proto flow.Proto, check policy.Proto) error {
+	if err := cfg.complete(); err != nil {
+		return err
 	}
-	return m.gateway[1]
+	m.cfg, m.protocol, m.proto, m.check = cfg, p, proto, check
+	m.limiter = rate.NewLimiter(errorsPerSecond, errorBurst)
+	m.mu.Lock() // nobody else has m yet, but checklocks cannot know
+	defer m.mu.Unlock()
+	m.mappings = make(map[origin]*mapping)
+	m.ids = make(map[uint64]*mapping)
+	m.peers = make(map[pair]*peer)
+	var err error
+	m.poller, err = socket.NewPoller()
+	return err
 }
 
 // acquire returns the peer of the pair with a reference to its socket, which
@@ -186,18 +188,18 @@ func (m *mapper) touch(p *peer) {
 
 // openPeer opens a flow, and a mapping where the guest's end has none.
 func (m *mapper) openPeer(key pair) (*peer, error) {
-	if !m.rules.Source(key.guest.Addr()) {
+	if !m.cfg.Rules.Source(key.guest.Addr()) {
 		return nil, errSpoofed
 	}
 	asked := key.destination
 	if m.check == policy.ICMP {
 		asked = netip.AddrPortFrom(asked.Addr(), 0)
 	}
-	target, err := m.rules.Check(m.check, asked)
+	target, err := m.cfg.Rules.Check(m.check, asked)
 	if err != nil {
 		return nil, err
 	}
-	f, err := m.flows.Open(flow.Key{Proto: m.proto, Initiator: key.guest, Target: key.destination})
+	f, err := m.cfg.Flows.Open(flow.Key{Proto: m.proto, Initiator: key.guest, Target: key.destination})
 	if err != nil {
 		return nil, err
 	}
@@ -216,14 +218,14 @@ func (m *mapper) openPeer(key pair) (*peer, error) {
 		f.Close()
 		return attached, err
 	}
-	m.log.LogAttrs(context.Background(), slog.LevelDebug, "flow opened", slog.Any("proto", m.proto),
+	m.cfg.Log.LogAttrs(context.Background(), slog.LevelDebug, "flow opened", slog.Any("proto", m.proto),
 		slog.Any("initiator", key.guest), slog.Any("target", key.destination))
 	return p, nil
 }
 
 // originOf returns the origin whose mapping talks to target.
 func (m *mapper) originOf(guest netip.AddrPort, target netip.Addr) origin {
-	return origin{guest, target.IsLoopback() && m.bind.isSet(target.Is6())}
+	return origin{guest, target.IsLoopback() && m.cfg.Bind.isSet(target.Is6())}
 }
 
 // ticks rounds up.
@@ -311,9 +313,7 @@ func (m *mapper) refuse(err error, original []byte) {
 		m.Stats.Full.Add(1)
 	case errors.As(err, new(*policy.Denied)):
 		m.Stats.Denied.Add(1)
-		if m.denied != 0 {
-			kind = m.denied
-		}
+		kind = m.cfg.Denied
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS), errors.Is(err, errClosed):
 		m.Stats.Dropped.Add(1)
 	default:
@@ -334,9 +334,9 @@ func (m *mapper) tell(kind ErrorKind, original []byte) {
 		m.Stats.Suppressed.Add(1)
 		return
 	}
-	gateway := m.gateway[0]
+	gateway := m.cfg.Gateway4
 	if len(original) > 0 && original[0]>>4 == 6 {
-		gateway = m.gateway[1]
+		gateway = m.cfg.Gateway6
 	}
 	m.sendError(icmpError(kind, original, gateway, 0))
 }
@@ -345,7 +345,7 @@ func (m *mapper) sendError(packet []byte) {
 	if packet == nil {
 		return
 	}
-	if err := m.guest.SendPacket(packet); err != nil {
+	if err := m.cfg.Guest.SendPacket(packet); err != nil {
 		m.Stats.Undelivered.Add(1)
 		return
 	}

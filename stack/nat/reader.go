@@ -108,10 +108,10 @@ func (m *mapper) speaker(p *peer, offender netip.Addr) netip.Addr {
 		return p.destination.Addr()
 	}
 	if !offender.IsValid() || offender.BitLen() != p.destination.Addr().BitLen() {
-		return m.gatewayFor(p.destination.Addr())
+		return m.cfg.gatewayFor(p.destination.Addr())
 	}
-	if _, err := m.rules.Check(m.check, netip.AddrPortFrom(offender, 0)); err != nil {
-		return m.gatewayFor(offender)
+	if _, err := m.cfg.Rules.Check(m.check, netip.AddrPortFrom(offender, 0)); err != nil {
+		return m.cfg.gatewayFor(offender)
 	}
 	return offender
 }

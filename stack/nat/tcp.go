@@ -3,7 +3,6 @@ package nat
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/netip"
 	"os"
 	"sync"
@@ -18,29 +17,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// A TCPConfig is what NewTCP needs. Log may be nil.
-type TCPConfig struct {
-	Rules *policy.Rules
-	Flows *flow.Table
-	Guest PacketSender
-	Log   *slog.Logger
-
-	// Gateway4 and Gateway6 are the sources of ICMP errors of our own.
-	Gateway4, Gateway6 netip.Addr
-
-	// Bind says where connections start.
-	Bind Bind
-
-	// Denied is what the guest is told of a destination that a rule forbids; 0
-	// means AdminProhibited.
-	Denied ErrorKind
-}
-
-// A PacketSender sends complete IP packets to the guest.
-type PacketSender interface {
-	SendPacket(b []byte) error
-}
 
 // TCPStats count requests of the guest by how they were answered.
 type TCPStats struct {
@@ -60,29 +36,26 @@ type TCPStats struct {
 //	connected       SYN-ACK
 //	refused         RST
 //	unreachable     ICMP unreachable, with the host's reason
-//	denied          ICMP administratively prohibited, or TCPConfig.Denied
+//	denied          ICMP administratively prohibited, or Config.Denied
 //	no answer       nothing
 //
 // Each connection has two goroutines.
 type TCP struct {
 	Stats TCPStats
 
-	cfg TCPConfig
+	cfg Config
 	wg  sync.WaitGroup
 	ctx context.Context // ends with Run: dials give up, connections are reset
 	end context.CancelFunc
 }
 
 // NewTCP returns a TCP whose Handle may be given to stack.Stack.HandleTCP.
-func NewTCP(cfg TCPConfig) *TCP {
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Denied == 0 {
-		cfg.Denied = AdminProhibited
+func NewTCP(cfg Config) (*TCP, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
 	}
 	ctx, end := context.WithCancel(context.Background())
-	return &TCP{cfg: cfg, ctx: ctx, end: end}
+	return &TCP{cfg: cfg, ctx: ctx, end: end}, nil
 }
 
 // Run waits for ctx, then resets all connections and returns when they are
@@ -190,11 +163,7 @@ func isExhausted(err error) bool {
 
 // unreachable answers a request with an ICMP error from the gateway.
 func (t *TCP) unreachable(r *stack.Request, kind ErrorKind) {
-	source := t.cfg.Gateway4
-	if r.Source.Addr().Is6() {
-		source = t.cfg.Gateway6
-	}
-	if b := icmpError(kind, r.Header, source, 0); b != nil {
+	if b := icmpError(kind, r.Header, t.cfg.gatewayFor(r.Source.Addr()), 0); b != nil {
 		_ = t.cfg.Guest.SendPacket(b) // counted by the link
 	}
 	r.Drop()

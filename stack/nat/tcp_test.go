@@ -36,7 +36,7 @@ type tcpPath struct {
 }
 
 // newTCPPath starts all of it, until the test ends.
-func newTCPPath(t *testing.T, limits flow.Config, changes ...func(*TCPConfig)) *tcpPath {
+func newTCPPath(t *testing.T, limits flow.Config, changes ...func(*Config)) *tcpPath {
 	t.Helper()
 	a, b, err := taptest.Pair(tap.Features{Header: true, Checksum: true, TSO: true, USO: true})
 	if err != nil {
@@ -50,11 +50,14 @@ func newTCPPath(t *testing.T, limits flow.Config, changes ...func(*TCPConfig)) *
 	}
 	ctx, end := context.WithCancel(context.Background())
 	p := &tcpPath{flows: flow.New(limits), end: end, ended: make(chan struct{})}
-	cfg := TCPConfig{Rules: testRules(t), Flows: p.flows, Guest: gateway, Gateway4: gateway4, Gateway6: gateway6}
+	cfg := testConfig(t, gateway)
+	cfg.Flows = p.flows
 	for _, change := range changes {
 		change(&cfg)
 	}
-	p.tcp = NewTCP(cfg)
+	if p.tcp, err = NewTCP(cfg); err != nil {
+		t.Fatal(err)
+	}
 	gateway.HandleTCP(p.tcp.Handle)
 	start(t, gateway.Run)
 	start(t, func(test context.Context) error {
@@ -183,7 +186,7 @@ func TestTCPRefused(t *testing.T) {
 
 // TestTCPDeniedOtherwise wants what slirp4netns answers.
 func TestTCPDeniedOtherwise(t *testing.T) {
-	p := newTCPPath(t, flow.Config{}, func(c *TCPConfig) { c.Denied = NetUnreachable })
+	p := newTCPPath(t, flow.Config{}, func(c *Config) { c.Denied = NetUnreachable })
 	for _, to := range []string{"169.254.169.254:80", "[fd00:ec2::254]:80"} {
 		if _, err := p.tryDial(netip.MustParseAddrPort(to)); !errors.Is(err, syscall.ENETUNREACH) {
 			t.Errorf("%s: got error %v, want %v", to, err, syscall.ENETUNREACH)

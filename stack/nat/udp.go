@@ -2,8 +2,6 @@ package nat
 
 import (
 	"context"
-	"errors"
-	"log/slog"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -15,21 +13,7 @@ import (
 	"taproot/stack/policy"
 
 	"golang.org/x/sys/unix"
-	"golang.org/x/time/rate"
 )
-
-// A Guest is the guest as the NAT sees it: *stack.Stack. Both methods may be
-// called from several goroutines; what they are given stays the caller's.
-type Guest interface {
-	// SendUDP sends a datagram to the guest; source is the outside end as the
-	// guest sees it. With segment > 0, payload is several datagrams of that
-	// size, the last one of which may be shorter.
-	SendUDP(source, destination netip.AddrPort, payload []byte, segment int) error
-
-	// SendPacket sends a complete IP packet to the guest, in fragments where
-	// it is larger than the guest's MTU.
-	SendPacket(b []byte) error
-}
 
 const (
 	// defaultIdle is how long a UDP flow lives without a datagram either way.
@@ -59,21 +43,7 @@ const (
 
 // A UDPConfig says what a UDP works with.
 type UDPConfig struct {
-	Guest Guest         // gets replies and errors
-	Rules *policy.Rules // asked for each new flow
-	Flows *flow.Table   // counts the flows
-
-	// Gateway4 and Gateway6 are the gateway's addresses in the guest's
-	// network: the source of errors that nobody else sent. The zero Addr
-	// stands for a family that the guest does not have.
-	Gateway4, Gateway6 netip.Addr
-
-	// Bind says where the host's sockets start.
-	Bind Bind
-
-	// Denied is what the guest is told of a destination that a rule forbids; 0
-	// means AdminProhibited.
-	Denied ErrorKind
+	Config
 
 	// Published is asked first about each datagram of the guest's, and returns
 	// true for one that it has taken: a reply from a published port. It is
@@ -85,9 +55,6 @@ type UDPConfig struct {
 	// to seconds. A flow to port 53 ends 1 second after the last answer when
 	// no question is left.
 	Idle, DNSIdle time.Duration
-
-	// Log gets each flow at level Debug; nil means no log.
-	Log *slog.Logger
 
 	// HoldBack lets Handle keep datagrams until Flush, so that several go to
 	// the host in one call. Both must then be called on one goroutine.
@@ -130,50 +97,13 @@ func NewUDP(cfg UDPConfig) (*UDP, error) {
 	if u.dnsIdleTime <= 0 {
 		u.dnsIdleTime = defaultDNSIdle
 	}
-	u.mapper = mapper{
-		protocol: u,
-		proto:    flow.UDP,
-		check:    policy.UDP,
-		guest:    cfg.Guest,
-		rules:    cfg.Rules,
-		flows:    cfg.Flows,
-		gateway:  [2]netip.Addr{cfg.Gateway4, cfg.Gateway6},
-		bind:     cfg.Bind,
-		denied:   cfg.Denied,
-		log:      cfg.Log,
-	}
 	if cfg.HoldBack {
 		u.outbox = newOutbox()
 	}
-	if err := u.init(); err != nil {
+	if err := u.init(cfg.Config, u, flow.UDP, policy.UDP); err != nil {
 		return nil, err
 	}
 	return u, nil
-}
-
-// init checks what the constructors of UDP and Echo were given and makes the
-// rest.
-func (m *mapper) init() error {
-	switch {
-	case m.guest == nil:
-		return errors.New("nat: Guest is missing")
-	case m.rules == nil:
-		return errors.New("nat: Rules are missing")
-	case m.flows == nil:
-		return errors.New("nat: Flows are missing")
-	}
-	if m.log == nil {
-		m.log = slog.New(slog.DiscardHandler)
-	}
-	m.limiter = rate.NewLimiter(errorsPerSecond, errorBurst)
-	m.mu.Lock() // nobody else has m yet, but checklocks cannot know
-	defer m.mu.Unlock()
-	m.mappings = make(map[origin]*mapping)
-	m.ids = make(map[uint64]*mapping)
-	m.peers = make(map[pair]*peer)
-	var err error
-	m.poller, err = socket.NewPoller()
-	return err
 }
 
 // Run reads replies and expires flows until ctx ends, then closes all flows
@@ -228,7 +158,7 @@ func (p *peer) sentDatagram(n int) {
 // expires answers for packets whose TTL ends at the gateway, which is the
 // first hop of a traceroute. What is meant for the gateway itself has arrived.
 func (m *mapper) expires(ttl uint8, destination netip.Addr, original []byte) bool {
-	if ttl > 1 || destination == m.gatewayFor(destination) {
+	if ttl > 1 || destination == m.cfg.gatewayFor(destination) {
 		return false
 	}
 	m.Stats.Expired.Add(1)
@@ -324,7 +254,7 @@ func (u *UDP) open(o origin) (*hostSocket, error) {
 	}
 	// Without it (before Linux 5.0) datagrams come one by one.
 	_ = unix.SetsockoptInt(s.FD(), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
-	if err := s.bind(u.bind, o); err != nil {
+	if err := s.bind(u.cfg.Bind, o); err != nil {
 		s.Release()
 		return nil, err
 	}
@@ -343,7 +273,7 @@ func (u *UDP) receive(mp *mapping, msg socket.Message) {
 		p.pending.Add(-1)
 		p.flow.ToInitiator.Add(int64(len(msg.Payload)))
 	}
-	if err := u.guest.SendUDP(source, mp.guest, msg.Payload, msg.Segment()); err != nil {
+	if err := u.cfg.Guest.SendUDP(source, mp.guest, msg.Payload, msg.Segment()); err != nil {
 		u.Stats.Undelivered.Add(1)
 	}
 }

@@ -40,7 +40,7 @@ func TestUDPThereAndBack(t *testing.T) {
 					t.Errorf("answer: got %v %v %d bytes %d, want %v %v %d bytes 0",
 						got.source, got.destination, len(got.payload), got.segment, target, initiator, size)
 				}
-				for f := range u.flows.All() {
+				for f := range u.cfg.Flows.All() {
 					if out, in := f.ToTarget.Load(), f.ToInitiator.Load(); out != int64(size) || in != int64(size) {
 						t.Errorf("counters: got %d and %d, want %d", out, in, size)
 					}
@@ -63,7 +63,7 @@ func TestUDPOneMapping(t *testing.T) {
 	if sourceA != sourceB {
 		t.Errorf("source on the host: got %v and %v, want the same", sourceA, sourceB)
 	}
-	if got := u.flows.Len(flow.UDP); got != 2 {
+	if got := u.cfg.Flows.Len(flow.UDP); got != 2 {
 		t.Errorf("flows: got %d, want 2", got)
 	}
 	wantMappings(t, &u.mapper, "two destinations", 1)
@@ -253,7 +253,7 @@ func TestUDPFirstHop(t *testing.T) {
 func TestUDPFull(t *testing.T) {
 	u, _ := newTestUDP(t)
 	defer u.close()
-	u.flows = flow.New(flow.Config{MaxUDP: 1})
+	u.cfg.Flows = flow.New(flow.Config{MaxUDP: 1})
 	port := freePort(t)
 	for i := range uint16(3) {
 		u.Handle(datagram(netip.AddrPortFrom(guest4, port), netip.AddrPortFrom(gateway4, 1000+i), "x"))
@@ -287,8 +287,8 @@ func TestUDPExpiry(t *testing.T) {
 	wantMappings(t, &u.mapper, "120 s after the last datagram", 1)
 	sweep(1)
 	wantMappings(t, &u.mapper, "after 121 s", 0)
-	if _, peers := u.sizes(); peers+u.flows.Len(flow.UDP) != 0 {
-		t.Errorf("after 121 s: got %d peers and %d flows, want 0", peers, u.flows.Len(flow.UDP))
+	if _, peers := u.sizes(); peers+u.cfg.Flows.Len(flow.UDP) != 0 {
+		t.Errorf("after 121 s: got %d peers and %d flows, want 0", peers, u.cfg.Flows.Len(flow.UDP))
 	}
 	c, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(long.Port())})
 	if err != nil {
@@ -336,7 +336,7 @@ func TestUDPInboundRefreshes(t *testing.T) {
 		write(t, server, mapped, "y")
 		next(t, guest.datagrams)
 	}
-	if got := u.flows.Len(flow.UDP); got != 1 {
+	if got := u.cfg.Flows.Len(flow.UDP); got != 1 {
 		t.Errorf("flows after 300 s of answers: got %d, want 1", got)
 	}
 }
@@ -399,7 +399,7 @@ func TestUDPAfterRun(t *testing.T) {
 	if got := u.Stats.Dropped.Load(); got != 1 {
 		t.Errorf("dropped after the end: got %d, want 1", got)
 	}
-	if got := u.flows.Len(flow.UDP); got != 0 {
+	if got := u.cfg.Flows.Len(flow.UDP); got != 0 {
 		t.Errorf("flows after the end: got %d, want 0", got)
 	}
 }
@@ -417,16 +417,16 @@ func TestUDPAllocations(t *testing.T) {
 
 func TestNewUDPChecks(t *testing.T) {
 	guest, rules, flows := newFakeGuest(), testRules(t), flow.New(flow.Config{})
-	for _, cfg := range []UDPConfig{
+	for _, cfg := range []Config{
 		{Rules: rules, Flows: flows},
 		{Guest: guest, Flows: flows},
 		{Guest: guest, Rules: rules},
 	} {
-		if _, err := NewUDP(cfg); err == nil {
+		if _, err := NewUDP(UDPConfig{Config: cfg}); err == nil {
 			t.Errorf("%+v: got no error", cfg)
 		}
 	}
-	u, err := NewUDP(UDPConfig{Guest: guest, Rules: rules, Flows: flows, Idle: 1500 * time.Millisecond})
+	u, err := NewUDP(UDPConfig{Config: Config{Guest: guest, Rules: rules, Flows: flows}, Idle: 1500 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

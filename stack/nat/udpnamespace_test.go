@@ -235,7 +235,7 @@ func TestUDPNoDescriptors(t *testing.T) {
 	if got := binary.BigEndian.Uint16(e.quoted[20:]); got != 5001 {
 		t.Errorf("quoted port: got %d, want 5001", got)
 	}
-	if _, got := u.sizes(); got != u.flows.Len(flow.UDP) || got != 1 {
-		t.Errorf("flows: got %d and %d, want 1", got, u.flows.Len(flow.UDP))
+	if _, got := u.sizes(); got != u.cfg.Flows.Len(flow.UDP) || got != 1 {
+		t.Errorf("flows: got %d and %d, want 1", got, u.cfg.Flows.Len(flow.UDP))
 	}
 }
