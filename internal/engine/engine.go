@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/internal/plan"
 )
 
 // EngineName is argv[0] of the engine. A main that finds it there calls
@@ -71,11 +73,12 @@ type start struct {
 	capture *os.File // nil if nobody asked for one
 }
 
-// receiveStart returns what the engine is to do. The host may change before the
-// engine is started; what is said of it then is newer. Ports that are opened
-// before are published again after.
+// receiveStart returns what the engine is to do. The host, and the guest's
+// network with it, may change before the engine is started; what is said of
+// them then is newer. Ports that are opened before are published again after.
 func receiveStart(w *wire) (start, error) {
 	var host *hostState
+	var network *plan.Plan
 	for {
 		m, files, err := w.receive()
 		switch {
@@ -85,9 +88,16 @@ func receiveStart(w *wire) (start, error) {
 			if host != nil {
 				m.Start.Host = *host
 			}
+			if network != nil {
+				m.Start.Plan = *network
+			}
 			return newStart(m.Start, files)
 		case m.Host != nil:
 			host = m.Host
+		case m.Plan != nil:
+			network = m.Plan
+		case m.Unpublish != 0:
+			_ = w.send(message{Closed: m.Unpublish}) // we never had it
 		}
 		closeAll(files)
 	}

@@ -116,8 +116,14 @@ func (s *supervisor) sendSockets(ctx context.Context, r socketRequest) {
 	if err != nil {
 		reply.Error = err.Error()
 	}
-	if err := s.current().wire.send(message{Sockets: &reply}, files...); err != nil {
+	engine := s.current()
+	err = engine.wire.send(message{Sockets: &reply}, files...)
+	closeAll(files)
+	if err != nil && len(files) > 0 { // ETOOMANYREFS: more are on their way already than the user may have open
+		reply.Error = err.Error()
+		err = engine.wire.send(message{Sockets: &reply})
+	}
+	if err != nil {
 		s.log.Debug("sockets not sent", "error", err) // the next engine asks again
 	}
-	closeAll(files)
 }

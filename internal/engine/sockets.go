@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 )
 
 // guestSockets are sockets inside the guest that wait to be used. The
@@ -85,8 +86,11 @@ func (g *guestSockets) put(reply *socketReply, files []*os.File) {
 	}
 	k.asked = false
 	k.free = append(k.free, files...)
-	if reply.Error != "" {
+	switch {
+	case reply.Error != "":
 		k.err = errors.New(reply.Error)
+	case len(files) == 0: // unix(7): our table of descriptors is full
+		k.err = syscall.EMFILE
 	}
 	close(k.changed)
 	k.changed = make(chan struct{})
