@@ -91,6 +91,39 @@ func resetHandlers(action *sigaction) {
 	}
 }
 
+// A program is our own, as execve(2) wants it.
+type program struct {
+	path *byte
+	argv []*byte // ends with nil, as envv
+	envv []*byte
+}
+
+// newProgram prepares a child's becoming a Go program with these arguments.
+func newProgram(argv ...string) (p program, err error) {
+	if p.path, err = syscall.BytePtrFromString(selfExe); err != nil {
+		return p, err
+	}
+	if p.argv, err = syscall.SlicePtrFromStrings(argv); err != nil {
+		return p, err
+	}
+	p.envv, err = syscall.SlicePtrFromStrings(os.Environ())
+	return p, err
+}
+
+// exec turns the child into the program. All descriptors but the standard three
+// and keep must be close-on-exec. It returns only an error.
+//
+//go:nosplit
+//go:norace
+func (p *program) exec(keep uintptr) syscall.Errno {
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, keep, syscall.F_SETFD, 0); errno != 0 {
+		return errno
+	}
+	_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(p.path)),
+		uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.envv[0])))
+	return errno
+}
+
 // exit ends the child.
 //
 //go:nosplit

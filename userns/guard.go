@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -98,6 +97,3 @@ func sweep(fd int) int {
 	}
 	return 0
 }
-
-// sweepArgs are the arguments of that process.
-func sweepArgs(fd int) []string { return []string{StageName, sweepRole, strconv.Itoa(fd)} }

@@ -1,7 +1,6 @@
 package userns
 
 import (
-	"os"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -20,9 +19,7 @@ type joiner struct {
 	caps    [2]unix.CapUserData // two words of each set, in version 3
 	ambient uint32              // capabilities to keep, as in the first word
 
-	path *byte
-	argv []*byte // ends with nil, as envv
-	envv []*byte
+	program program
 }
 
 // newJoiner prepares a stage that gets its order over socket.
@@ -30,14 +27,7 @@ func (n *Namespace) newJoiner(socket int) (*joiner, error) {
 	j := &joiner{entry: n.newEntry(socket), ambient: 1 << unix.CAP_NET_ADMIN}
 	j.header.Version = unix.LINUX_CAPABILITY_VERSION_3
 	var err error
-	if j.path, err = syscall.BytePtrFromString(selfExe); err != nil {
-		return nil, err
-	}
-	argv := []string{StageName, joinRole, strconv.Itoa(socket)}
-	if j.argv, err = syscall.SlicePtrFromStrings(argv); err != nil {
-		return nil, err
-	}
-	j.envv, err = syscall.SlicePtrFromStrings(os.Environ())
+	j.program, err = newProgram(StageName, joinRole, strconv.Itoa(socket))
 	return j, err
 }
 
@@ -95,13 +85,7 @@ func (j *joiner) keepCapabilities() bool {
 func (j *joiner) become() {
 	closeRange(3, j.socket)
 	closeRange(j.socket+1, maxDescriptor)
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, j.socket, syscall.F_SETFD, 0); errno != 0 {
-		j.fail(stepExec, 0, errno)
-		return
-	}
 	resetHandlers(&j.action)
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&j.mask)), 0, sigsetSize, 0, 0)
-	_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(j.path)),
-		uintptr(unsafe.Pointer(&j.argv[0])), uintptr(unsafe.Pointer(&j.envv[0])))
-	j.fail(stepExec, 0, errno)
+	j.fail(stepExec, 0, j.program.exec(j.socket))
 }

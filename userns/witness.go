@@ -1,8 +1,8 @@
 package userns
 
 import (
-	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -33,9 +33,7 @@ type witness struct {
 	name *byte // of the process, for ps(1)
 	args title // likewise
 
-	path *byte   // of the program that sweeps
-	argv []*byte // ends with nil, as envv
-	envv []*byte
+	sweeper program
 }
 
 func newWitness(socket, space, null int) (*witness, error) {
@@ -50,13 +48,7 @@ func newWitness(socket, space, null int) (*witness, error) {
 	if w.name, err = syscall.BytePtrFromString(witnessName); err != nil {
 		return nil, err
 	}
-	if w.path, err = syscall.BytePtrFromString(selfExe); err != nil {
-		return nil, err
-	}
-	if w.argv, err = syscall.SlicePtrFromStrings(sweepArgs(space)); err != nil {
-		return nil, err
-	}
-	w.envv, err = syscall.SlicePtrFromStrings(os.Environ())
+	w.sweeper, err = newProgram(StageName, sweepRole, strconv.Itoa(space))
 	return w, err
 }
 
@@ -132,7 +124,5 @@ func (w *witness) become() {
 			syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&w.ignore)), 0, sigsetSize, 0, 0)
 		}
 	}
-	syscall.RawSyscall(syscall.SYS_FCNTL, w.space, syscall.F_SETFD, 0)
-	syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(w.path)),
-		uintptr(unsafe.Pointer(&w.argv[0])), uintptr(unsafe.Pointer(&w.envv[0])))
+	w.sweeper.exec(w.space)
 }
