@@ -59,13 +59,8 @@ Example:
 'taproot help COMMAND' tells more, taproot(1) all.
 `
 
-const runHelp = `Usage: taproot run [OPTION]... [--] [COMMAND [ARG]...]
-
-Run COMMAND (default: your shell) in new user, network and mount namespaces
-that reach the host's networks through taproot. The exit status is COMMAND's.
-Options end at COMMAND: its own options need no '--' before them.
-
-Network of the guest:
+// networkHelp is what run and attach have in common: netOptions.
+const networkHelp = `Network of the guest:
       --net=CIDR|auto    IPv4 network; offset 2 is the gateway, 3 the resolver,
                          100 the guest; auto picks a range that is free on the
                          host (default: 10.0.2.0/24)
@@ -94,7 +89,15 @@ What the guest may reach besides other machines:
                          169.254.0.0/16, fe80::/10 and the addresses of cloud
                          metadata (default: off)
 
-Namespaces:
+`
+
+const runHelp = `Usage: taproot run [OPTION]... [--] [COMMAND [ARG]...]
+
+Run COMMAND (default: your shell) in new user, network and mount namespaces
+that reach the host's networks through taproot. The exit status is COMMAND's.
+Options end at COMMAND: its own options need no '--' before them.
+
+` + networkHelp + `Namespaces:
       --keep-id          your user and group id inside instead of root's
                          (default: off)
       --map-auto         root inside, and your subordinate ids from 1 on
@@ -136,36 +139,7 @@ Namespace:
       --exit-fd=FD       descriptor that ends it when it hangs up
                          (default: none)
 
-Network of the guest:
-      --net=CIDR|auto    IPv4 network; offset 2 is the gateway, 3 the resolver,
-                         100 the guest; auto picks a range that is free on the
-                         host (default: 10.0.2.0/24)
-      --net6=CIDR|auto   the same for IPv6 (default: fd00::/64)
-      --ipv4=on|off      IPv4 in the guest (default: on)
-      --ipv6=on|off      IPv6 in the guest (default: on)
-      --mtu=BYTES        MTU of the TAP device, 576 to 65521, with IPv6 at
-                         least 1280 (default: 1500)
-      --ifname=NAME      name of the TAP device (default: tap0)
-      --mac=MAC          hardware address of the TAP device (default: random)
-      --dns=ADDR[:PORT]|auto|off
-                         what answers the guest's queries: a resolver (repeat
-                         for more), auto for those of the host's resolv.conf,
-                         off to leave names alone (default: auto)
-      --offload=auto|on|off
-                         segmentation and checksum offload of the TAP device;
-                         on fails where the kernel has none (default: auto)
-
-What the guest may reach besides other machines:
-      --host-loopback=PORT[,PORT|FIRST-LAST]...|all|none
-                         ports of the host's loopback, at the gateway's
-                         address (default: none)
-      --allow-host=PORT[,PORT|FIRST-LAST]...|all|none
-                         ports of the host's other addresses (default: none)
-      --allow-link-local
-                         169.254.0.0/16, fe80::/10 and the addresses of cloud
-                         metadata (default: off)
-
-Other:
+` + networkHelp + `Other:
   -v, --verbose          log each step to standard error (default: off)
   -h, --help             print this help and exit (default: off)
 
