@@ -2,6 +2,7 @@ package caller
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -117,6 +118,26 @@ func TestNotPassed(t *testing.T) {
 	w.Close()
 	if got, err := io.ReadAll(r); string(got) != "x" || err != nil {
 		t.Errorf("got %q, %v, want x", got, err)
+	}
+}
+
+// A knowing error has a remedy.
+type knowing struct{ error }
+
+func (knowing) Hint() string { return "try this" }
+
+func TestHint(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("outer: %w", knowing{io.EOF}), "try this"},
+		{io.EOF, ""},
+		{nil, ""},
+	} {
+		if got, ok := Hint(tt.err); got != tt.want || ok != (tt.want != "") {
+			t.Errorf("%v: got %q, %v, want %q", tt.err, got, ok, tt.want)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 
+	"taproot/cmd/internal/caller"
 	"taproot/internal/engine"
 	"taproot/internal/probe"
 	"taproot/userns"
@@ -83,15 +84,13 @@ func (p *program) warn(message, hint string) {
 // hint returns what the first error of err's tree that knows a remedy says. A
 // full disk can be met by anything that writes and needs no type of its own.
 func hint(err error) string {
-	var h interface{ Hint() string }
-	switch {
-	case errors.As(err, &h):
-		return h.Hint()
-	case errors.Is(err, syscall.ENOSPC):
-		return "df -h shows which file system is full"
-	default:
-		return ""
+	if h, ok := caller.Hint(err); ok {
+		return h
 	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return "df -h shows which file system is full"
+	}
+	return ""
 }
 
 // A misuse is an error of whoever wrote the command line.

@@ -112,10 +112,7 @@ func (p *program) misuse(err error) int {
 // the original's, the message is all that is on the line: callers show it to
 // people behind words of their own.
 func (p *program) complain(err error) {
-	hint := ""
-	if h := interface{ Hint() string }(nil); errors.As(err, &h) {
-		hint = h.Hint()
-	}
+	hint, _ := caller.Hint(err)
 	tell(p.err, err.Error(), hint)
 }
 

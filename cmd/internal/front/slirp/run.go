@@ -101,8 +101,8 @@ func (p *program) misuse(err error) int {
 // complain says why there is no network, and what can be done about it.
 func (p *program) complain(err error) {
 	fmt.Fprintf(p.err, "%s: %v\n", p.name, err)
-	if h := interface{ Hint() string }(nil); errors.As(err, &h) && h.Hint() != "" {
-		fmt.Fprintf(p.err, "%s: hint: %s\n", p.name, h.Hint())
+	if hint, _ := caller.Hint(err); hint != "" {
+		fmt.Fprintf(p.err, "%s: hint: %s\n", p.name, hint)
 	}
 }
 
