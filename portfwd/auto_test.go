@@ -12,6 +12,7 @@ import (
 
 	"taproot/stack/flow"
 	"taproot/stack/policy"
+	"taproot/test/settle"
 )
 
 // A world is what a fake scan finds.
@@ -213,7 +214,7 @@ func TestAutoRun(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
-	eventually(t, "published", func() bool { return rules(table, Inbound)[port] })
+	settle.Until(t, "published", func() bool { return rules(table, Inbound)[port] })
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("got %v, want nil", err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"taproot/stack/flow"
+	"taproot/test/settle"
 )
 
 // newClient returns a client's socket, connected to a published port.
@@ -19,7 +20,7 @@ func newClient(t *testing.T, to netip.AddrPort) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(settle.Patience))
 	return c
 }
 
@@ -42,7 +43,7 @@ func (b *bench) wantAsked(t *testing.T, text string) datagram {
 			t.Errorf("guest: got %q, want %q", d.payload, text)
 		}
 		return d
-	case <-time.After(patience):
+	case <-time.After(settle.Patience):
 		t.Fatalf("guest: got nothing, want %q", text)
 	}
 	return datagram{}
@@ -103,7 +104,7 @@ func TestSameClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(settle.Patience))
 	for _, e := range []Entry{first, second} {
 		to := net.UDPAddrFromAddrPort(e.at("127.0.0.1"))
 		if _, err := c.WriteTo([]byte("question"), to); err != nil {
@@ -152,7 +153,7 @@ func TestRemoveUDP(t *testing.T) {
 		e := b.add(t, Rule{Proto: flow.UDP, Listen: addrPort("127.0.0.2:0"), Loopback: loopback})
 		c := newClient(t, e.at("127.0.0.2"))
 		c.Write([]byte("question"))
-		eventually(t, "the flow", func() bool { return b.flows.Len(flow.UDP) == 1 })
+		settle.Until(t, "the flow", func() bool { return b.flows.Len(flow.UDP) == 1 })
 		if err := b.table.Remove(e.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +173,7 @@ func TestFullUDP(t *testing.T) {
 	first.Write([]byte("first"))
 	b.wantAsked(t, "first")
 	second.Write([]byte("second"))
-	eventually(t, "the limit", func() bool { return b.publisher.Stats.Full.Load() == 1 })
+	settle.Until(t, "the limit", func() bool { return b.publisher.Stats.Full.Load() == 1 })
 	first.Write([]byte("third"))
 	b.wantAsked(t, "third")
 }
@@ -274,7 +275,7 @@ func TestSilentUDP(t *testing.T) {
 		c.Write([]byte("lost"))
 	}
 	var f *flow.Flow
-	eventually(t, "all gone", func() bool {
+	settle.Until(t, "all gone", func() bool {
 		flows := slices.Collect(b.flows.All())
 		if len(flows) == 1 {
 			f = flows[0]

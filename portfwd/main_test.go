@@ -4,76 +4,23 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"taproot/internal/socket"
 	"taproot/stack/flow"
+	"taproot/test/settle"
 )
 
-// patience is how long a test waits for what must happen. It is far above what
-// a busy machine needs; no test waits it out to pass.
-const patience = 10 * time.Second
-
-// TestMain checks that no test leaves a goroutine or a descriptor behind. A
-// fuzzer has some of its own.
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
-		os.Exit(m.Run())
-	}
-	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil { // opens what the runtime keeps open
-		l.Close()
-	}
-	goroutines, descriptors := runtime.NumGoroutine(), countDescriptors()
-	code := m.Run()
-	if err := settle(goroutines, descriptors); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func settle(goroutines, descriptors int) error {
-	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
-		g, d := runtime.NumGoroutine(), countDescriptors()
-		if g <= goroutines && d <= descriptors {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("left behind: got %d goroutines and %d descriptors, want %d and %d", g, d, goroutines, descriptors)
-		}
-	}
-}
-
-func countDescriptors() int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return 0
-	}
-	return len(entries)
-}
-
-// eventually waits until condition holds.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
-	}
-}
+// TestMain checks that no test leaves a goroutine or a descriptor behind.
+func TestMain(m *testing.M) { os.Exit(settle.Main(m)) }
 
 // What the guest of the tests has. Its loopback is the host's.
 var (

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taproot/stack/flow"
+	"taproot/test/settle"
 )
 
 // dial connects a client to a published port.
@@ -22,7 +23,7 @@ func dial(t *testing.T, to netip.AddrPort) *net.TCPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(settle.Patience))
 	return c
 }
 
@@ -53,7 +54,7 @@ func wantRefused(t *testing.T, to netip.AddrPort) {
 	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
 	if err == nil {
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(settle.Patience))
 		_, err = c.Read(make([]byte, 1))
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
@@ -120,7 +121,7 @@ func TestInbound(t *testing.T) {
 			if got := <-b.guest.dialed; got != want {
 				t.Errorf("got %v, want %v", got, want)
 			}
-			eventually(t, "the flow's end", func() bool { return b.flows.Len(flow.TCP) == 0 })
+			settle.Until(t, "the flow's end", func() bool { return b.flows.Len(flow.TCP) == 0 })
 		})
 	}
 }
@@ -145,7 +146,7 @@ func TestAnotherPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(settle.Patience))
 	wantEcho(t, c)
 	got := <-b.guest.dialed
 	if got.source.Addr() != gateway4 || got.source.Port() == uint16(l.Port) || got.source.Port() < dynamicPort {
@@ -250,7 +251,7 @@ func TestShutDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the listener is gone", func() bool {
+	settle.Until(t, "the listener is gone", func() bool {
 		b.publisher.mu.Lock()
 		defer b.publisher.mu.Unlock()
 		return b.publisher.listeners[key{e.ID, 0}] == nil
@@ -281,7 +282,7 @@ func TestExhausted(t *testing.T) {
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(e.Rule.Listen.Port()), Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "no descriptor left", func() bool { return b.publisher.Stats.Exhausted.Load() > 0 })
+	settle.Until(t, "no descriptor left", func() bool { return b.publisher.Stats.Exhausted.Load() > 0 })
 	restore()
 	<-b.guest.dialed
 }
@@ -310,7 +311,7 @@ func TestLoopback(t *testing.T) {
 			}
 			e := b.add(t, r)
 			wantEcho(t, dial(t, e.at(tt.client)))
-			eventually(t, "the flow's end", func() bool { return b.flows.Len(flow.TCP) == 0 })
+			settle.Until(t, "the flow's end", func() bool { return b.flows.Len(flow.TCP) == 0 })
 			if got := b.publisher.Stats.Connected.Load(); got != 1 {
 				t.Errorf("connected: got %d, want 1", got)
 			}

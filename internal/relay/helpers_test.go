@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -16,55 +15,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/test/settle"
 )
 
-// patience is how long a test waits for what must happen. It is far above what
-// a busy machine needs; no test waits it out to pass.
-const patience = 10 * time.Second
-
 // TestMain checks that no test leaves a goroutine or a descriptor behind.
-func TestMain(m *testing.M) {
-	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil { // opens what the runtime keeps open
-		l.Close()
-	}
-	goroutines, descriptors := runtime.NumGoroutine(), countDescriptors()
-	code := m.Run()
-	if err := settle(goroutines, descriptors); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func settle(goroutines, descriptors int) error {
-	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
-		g, d := runtime.NumGoroutine(), countDescriptors()
-		if g <= goroutines && d <= descriptors {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("left behind: got %d goroutines and %d descriptors, want %d and %d", g, d, goroutines, descriptors)
-		}
-	}
-}
-
-func countDescriptors() int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return 0
-	}
-	return len(entries)
-}
-
-// eventually waits until condition holds.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
-	}
-}
+func TestMain(m *testing.M) { os.Exit(settle.Main(m)) }
 
 // segment is the piece in which a fakeStream hands out bytes, as gVisor hands
 // out segments.
@@ -233,7 +189,7 @@ func (f *fakeStream) take() (b []byte, fin bool) {
 func (f *fakeStream) takeAll(t *testing.T) []byte {
 	t.Helper()
 	var all []byte
-	eventually(t, "the host's FIN", func() bool {
+	settle.Until(t, "the host's FIN", func() bool {
 		b, fin := f.take()
 		all = append(all, b...)
 		return fin && len(b) == 0
@@ -274,7 +230,7 @@ func (b *bench) wait(t *testing.T) {
 	t.Helper()
 	select {
 	case <-b.ended:
-	case <-time.After(patience):
+	case <-time.After(settle.Patience):
 		stacks := make([]byte, 1<<16)
 		t.Fatalf("the relay did not end; goroutines:\n%s", stacks[:runtime.Stack(stacks, true)])
 	}
@@ -303,7 +259,7 @@ func (b *bench) wantEnd(t *testing.T, inOrder bool) {
 // that has read our FIN reads no error any more, but cannot write.
 func (b *bench) wantReset(t *testing.T) {
 	t.Helper()
-	b.peer.SetDeadline(time.Now().Add(patience))
+	b.peer.SetDeadline(time.Now().Add(settle.Patience))
 	_, err := io.Copy(io.Discard, b.peer)
 	if err == nil {
 		_, err = b.peer.Write([]byte("x"))
@@ -352,7 +308,7 @@ func connect(t *testing.T) (host *os.File, peer *net.TCPConn) {
 // readAll reads from the peer until our FIN.
 func (b *bench) readAll(t *testing.T) []byte {
 	t.Helper()
-	b.peer.SetReadDeadline(time.Now().Add(patience))
+	b.peer.SetReadDeadline(time.Now().Add(settle.Patience))
 	all, err := io.ReadAll(b.peer)
 	if err != nil {
 		t.Errorf("peer: %v after %d bytes", err, len(all))

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"taproot/test/settle"
 )
 
 // TestBothWays moves 8 MiB each way at the same time, through windows that
@@ -90,7 +92,7 @@ func TestReset(t *testing.T) {
 		{"after data", func(t *testing.T, b *bench) {
 			b.guest.send(pattern(100, 5))
 			b.peer.Write(pattern(100, 6))
-			eventually(t, "both moved", func() bool { return b.outbound.Load() == 100 && b.inbound.Load() == 100 })
+			settle.Until(t, "both moved", func() bool { return b.outbound.Load() == 100 && b.inbound.Load() == 100 })
 		}},
 		{"after the guest's FIN", func(t *testing.T, b *bench) {
 			b.guest.sendFIN()
@@ -102,7 +104,7 @@ func TestReset(t *testing.T) {
 		}},
 		{"with the guest's window open", func(t *testing.T, b *bench) {
 			go b.peer.Write(pattern(4<<20, 7))
-			eventually(t, "some moved", func() bool {
+			settle.Until(t, "some moved", func() bool {
 				b.guest.take()
 				return b.inbound.Load() > 1<<20
 			})
@@ -157,11 +159,11 @@ func TestStop(t *testing.T) {
 		}},
 		{"guest does not read", func(t *testing.T, b *bench) {
 			b.peer.Write(pattern(128<<10, 8))
-			eventually(t, "the window is full", func() bool { return b.inbound.Load() == 64<<10 })
+			settle.Until(t, "the window is full", func() bool { return b.inbound.Load() == 64<<10 })
 		}},
 		{"host does not read", func(t *testing.T, b *bench) {
 			b.guest.send(pattern(32<<20, 9))
-			eventually(t, "the relay rests", func() bool { return b.rests(&b.guest.reads) })
+			settle.Until(t, "the relay rests", func() bool { return b.rests(&b.guest.reads) })
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -202,7 +204,7 @@ func TestSlowReaders(t *testing.T) {
 		sent := pattern(32<<20, 10)
 		b.guest.send(sent)
 		b.guest.sendFIN()
-		eventually(t, "the relay rests", func() bool { return b.rests(&b.guest.reads) })
+		settle.Until(t, "the relay rests", func() bool { return b.rests(&b.guest.reads) })
 		if moved := b.outbound.Load(); moved == 0 || moved == int64(len(sent)) {
 			t.Errorf("moved: got %d bytes, want some but not all", moved)
 		}
@@ -217,7 +219,7 @@ func TestSlowReaders(t *testing.T) {
 			b.peer.Write(sent)
 			b.peer.Close()
 		}()
-		eventually(t, "the relay rests", func() bool { return b.rests(&b.guest.writes) })
+		settle.Until(t, "the relay rests", func() bool { return b.rests(&b.guest.writes) })
 		if moved := b.inbound.Load(); moved != 1000 {
 			t.Errorf("moved: got %d bytes, want the window's 1000", moved)
 		}
@@ -231,7 +233,7 @@ func TestSlowReaders(t *testing.T) {
 // TestIdleMakesNoCalls wants a relay without traffic to do nothing.
 func TestIdleMakesNoCalls(t *testing.T) {
 	b := newBench(t, 1000)
-	eventually(t, "the relay rests", func() bool { return b.rests(&b.guest.reads) })
+	settle.Until(t, "the relay rests", func() bool { return b.rests(&b.guest.reads) })
 	if n := b.guest.reads.Load(); n > 3 {
 		t.Errorf("reads: got %d, want 3 at most", n)
 	}

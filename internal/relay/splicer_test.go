@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"taproot/test/settle"
 )
 
 // A line is a Splicer between two peers.
@@ -39,7 +41,7 @@ func newLine(t *testing.T, s *Splicer) *line {
 		<-l.ended
 	})
 	for _, c := range []*net.TCPConn{left, right} {
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(settle.Patience))
 	}
 	return l
 }
@@ -49,7 +51,7 @@ func (l *line) wantEnd(t *testing.T, inOrder bool) {
 	t.Helper()
 	select {
 	case <-l.ended:
-	case <-time.After(patience):
+	case <-time.After(settle.Patience):
 		t.Fatal("the relay did not end")
 	}
 	if l.inOrder != inOrder {
@@ -155,7 +157,7 @@ func TestSpliceReset(t *testing.T) {
 			io.ReadAll(l.left)
 		}},
 		{"while the other does not read", func(l *line) {
-			l.left.SetWriteDeadline(time.Now().Add(patience / 100))
+			l.left.SetWriteDeadline(time.Now().Add(settle.Patience / 100))
 			for {
 				if _, err := l.left.Write(make([]byte, 1<<20)); err != nil {
 					return
@@ -194,7 +196,7 @@ func TestSpliceIdle(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantBytes(t, "right", got, sent)
-	eventually(t, "the pipe given back", func() bool {
+	settle.Until(t, "the pipe given back", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.spare) == 1

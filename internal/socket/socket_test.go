@@ -6,16 +6,19 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"testing"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/test/settle"
 )
 
-// patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
+// TestMain checks that no test leaves a goroutine or a descriptor behind.
+func TestMain(m *testing.M) { os.Exit(settle.Main(m)) }
 
 // loopback4 is where the tests are at home.
 var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
@@ -68,7 +71,7 @@ func wait(t *testing.T, s *Socket) []Readiness {
 		t.Fatal(err)
 	}
 	defer p.Remove(s.FD())
-	timer := time.AfterFunc(patience, func() { p.Close() })
+	timer := time.AfterFunc(settle.Patience, func() { p.Close() })
 	defer timer.Stop()
 	ready, err := p.Wait(nil)
 	if err != nil || len(ready) != 1 || ready[0].ID != 7 {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"taproot/tap"
+	"taproot/test/settle"
 )
 
 // captured returns the frames of a capture, read as pcap-savefile(5) says.
@@ -28,7 +29,7 @@ func captured(t *testing.T, path string) (frames [][]byte) {
 			t.Fatalf("head of a frame: got %x", b[:min(len(b), 16)])
 		}
 		at := time.Unix(int64(u32(0)), int64(u32(4))*1000)
-		if age := time.Since(at); age < -time.Second || age > patience {
+		if age := time.Since(at); age < -time.Second || age > settle.Patience {
 			t.Errorf("time: got %v, %v ago", at, age)
 		}
 		size := u32(8)

@@ -10,6 +10,7 @@ import (
 
 	"taproot/tap"
 	"taproot/tap/taptest"
+	"taproot/test/settle"
 )
 
 // TestEndpoint wants what the stack asks before it sends anything.
@@ -80,7 +81,7 @@ func TestRunWithoutStack(t *testing.T) {
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the frame is counted", func() bool { return e.Stats.Malformed.Load() == 1 })
+	settle.Until(t, "the frame is counted", func() bool { return e.Stats.Malformed.Load() == 1 })
 	e.Close()
 	if err := next(t, "end", ended); err != nil {
 		t.Errorf("run: got %v, want nil", err)

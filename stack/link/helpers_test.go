@@ -2,11 +2,8 @@ package link
 
 import (
 	"context"
-	"flag"
-	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
@@ -15,11 +12,8 @@ import (
 
 	"taproot/tap"
 	"taproot/tap/taptest"
+	"taproot/test/settle"
 )
-
-// patience is how long a test waits for what must happen. It is far above what
-// a busy machine needs; no test waits it out to pass.
-const patience = 10 * time.Second
 
 // gatewayMAC and guestMAC are the two ends of the link.
 var (
@@ -35,21 +29,8 @@ const (
 	etherTest = 0x88b5 // for local experiments
 )
 
-// TestMain checks that no test leaves a goroutine behind.
-func TestMain(m *testing.M) {
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
-		os.Exit(code) // the fuzzing engine has goroutines of its own
-	}
-	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			fmt.Fprintf(os.Stderr, "left behind: got %d goroutines, want %d\n", runtime.NumGoroutine(), before)
-			os.Exit(1)
-		}
-	}
-	os.Exit(code)
-}
+// TestMain checks that no test leaves a goroutine or a descriptor behind.
+func TestMain(m *testing.M) { os.Exit(settle.Main(m)) }
 
 // features are the two ways that a device is opened.
 var features = map[string]tap.Features{
@@ -131,19 +112,9 @@ func next[T any](t testing.TB, what string, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(patience):
+	case <-time.After(settle.Patience):
 		t.Fatalf("%s did not come", what)
 		panic("unreachable")
-	}
-}
-
-// eventually waits until condition holds.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"taproot/tap"
+	"taproot/test/settle"
 )
 
 // newPacket returns a packet as the stack hands it out: headers of these
@@ -93,7 +94,7 @@ func TestWritePackets(t *testing.T) {
 		if got := b.Stats.Unsent.Load(); got != 0 {
 			t.Errorf("unsent: got %d, want 0", got)
 		}
-		eventually(t, "all frames are counted", func() bool { return b.Stats.Sent.Load() == 7 })
+		settle.Until(t, "all frames are counted", func() bool { return b.Stats.Sent.Load() == 7 })
 	})
 }
 
@@ -155,7 +156,7 @@ func TestWritePacketsWaits(t *testing.T) {
 			b.writePackets(t, newPacket(20, i%256, 20000, 1))
 		}
 	})
-	eventually(t, "the queue is full", func() bool { return len(b.queue) == queueLen })
+	settle.Until(t, "the queue is full", func() bool { return len(b.queue) == queueLen })
 	frames := b.read(t)
 	for i := range packets {
 		if got, want := len(next(t, "frame", frames).frame), 14+20+i%256+20000; got != want {
@@ -182,7 +183,7 @@ func TestWritePacketsStopped(t *testing.T) {
 			}
 		}
 	}()
-	eventually(t, "the queue is full", func() bool { return len(b.queue) == queueLen })
+	settle.Until(t, "the queue is full", func() bool { return len(b.queue) == queueLen })
 	b.stop()
 	if err := next(t, "error", last); err.String() != (&tcpip.ErrClosedForSend{}).String() {
 		t.Errorf("got %v, want %v", err, &tcpip.ErrClosedForSend{})

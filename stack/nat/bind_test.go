@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/test/settle"
 )
 
 // bound is bound to an address of the namespace's, in both families.
@@ -37,7 +39,7 @@ func TestBindTCP(t *testing.T) {
 			port := serveTCP(t, net.JoinHostPort(test.target, "0"), func(c *net.TCPConn) {
 				sources <- c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 			})
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), settle.Patience)
 			defer cancel()
 			target := netip.AddrPortFrom(netip.MustParseAddr(test.target), port)
 			f, err := dial(ctx, test.bind, target)
@@ -141,7 +143,7 @@ func TestBindEcho(t *testing.T) {
 }
 
 func TestBindControlRefuses(t *testing.T) {
-	dialer := &net.Dialer{Timeout: patience, Control: Bind{Device4: "nosuch"}.Control}
+	dialer := &net.Dialer{Timeout: settle.Patience, Control: Bind{Device4: "nosuch"}.Control}
 	if c, err := dialer.Dial("udp", "198.51.100.1:53"); !errors.Is(err, unix.ENETUNREACH) {
 		t.Errorf("got %v and error %v, want %v", c, err, unix.ENETUNREACH)
 	}

@@ -2,23 +2,17 @@ package nat
 
 import (
 	"context"
-	"flag"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
 	"taproot/stack"
 	"taproot/stack/flow"
 	"taproot/stack/policy"
+	"taproot/test/settle"
 )
-
-// patience is how long a test waits for what must happen. It is far above what
-// a busy machine needs; no test waits it out to pass.
-const patience = 10 * time.Second
 
 var (
 	guest4   = netip.MustParseAddr("10.0.2.100")
@@ -28,53 +22,7 @@ var (
 )
 
 // TestMain checks that no test leaves a goroutine or a descriptor behind.
-func TestMain(m *testing.M) {
-	goroutines, descriptors := runtime.NumGoroutine(), -1
-	if warmUp() {
-		descriptors = countDescriptors()
-	}
-	code := m.Run()
-	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
-		os.Exit(code) // the fuzzing engine has goroutines of its own
-	}
-	if err := settle(goroutines, descriptors); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// warmUp opens what the runtime keeps open once its poller is used.
-func warmUp() bool {
-	c, err := net.ListenUDP("udp", nil)
-	if err != nil {
-		return false
-	}
-	c.Close()
-	return true
-}
-
-func settle(goroutines, descriptors int) error {
-	deadline := time.Now().Add(patience)
-	for {
-		g, d := runtime.NumGoroutine(), countDescriptors()
-		if g <= goroutines && (d <= descriptors || descriptors < 0) {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("left behind: got %d goroutines and %d descriptors, want %d and %d", g, d, goroutines, descriptors)
-		}
-		runtime.Gosched()
-	}
-}
-
-func countDescriptors() int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return -1
-	}
-	return len(entries)
-}
+func TestMain(m *testing.M) { os.Exit(settle.Main(m)) }
 
 // A received is a datagram that the guest got.
 type received struct {
@@ -109,19 +57,9 @@ func next[T any](t *testing.T, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(patience):
+	case <-time.After(settle.Patience):
 		t.Fatal("nothing came to the guest")
 		panic("unreachable")
-	}
-}
-
-// eventually waits until condition holds.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
 	}
 }
 
@@ -196,7 +134,7 @@ func listen(t *testing.T, address string) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(settle.Patience))
 	return c
 }
 

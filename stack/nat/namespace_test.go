@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/test/settle"
 )
 
 // namespaceEnv is set in the test binary that runs in namespaces of its own.
@@ -99,7 +101,7 @@ func setUpLoopback(t *testing.T) {
 	}
 	// The kernel's duplicate address detection is over at once on a loopback
 	// device, but in another thread.
-	eventually(t, outside6+" is usable", func() bool {
+	settle.Until(t, outside6+" is usable", func() bool {
 		c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(outside6)})
 		if err != nil {
 			return false

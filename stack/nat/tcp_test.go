@@ -23,6 +23,7 @@ import (
 	"taproot/stack/stacktest"
 	"taproot/tap"
 	"taproot/tap/taptest"
+	"taproot/test/settle"
 )
 
 // A tcpPath is the whole way of a connection but the namespaces: a guest, the
@@ -84,13 +85,13 @@ func (p *tcpPath) dial(t *testing.T, to netip.AddrPort) stacktest.Conn {
 }
 
 func (p *tcpPath) tryDial(to netip.AddrPort) (stacktest.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), settle.Patience)
 	defer cancel()
 	c, err := p.guest.Dial(ctx, to)
 	if err != nil {
 		return nil, err
 	}
-	c.SetDeadline(time.Now().Add(3 * patience))
+	c.SetDeadline(time.Now().Add(3 * settle.Patience))
 	return c, nil
 }
 
@@ -158,7 +159,7 @@ func TestTCPEcho(t *testing.T) {
 			if err != nil || sha256.Sum256(got) != sha256.Sum256(sent) {
 				t.Errorf("got %d bytes and error %v, want the %d sent", len(got), err, len(sent))
 			}
-			eventually(t, "the flow is gone", func() bool { return p.flows.Len(flow.TCP) == 0 })
+			settle.Until(t, "the flow is gone", func() bool { return p.flows.Len(flow.TCP) == 0 })
 			if n := p.tcp.Stats.Connected.Load(); n != 1 {
 				t.Errorf("connected: got %d, want 1", n)
 			}
@@ -179,7 +180,7 @@ func TestTCPRefused(t *testing.T) {
 			if n := p.tcp.Stats.Refused.Load(); n != 1 {
 				t.Errorf("refused: got %d, want 1", n)
 			}
-			eventually(t, "no flow is left", func() bool { return p.flows.Len(flow.TCP) == 0 })
+			settle.Until(t, "no flow is left", func() bool { return p.flows.Len(flow.TCP) == 0 })
 		})
 	}
 }
@@ -211,7 +212,7 @@ func TestTCPDenied(t *testing.T) {
 			t.Error("IPv6: got a connection")
 		}
 	})
-	eventually(t, "both families are denied", func() bool { return p.tcp.Stats.Denied.Load() == 2 })
+	settle.Until(t, "both families are denied", func() bool { return p.tcp.Stats.Denied.Load() == 2 })
 	cancel()
 	wg.Wait()
 	if n := p.flows.Stats(flow.TCP).Opened; n != 0 {
@@ -232,7 +233,7 @@ func TestTCPFlowLimit(t *testing.T) {
 	}
 	wantEcho(t, second)
 	first.Close()
-	eventually(t, "a flow is gone", func() bool { return p.flows.Len(flow.TCP) == 1 })
+	settle.Until(t, "a flow is gone", func() bool { return p.flows.Len(flow.TCP) == 1 })
 	wantEcho(t, p.dial(t, to))
 }
 
@@ -263,7 +264,7 @@ func TestTCPHostReset(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Errorf("read: got %v, want a reset", err)
 	}
-	eventually(t, "the flow is gone", func() bool { return p.flows.Len(flow.TCP) == 0 })
+	settle.Until(t, "the flow is gone", func() bool { return p.flows.Len(flow.TCP) == 0 })
 }
 
 // TestTCPConnectClose has 32 clients connect and close, fifty times each: what
@@ -290,7 +291,7 @@ func TestTCPConnectClose(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	eventually(t, "all flows are gone", func() bool { return p.flows.Len(flow.TCP) == 0 })
+	settle.Until(t, "all flows are gone", func() bool { return p.flows.Len(flow.TCP) == 0 })
 	if n := p.tcp.Stats.Connected.Load(); n != clients*rounds {
 		t.Errorf("connected: got %d, want %d", n, clients*rounds)
 	}
@@ -318,7 +319,7 @@ func TestTCPThousand(t *testing.T) {
 		wantEcho(t, list[i])
 		list[i].Close()
 	})
-	eventually(t, "all flows are gone", func() bool { return p.flows.Len(flow.TCP) == 0 })
+	settle.Until(t, "all flows are gone", func() bool { return p.flows.Len(flow.TCP) == 0 })
 }
 
 // inParallel calls f with 0 to n-1 on so many goroutines.
@@ -358,7 +359,7 @@ func TestTCPRunEnds(t *testing.T) {
 	p.end()
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
+	case <-time.After(settle.Patience):
 		t.Fatal("run did not end")
 	}
 	for range 2 {
@@ -412,7 +413,7 @@ func exhaustDescriptors(t *testing.T) (release func()) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &usual); err != nil {
 		t.Fatal(err)
 	}
-	few := unix.Rlimit{Cur: uint64(countDescriptors() + 8), Max: usual.Max}
+	few := unix.Rlimit{Cur: uint64(settle.Descriptors() + 8), Max: usual.Max}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
 		t.Fatal(err)
 	}

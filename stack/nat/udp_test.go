@@ -12,6 +12,7 @@ import (
 
 	"taproot/internal/socket"
 	"taproot/stack/flow"
+	"taproot/test/settle"
 
 	"golang.org/x/sys/unix"
 )
@@ -345,7 +346,7 @@ func TestUDPInboundRefreshes(t *testing.T) {
 func TestUDPConcurrent(t *testing.T) {
 	u, guest := startUDP(t)
 	server := listen(t, "127.0.0.1:0")
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), settle.Patience)
 	defer cancel()
 	go func() { // the guest takes whatever comes
 		for ctx.Err() == nil {
@@ -380,19 +381,19 @@ func TestUDPAfterRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- u.Run(ctx) }()
-	before := countDescriptors()
+	before := settle.Descriptors()
 	target := netip.AddrPortFrom(gateway4, 4000)
 	for i := range uint16(100) {
 		u.Handle(datagram(netip.AddrPortFrom(guest4, 20000+i), target, "x"))
 	}
-	if got := countDescriptors(); got != before+100 {
+	if got := settle.Descriptors(); got != before+100 {
 		t.Errorf("descriptors: got %d, want %d", got, before+100)
 	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("run: got %v, want nil", err)
 	}
-	if got := countDescriptors(); got != before-1 {
+	if got := settle.Descriptors(); got != before-1 {
 		t.Errorf("descriptors after the end: got %d, want %d", got, before-1)
 	}
 	u.Handle(datagram(netip.AddrPortFrom(guest4, 20000), target, "x"))

@@ -68,6 +68,7 @@ func arrows() map[string][]string {
 		"test/e2e":     {},
 		"test/lab":     {"internal/probe"},
 		"test/rules":   {},
+		"test/settle":  {},
 		"test/summary": {},
 	}
 }
