@@ -3,10 +3,12 @@ package engine
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -65,6 +67,12 @@ func fakeEngine() int {
 	case "ready-die":
 		_ = w.send(message{Ready: true})
 		return 4
+	case "deaf": // does not listen, not even to the end
+		_ = w.send(message{Ready: true})
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTERM)
+		<-stop
+		return 0
 	case "gone":
 		_ = w.send(message{Ready: true})
 		_ = w.send(message{Gone: "deleted"})

@@ -79,6 +79,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	}
 	defer s.closeDevice()
 	defer s.rules.Close()
+	defer cancel() // so that nobody who publishes waits for an engine that does not listen
 	wg.Go(func() { s.keep(ctx, starter) })
 	wg.Go(func() { s.serveSockets(ctx) })
 	if err := s.startAuto(ctx, &wg); err != nil {
