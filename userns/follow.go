@@ -70,6 +70,11 @@ func (f *follower) watchAll() error {
 	if err := f.watchMounts(); err != nil {
 		return err
 	}
+	if f.target.NetNS != "" && f.pidfd != nil { // with which the path ends
+		if err := f.watchProcess(f.pidfd); err != nil {
+			return err
+		}
+	}
 	// A mount that we see tells of its end by itself, even if another mount
 	// namespace deletes or moves the file below it (since Linux 3.18). An inotify
 	// instance is spared for all others: a user has no more than 128 (inotify(7)).
@@ -112,7 +117,7 @@ func (f *follower) held() (bool, error) {
 	if mounted || err != nil {
 		return mounted, err
 	}
-	if f.pidfd == nil && f.atPath() { // a mount out of our sight
+	if f.atPath() { // maybe a mount out of our sight, as below /proc/PID/root
 		return true, nil
 	}
 	holder, err := f.findHolder()

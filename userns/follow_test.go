@@ -1,11 +1,13 @@
 package userns
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -195,6 +197,39 @@ func TestWaitOtherMounts(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	ends(t, "target", target)
+	ends(t, "holders", holders)
+}
+
+// TestWaitMountOfProcess: a mount in the mount namespace of a process, seen below
+// /proc/PID/root, holds a network namespace in which nobody is.
+func TestWaitMountOfProcess(t *testing.T) {
+	if !asNamespaceRoot(t) {
+		return
+	}
+	p := newTarget(t, "answer", netTarget())
+	path := t.TempDir() + "/netns"
+	if err := os.WriteFile(path, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	owner := exec.Command("/bin/sh", "-c", `mount --make-rprivate / && mount --bind "$1" "$2" && echo ready && exec cat`, "sh", namespacePath(p.pid, "net"), path)
+	owner.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	in, err1 := owner.StdinPipe()
+	out, err2 := owner.StdoutPipe()
+	if err := errors.Join(err1, err2, owner.Start()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); owner.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("owner of the mount: got %q and error %v", line, err)
+	}
+	n := openTarget(t, Target{NetNS: "/proc/" + strconv.Itoa(owner.Process.Pid) + "/root" + path})
+	holders := waiting(t, n, FollowHolders)
+	p.end()
+	stays(t, "mounted", holders)
+	if t.Failed() {
+		return
+	}
+	owner.Process.Kill()
 	ends(t, "holders", holders)
 }
 

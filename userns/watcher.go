@@ -117,7 +117,7 @@ func (w *watcher) until(ctx context.Context, done func() (bool, error)) error {
 
 // drain takes the news, which would wake us again.
 func (w *watcher) drain(epoll int) {
-	var events [4]unix.EpollEvent // of three descriptors at most
+	var events [4]unix.EpollEvent // of four descriptors at most
 	unix.EpollWait(epoll, events[:], 0)
 	var b [4096]byte
 	for w.inotify >= 0 {
