@@ -11,6 +11,7 @@ import (
 // TestBuildah: a step of a build that fetches something.
 func TestBuildah(t *testing.T) {
 	t.Parallel()
+	lab.Need(t, lab.SubIDs)
 	each(t, append(containerPrograms, "buildah"), func(t *testing.T, w *world) {
 		w.prepareContainers(t)
 		build := func(network, line string) (string, error) {

@@ -24,13 +24,14 @@ func TestMain(m *testing.M) {
 }
 
 // A world is a laboratory with a user who has what a caller needs: ids to give
-// away, a home with settings, and a slirp4netns in the first directory of PATH,
-// which notes how it is called.
+// away, where there are some, a home, and a slirp4netns in the first directory
+// of PATH, which notes how it is called.
 type world struct {
 	*lab.Lab
 	session *lab.Session
-	// bin is the first directory of PATH.
-	bin string
+	// setUID is a directory with newuidmap and newgidmap, unless there are no
+	// ids to give away.
+	setUID string
 	// original says whether slirp4netns is the original.
 	original bool
 	// web is a web server on the outside, which is www.example.test.
@@ -62,11 +63,15 @@ func each(t *testing.T, programs []string, test func(t *testing.T, w *world)) {
 // newWorld makes a world with that slirp4netns; "" is taproot.
 func newWorld(t *testing.T, slirp string) *world {
 	t.Helper()
-	lab.Need(t, lab.NetNS, lab.TUN, lab.SubIDs)
-	lab.NeedProgram(t, "newuidmap", "newgidmap", "curl")
+	lab.Need(t, lab.NetNS, lab.TUN)
+	lab.NeedProgram(t, "curl")
 	l := lab.New(t)
-	w := &world{Lab: l, bin: l.SetUID("newuidmap", "newgidmap")}
-	l.SubIDs("user:10000:50000\n")
+	w := &world{Lab: l}
+	if lab.SubIDs.Available() {
+		lab.NeedProgram(t, "newuidmap", "newgidmap")
+		w.setUID = l.SetUID("newuidmap", "newgidmap")
+		l.SubIDs("user:10000:50000\n")
+	}
 	// It has to go before its namespaces do.
 	t.Cleanup(func() { w.wantNothingLeft(t) })
 	w.session = l.Session()
@@ -106,7 +111,7 @@ func (w *world) user(name string, args ...string) *lab.Cmd {
 	// command of [os/exec] is.
 	c := w.session.Command("env", append([]string{name}, args...)...)
 	c.Env = append(c.Env, "HOME="+filepath.Join(w.Dir, "home"), "LC_ALL=C",
-		"PATH="+filepath.Join(w.Dir, "bin")+":"+w.bin+":"+os.Getenv("PATH"))
+		"PATH="+filepath.Join(w.Dir, "bin")+":"+w.setUID+":"+os.Getenv("PATH"))
 	return c
 }
 

@@ -76,6 +76,7 @@ func (w *world) rootfs() string { return filepath.Join(w.Dir, "rootfs") }
 // of containers.
 func eachPodman(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
+	lab.Need(t, lab.SubIDs)
 	each(t, append(containerPrograms, "podman"), func(t *testing.T, w *world) {
 		w.prepareContainers(t)
 		w.needContainers(t)

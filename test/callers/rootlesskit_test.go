@@ -18,6 +18,7 @@ func (w *world) rootlesskit(options string, command ...string) *lab.Cmd {
 // eachRootlesskit is each for tests with rootlesskit.
 func eachRootlesskit(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
+	lab.Need(t, lab.SubIDs)
 	each(t, []string{"rootlesskit", "ip"}, test)
 }
 

@@ -270,8 +270,9 @@ func TestSlirpPing(t *testing.T) {
 	t.Parallel()
 	lab.NeedProgram(t, "ping")
 	eachSlirp(t, func(t *testing.T, s slirp) {
-		// The host lets nobody make an ICMP socket.
-		s.Host.Sysctl("net/ipv4/ping_group_range", "1 0")
+		// The host lets nobody but its root make an ICMP socket. In a
+		// laboratory with one id that is the user.
+		s.Host.Sysctl("net/ipv4/ping_group_range", "0 0")
 		to := s.newTraffic(t)
 		ttl := "ttl=64" // as a router of Linux answers
 		if s.original {
