@@ -17,6 +17,10 @@ import (
 // programs write resolv.conf in several steps, and addresses come in groups.
 const settle = 50 * time.Millisecond
 
+// settleLongest is how long it is waited for that quiet: a host whose routes
+// never rest has new addresses all the same, which the guest must not reach.
+const settleLongest = time.Second
+
 // followHost tells the engine of changes of the host's addresses and resolvers
 // until ctx ends.
 func (s *supervisor) followHost(ctx context.Context) {
@@ -55,9 +59,11 @@ func (s *supervisor) followHost(ctx context.Context) {
 	}
 }
 
-// quiet waits until nothing has happened for settle. It returns false when ctx
-// has ended.
+// quiet waits until nothing has happened for settle, or for settleLongest. It
+// returns false when ctx has ended.
 func (s *supervisor) quiet(ctx context.Context, changed <-chan struct{}, files *fsnotify.Watcher) bool {
+	enough := time.NewTimer(settleLongest)
+	defer enough.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -65,6 +71,8 @@ func (s *supervisor) quiet(ctx context.Context, changed <-chan struct{}, files *
 		case <-changed:
 		case <-events(files):
 		case <-errorsOf(files):
+		case <-enough.C:
+			return true
 		case <-time.After(settle):
 			return true
 		}

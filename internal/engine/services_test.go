@@ -139,6 +139,23 @@ func TestQuiet(t *testing.T) {
 	if len(changed) != 0 || len(w.Events) != 0 {
 		t.Error("changes are left")
 	}
+	never := make(chan struct{})
+	rest := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case never <- struct{}{}:
+			case <-rest:
+				return
+			}
+		}
+	}()
+	timeout, end := context.WithTimeout(t.Context(), 3*settleLongest)
+	defer end()
+	if !s.quiet(timeout, never, nil) {
+		t.Error("without any rest: got false, want true")
+	}
+	close(rest)
 	ended, end := context.WithCancel(t.Context())
 	end()
 	if s.quiet(ended, nil, nil) {
