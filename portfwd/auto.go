@@ -165,13 +165,14 @@ func (a *Auto) reaches(address netip.Addr) bool {
 // publish adds the rule of a port unless there is one, or there was one
 // recently that failed.
 func (a *Auto) publish(ctx context.Context, port uint16) {
-	if _, ok := a.have[port]; ok || time.Now().Before(a.retry[port]) || a.cfg.Table.listens(a.cfg.Direction, a.cfg.Proto, port) {
+	r := Rule{
+		Direction: a.cfg.Direction, Proto: a.cfg.Proto, Listen: netip.AddrPortFrom(a.cfg.Listen, port),
+		Device: a.cfg.Device, Loopback: a.cfg.Loopback, Freebind: a.cfg.Freebind,
+	}
+	if _, ok := a.have[port]; ok || time.Now().Before(a.retry[port]) || a.cfg.Table.taken(r) {
 		return
 	}
-	id, err := a.cfg.Table.add(ctx, Rule{
-		Direction: a.cfg.Direction, Proto: a.cfg.Proto, Listen: netip.AddrPortFrom(a.cfg.Listen, port),
-		Device: a.cfg.Device, Loopback: a.cfg.Loopback,
-	}, true)
+	id, err := a.cfg.Table.add(ctx, r, true)
 	if err != nil {
 		a.retry[port] = time.Now().Add(autoRetry)
 		a.cfg.Log.Debug("automatic port not published", "port", port, "error", err)

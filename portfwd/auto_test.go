@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -100,6 +101,33 @@ func TestAutoFollows(t *testing.T) {
 	}
 	if got := rules(table, Inbound); len(got) != 1 {
 		t.Errorf("after an error: got %v, want the rule to stay", got)
+	}
+}
+
+// TestAutoTwoAddresses has the same port published at several addresses, as with
+// those of both loopbacks. Those that a rule has already are left out.
+func TestAutoTwoAddresses(t *testing.T) {
+	table, _ := newRecorded(t)
+	port := freeRange(t, 1)
+	local4, local6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+	for range 2 {
+		for _, address := range []netip.Addr{local4, local6, netip.IPv4Unspecified(), {}} {
+			a, w := newAuto(t, table, AutoConfig{Listen: address, Freebind: true})
+			w.set(nil, Open{flow.TCP, netip.IPv4Unspecified(), port})
+			if err := a.step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var got []netip.Addr
+	for _, e := range table.List() {
+		got = append(got, e.Rule.Listen.Addr())
+		if !e.Rule.Freebind {
+			t.Errorf("%v: Freebind: got false, want that of the configuration", e.Rule)
+		}
+	}
+	if want := []netip.Addr{local4, local6}; !slices.Equal(got, want) {
+		t.Errorf("got rules at %v, want %v", got, want)
 	}
 }
 

@@ -223,6 +223,31 @@ func (t *Table) listens(d Direction, p flow.Proto, port uint16) bool {
 	return false
 }
 
+// taken tells whether a rule listens where r, which has one port, would.
+func (t *Table) taken(r Rule) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range t.entries {
+		if e.Rule.Direction == r.Direction && e.Rule.Proto == r.Proto && e.Rule.Overlaps(r.Listen.Port()) &&
+			meet(e.Rule.Listen.Addr().Unmap(), r.Listen.Addr().Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// meet tells whether sockets at two addresses get in each other's way; an
+// invalid one stands for all of both families.
+func meet(a, b netip.Addr) bool {
+	switch {
+	case !a.IsValid() || !b.IsValid() || a == b:
+		return true
+	case a.Is4() != b.Is4():
+		return false
+	}
+	return a.IsUnspecified() || b.IsUnspecified()
+}
+
 func (t *Table) all() []*entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
