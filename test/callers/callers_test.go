@@ -170,8 +170,7 @@ func (w *world) url(host string) string {
 // greeting is the page.
 const greeting = "hello, guest"
 
-// fetch is a command line that gets the page from the outside, by name, and
-// where there is IPv6 also over that.
+// fetch is a command line that gets the page from the outside, by name.
 func (w *world) fetch() string {
 	return "curl -sS --max-time 20 -4 " + w.url("www.example.test")
 }

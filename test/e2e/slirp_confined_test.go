@@ -20,7 +20,7 @@ func TestSlirpConfined(t *testing.T) {
 		// 1<<10 is CAP_NET_BIND_SERVICE, which it may keep (capabilities(7)).
 		for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd"} {
 			none, bind := set+":\t0000000000000000\n", set+":\t0000000000000400\n"
-			if !strings.Contains(status, none) && !strings.Contains(status, bind) && !s.empty(set) {
+			if !strings.Contains(status, none) && !strings.Contains(status, bind) && !s.harmless(set) {
 				t.Errorf("status: got %q, want %s to be empty, or CAP_NET_BIND_SERVICE", status, set)
 			}
 		}
@@ -28,9 +28,9 @@ func TestSlirpConfined(t *testing.T) {
 	})
 }
 
-// empty reports whether a set of capabilities may be anything: without others
-// the bounding set gives nothing to a process that gets no new privileges.
-func (s slirp) empty(set string) bool { return set == "CapBnd" && !s.original }
+// harmless reports whether a set of capabilities may be anything: the bounding
+// set alone gives nothing to a process that gets no new privileges.
+func (s slirp) harmless(set string) bool { return set == "CapBnd" && !s.original }
 
 // reader is what proc(5) says of the process that reads frames.
 func (s slirp) reader(t *testing.T, h *helper) string {
