@@ -291,6 +291,29 @@ func TestListenReplacesWhatIsLeft(t *testing.T) {
 	s.Close() // does nothing
 }
 
+// TestListenWaits wants the next instance to wait for one that is leaving.
+func TestListenWaits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "api")
+	first, err := Listen(path, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	met := make(chan struct{}) // somebody has looked whether we are alive
+	go func() {
+		if c, err := first.listener.Accept(); err == nil {
+			c.Close()
+		}
+		first.Close()
+		close(met)
+	}()
+	second, err := Listen(path, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-met
+	second.Close()
+}
+
 // A server removes only its own socket.
 func TestCloseLeavesOthers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "api")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // maxPath is the longest path of a socket in bytes: sun_path of unix(7) less
@@ -20,6 +21,13 @@ var errLive = errors.New("in use by a live instance")
 // errLong says that a path does not fit into a socket's address.
 var errLong = fmt.Errorf("longer than %d bytes", maxPath)
 
+// An instance whose container was stopped may still be leaving when podman
+// starts the next one at the same path.
+const (
+	leaving      = 2 * time.Second
+	leavingPause = 10 * time.Millisecond
+)
+
 // bind makes the socket at path, in place of a file that is left from
 // somebody who is gone.
 func bind(path string) (*net.UnixListener, error) {
@@ -30,7 +38,11 @@ func bind(path string) (*net.UnixListener, error) {
 	if strings.HasPrefix(path, "@") {
 		addr.Name = "./" + path // else package net takes it for an abstract name
 	}
-	if err := vacate(addr); err != nil {
+	err := vacate(addr)
+	for deadline := time.Now().Add(leaving); errors.Is(err, errLive) && time.Now().Before(deadline); err = vacate(addr) {
+		time.Sleep(leavingPause)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("API socket %s: %w", path, err)
 	}
 	l, err := net.ListenUnix("unix", addr)

@@ -124,6 +124,9 @@ func (p *program) serve(ctx context.Context, o *options) (err error) {
 			return err
 		}
 		defer api.Close()
+		// Right away, and not when everything else has ended: the next
+		// instance may be waiting for the path.
+		defer context.AfterFunc(ctx, func() { api.Close() })()
 	}
 	a, err := p.attachment(ctx, o, device)
 	if err != nil {
