@@ -40,6 +40,9 @@ type Server struct {
 	listener  *net.UnixListener
 	file      os.FileInfo // the socket in the file system
 	forwarder Forwarder
+
+	closing sync.Once
+	closed  error // what Close returns
 }
 
 // Listen makes the socket at path, which has less than 108 bytes, instead of
@@ -65,12 +68,15 @@ func Listen(path string, cfg Config) (*Server, error) {
 }
 
 // Close stops listening, which ends Run, and removes the socket's file if it
-// is still ours. More calls do nothing.
+// is still ours. More calls wait for the first and return the same.
 func (s *Server) Close() error {
+	s.closing.Do(func() { s.closed = s.close() })
+	return s.closed
+}
+
+// close does the work of Close.
+func (s *Server) close() error {
 	err := s.listener.Close()
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
 	path := s.listener.Addr().String()
 	if now, statErr := os.Lstat(path); statErr == nil && os.SameFile(now, s.file) {
 		err = errors.Join(err, os.Remove(path))
