@@ -55,7 +55,7 @@ func NewEcho(cfg EchoConfig) (*Echo, error) {
 // "administratively prohibited". The setting is net.ipv4.ping_group_range, for
 // both families.
 func PingAllowed() error {
-	s, err := openSocket(unix.AF_INET, unix.IPPROTO_ICMP)
+	s, err := socket.New(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)
 	if err != nil {
 		return err
 	}
@@ -97,21 +97,11 @@ func (e *Echo) Handle(r stack.Echo) {
 
 // open implements protocol.
 func (e *Echo) open(o origin) (*hostSocket, error) {
-	family, protocol, level, option := unix.AF_INET, unix.IPPROTO_ICMP, unix.IPPROTO_IP, unix.IP_RECVTTL
+	// Without the option the guest sees replies from nearer than they came.
 	if o.guest.Addr().Is6() {
-		family, protocol, level, option = unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT
+		return openSocket(e.cfg.Bind, o, unix.IPPROTO_ICMPV6, option{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT})
 	}
-	s, err := openSocket(family, protocol)
-	if err != nil {
-		return nil, err
-	}
-	// Without it the guest sees replies from nearer than they came.
-	_ = unix.SetsockoptInt(s.FD(), level, option, 1)
-	if err := s.bind(e.cfg.Bind, o); err != nil {
-		s.Release()
-		return nil, err
-	}
-	return s, nil
+	return openSocket(e.cfg.Bind, o, unix.IPPROTO_ICMP, option{unix.IPPROTO_IP, unix.IP_RECVTTL})
 }
 
 // receive implements protocol. The kernel has matched identifier and type.

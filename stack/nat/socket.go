@@ -27,17 +27,25 @@ type hostSocket struct {
 	discover atomic.Int32
 }
 
-// openSocket returns a socket of the family and protocol with the options that
-// all of ours have, and one reference to it.
-func openSocket(family, protocol int) (*hostSocket, error) {
-	opened, err := socket.New(family, unix.SOCK_DGRAM, protocol)
+// An option is a socket option that is on.
+type option struct{ level, name int }
+
+// openSocket returns the socket of a mapping, bound as b says, and one reference
+// to it. It has the options that all of ours have, and more, which is not
+// essential.
+func openSocket(b Bind, o origin, protocol int, more option) (*hostSocket, error) {
+	opened, err := socket.New(socket.Family(o.guest.Addr()), unix.SOCK_DGRAM, protocol)
 	if err != nil {
 		return nil, err
 	}
-	s := &hostSocket{Socket: opened, v6: family == unix.AF_INET6}
-	if err := s.setOptions(); err != nil {
+	s := &hostSocket{Socket: opened, v6: o.guest.Addr().Is6()}
+	_ = unix.SetsockoptInt(s.FD(), more.level, more.name, 1)
+	if err = os.NewSyscallError("setsockopt", s.setOptions()); err == nil {
+		err = s.bind(b, o)
+	}
+	if err != nil {
 		s.Release()
-		return nil, os.NewSyscallError("setsockopt", err)
+		return nil, err
 	}
 	return s, nil
 }

@@ -248,17 +248,8 @@ func (p *peer) send(head, payload []byte, c *socket.Control) error {
 
 // open implements protocol.
 func (u *UDP) open(o origin) (*hostSocket, error) {
-	s, err := openSocket(socket.Family(o.guest.Addr()), unix.IPPROTO_UDP)
-	if err != nil {
-		return nil, err
-	}
-	// Without it (before Linux 5.0) datagrams come one by one.
-	_ = unix.SetsockoptInt(s.FD(), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
-	if err := s.bind(u.cfg.Bind, o); err != nil {
-		s.Release()
-		return nil, err
-	}
-	return s, nil
+	// Without UDP_GRO (before Linux 5.0) datagrams come one by one.
+	return openSocket(u.cfg.Bind, o, unix.IPPROTO_UDP, option{unix.IPPROTO_UDP, unix.UDP_GRO})
 }
 
 // receive implements protocol.
