@@ -331,13 +331,18 @@ func TestCloseLeavesOthers(t *testing.T) {
 
 func TestListenErrors(t *testing.T) {
 	dir := t.TempDir()
+	empty := t.TempDir()
 	for path, want := range map[string]string{
-		filepath.Join(dir, "none", "api"):                "no such file or directory",
+		empty:                             "is a directory",
+		filepath.Join(dir, "none", "api"): "no such file or directory",
 		filepath.Join(dir, strings.Repeat("x", maxPath)): "longer than 107 bytes",
 	} {
 		if _, err := Listen(path, Config{}); err == nil || err.Error() != "API socket "+path+": "+want {
 			t.Errorf("got %v, want %s", err, want)
 		}
+	}
+	if _, err := os.Stat(empty); err != nil {
+		t.Errorf("a directory in the socket's place: %v", err)
 	}
 }
 

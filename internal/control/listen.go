@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -63,9 +62,9 @@ func vacate(addr *net.UnixAddr) error {
 	if errors.Is(err, syscall.EAGAIN) { // too many are waiting there already
 		return errLive
 	}
-	err = os.Remove(addr.Name)
+	err = syscall.Unlink(addr.Name) // not os.Remove, which takes empty directories too
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return cause(err)
+		return err
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"taproot/cmd/internal/caller"
@@ -70,7 +71,8 @@ func (p *program) acceptBess(ctx context.Context, path string) (*os.File, error)
 	if filepath.IsLocal(path) {
 		path = "./" + path // package net takes "@x" for an abstract name
 	}
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+	// Not os.Remove, which takes empty directories too.
+	if err := syscall.Unlink(path); err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("bess socket: %w", err)
 	}
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})

@@ -248,7 +248,8 @@ func TestHelpNamesEachOption(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	var c call
-	c.main("--cidr=10.9.8.128/25", "--outbound-addr=192.0.2.1", "--outbound-addr6=2001:db8::1", "7", "tap0")
+	path := filepath.Join(t.TempDir(), "api")
+	c.main("--api-socket="+path, "--cidr=10.9.8.128/25", "--outbound-addr=192.0.2.1", "--outbound-addr6=2001:db8::1", "7", "tap0")
 	want := `Starting slirp
 * MTU:             1500
 * Network:         10.9.8.128
@@ -258,6 +259,7 @@ func TestDescribe(t *testing.T) {
 * DHCP begin:      10.9.8.143
 * DHCP end:        10.9.8.158
 * Recommended IP:  10.9.8.228
+* API Socket:      ` + path + `
 * Outbound IPv4:    192.0.2.1
 * Outbound IPv6:    2001:db8::1
 WARNING: 127.0.0.1:* on the host is accessible as 10.9.8.130 (set --disable-host-loopback to prohibit connecting to 127.0.0.1:*)
@@ -426,5 +428,17 @@ func TestManPage(t *testing.T) {
 		if !found[name] {
 			t.Errorf("%s: no --%s", path, name)
 		}
+	}
+}
+
+// TestBessDirectory wants what is in the socket's place, and no socket, to stay.
+func TestBessDirectory(t *testing.T) {
+	path := t.TempDir()
+	if f, err := new(program).acceptBess(t.Context(), path); err == nil {
+		f.Close()
+		t.Error("got a connection, want an error")
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
 	}
 }

@@ -75,6 +75,9 @@ func (o *options) describe(w io.Writer) {
 	} {
 		fmt.Fprintf(w, "* %-16s %v\n", line.name, line.value)
 	}
+	if o.api != "" {
+		fmt.Fprintf(w, "* API Socket:      %s\n", o.api)
+	}
 	if o.outbound.IsValid() {
 		fmt.Fprintf(w, "* Outbound IPv4:    %v\n", o.outbound)
 	}
