@@ -13,13 +13,13 @@ import (
 	"taproot/internal/plan"
 )
 
-// settle is how long the host's state must be quiet before it is read again:
+// quietTime is how long the host's state must be quiet before it is read again:
 // programs write resolv.conf in several steps, and addresses come in groups.
-const settle = 50 * time.Millisecond
+const quietTime = 50 * time.Millisecond
 
-// settleLongest is how long it is waited for that quiet: a host whose routes
+// quietLongest is how long it is waited for that quiet: a host whose routes
 // never rest has new addresses all the same, which the guest must not reach.
-const settleLongest = time.Second
+const quietLongest = time.Second
 
 // followHost tells the engine of changes of the host's addresses and resolvers
 // until ctx ends.
@@ -59,10 +59,10 @@ func (s *supervisor) followHost(ctx context.Context) {
 	}
 }
 
-// quiet waits until nothing has happened for settle, or for settleLongest. It
+// quiet waits until nothing has happened for quietTime, or for quietLongest. It
 // returns false when ctx has ended.
 func (s *supervisor) quiet(ctx context.Context, changed <-chan struct{}, files *fsnotify.Watcher) bool {
-	enough := time.NewTimer(settleLongest)
+	enough := time.NewTimer(quietLongest)
 	defer enough.Stop()
 	for {
 		select {
@@ -73,7 +73,7 @@ func (s *supervisor) quiet(ctx context.Context, changed <-chan struct{}, files *
 		case <-errorsOf(files):
 		case <-enough.C:
 			return true
-		case <-time.After(settle):
+		case <-time.After(quietTime):
 			return true
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"taproot/internal/plan"
 	"taproot/portfwd"
+	"taproot/test/settle"
 )
 
 // A keeping is a supervisor without a guest, that keeps an engine.
@@ -75,7 +76,7 @@ func TestKeep(t *testing.T) {
 	} {
 		t.Run(script, func(t *testing.T) {
 			k := newKeeping(t, script)
-			eventually(t, "the last engine is told of the host", func() bool {
+			settle.Until(t, "the last engine is told of the host", func() bool {
 				if countLives(t) < lives {
 					return false
 				}
@@ -110,7 +111,7 @@ func TestKeepGivesUp(t *testing.T) {
 			k := newKeeping(t, script)
 			select {
 			case <-k.ended:
-			case <-time.After(patience):
+			case <-time.After(settle.Patience):
 				t.Fatal("still kept")
 			}
 			select {

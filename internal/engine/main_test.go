@@ -1,21 +1,16 @@
 package engine
 
 import (
-	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-)
 
-// patience is how long a test waits for what must happen. It is far above what
-// a busy machine needs; no test waits it out to pass.
-const patience = 10 * time.Second
+	"taproot/test/settle"
+)
 
 // scriptEnv tells the test binary as engine what each of its lives does, in
 // words of fakeEngine. countEnv is a file with a byte for each life before.
@@ -25,21 +20,12 @@ const (
 )
 
 // TestMain is also the engine of tests, by argv[0]. It checks that no test
-// leaves a goroutine behind.
+// leaves a goroutine or a descriptor behind.
 func TestMain(m *testing.M) {
 	if os.Args[0] == EngineName {
 		os.Exit(fakeEngine())
 	}
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			stacks := make([]byte, 1<<16)
-			fmt.Fprintf(os.Stderr, "left behind: got %d goroutines, want %d\n%s\n", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
-			os.Exit(1)
-		}
-	}
-	os.Exit(code)
+	os.Exit(settle.Main(m))
 }
 
 // fakeEngine is an engine that moves no packets.
@@ -102,26 +88,6 @@ func countLives(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(b)
-}
-
-// eventually waits until condition holds.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
-	}
-}
-
-// descriptors returns how many this process has.
-func descriptors(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
 }
 
 // device returns a file that stands for the TAP device.

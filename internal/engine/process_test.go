@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taproot/internal/plan"
+	"taproot/test/settle"
 )
 
 // TestInherited wants the engine to let go of what the supervisor's caller has
@@ -40,7 +41,7 @@ func TestInherited(t *testing.T) {
 	if err := p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := r.SetReadDeadline(time.Now().Add(settle.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := r.Read(make([]byte, 1)); n != 0 || err == nil || os.IsTimeout(err) {

@@ -133,8 +133,8 @@ func TestQuiet(t *testing.T) {
 	if !s.quiet(t.Context(), changed, w) {
 		t.Error("got false, want true")
 	}
-	if took := time.Since(start); took < settle {
-		t.Errorf("took %v, want at least %v after the last change", took, settle)
+	if took := time.Since(start); took < quietTime {
+		t.Errorf("took %v, want at least %v after the last change", took, quietTime)
 	}
 	if len(changed) != 0 || len(w.Events) != 0 {
 		t.Error("changes are left")
@@ -150,7 +150,7 @@ func TestQuiet(t *testing.T) {
 			}
 		}
 	}()
-	timeout, end := context.WithTimeout(t.Context(), 3*settleLongest)
+	timeout, end := context.WithTimeout(t.Context(), 3*quietLongest)
 	defer end()
 	if !s.quiet(timeout, never, nil) {
 		t.Error("without any rest: got false, want true")

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/test/settle"
 )
 
 // TestGuestSocketsLost has a reply whose sockets did not arrive, because this
@@ -23,7 +25,7 @@ func TestGuestSocketsLost(t *testing.T) {
 		go g.put(&socketReply{Request: r}, nil)
 		return nil
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), settle.Patience)
 	defer cancel()
 	if _, err := g.get(ctx, unix.AF_INET, unix.SOCK_STREAM); !errors.Is(err, syscall.EMFILE) {
 		t.Errorf("got %v, want %v", err, syscall.EMFILE)
@@ -42,7 +44,7 @@ func TestGuestSockets(t *testing.T) {
 		return nil
 	})
 	defer g.close()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), settle.Patience)
 	defer cancel()
 	results := make(chan error, 3)
 	for range 3 {

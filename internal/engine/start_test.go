@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"taproot/internal/plan"
+	"taproot/test/settle"
 )
 
 // The host may change while an engine that died is started again: what the
@@ -49,7 +50,7 @@ func TestHostChangesBeforeStart(t *testing.T) {
 	if got.spec.Plan.Interface != p.Interface {
 		t.Errorf("got plan %+v, want the newer %+v", got.spec.Plan, p)
 	}
-	if err := ours.file.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := ours.file.SetReadDeadline(time.Now().Add(settle.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	if m, _, err := ours.receive(); err != nil || m.Closed != 3 {

@@ -10,6 +10,7 @@ import (
 
 	"taproot/portfwd"
 	"taproot/stack/flow"
+	"taproot/test/settle"
 	"taproot/userns"
 )
 
@@ -74,7 +75,7 @@ func TestDeafEngine(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(patience):
+	case <-time.After(settle.Patience):
 		t.Fatal("the supervisor waits for an engine that does not listen")
 	}
 	wg.Wait()

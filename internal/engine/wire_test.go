@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taproot/internal/plan"
+	"taproot/test/settle"
 )
 
 // newWirePair returns both ends as wires, which the test closes.
@@ -130,7 +131,7 @@ func TestWireLimits(t *testing.T) {
 func TestWireRefuses(t *testing.T) {
 	ours, theirs := newWirePair(t)
 	f := device(t)
-	before := descriptors(t)
+	before := settle.Descriptors()
 	fd := int(f.Fd())
 	for name, tt := range map[string]struct {
 		text   string
@@ -156,7 +157,7 @@ func TestWireRefuses(t *testing.T) {
 			t.Errorf("%s: got %+v, want an error", name, m)
 		}
 	}
-	if after := descriptors(t); after != before {
+	if after := settle.Descriptors(); after != before {
 		t.Errorf("descriptors: got %d, want the %d of before", after, before)
 	}
 }
