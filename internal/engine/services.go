@@ -167,7 +167,8 @@ func (g *gateway) handleUDP(d stack.Datagram) {
 
 // toGateway tells whether a destination means the gateway among others.
 func (g *gateway) toGateway(a netip.Addr) bool {
-	return a == g.spec.Plan.V4.Gateway || a == g.spec.Plan.V6.Gateway || a == g.stack.LinkLocal() ||
+	p := g.plan.Load()
+	return a == p.V4.Gateway || a == p.V6.Gateway || a == g.stack.LinkLocal() ||
 		a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
@@ -176,7 +177,7 @@ func (g *gateway) serveDHCP(d stack.Datagram) {
 	if !ok {
 		return
 	}
-	g.answer(netip.AddrPortFrom(g.spec.Plan.V4.Gateway, dhcpServerPort), to, reply)
+	g.answer(netip.AddrPortFrom(g.plan.Load().V4.Gateway, dhcpServerPort), to, reply)
 }
 
 func (g *gateway) serveDHCPv6(d stack.Datagram) {

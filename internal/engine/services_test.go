@@ -29,6 +29,7 @@ func newTestGateway(t *testing.T, o plan.Offsets, cfg Config) *gateway {
 		b.Close()
 	})
 	g := &gateway{spec: testSpec(t, o, cfg)}
+	g.plan.Store(&g.spec.Plan)
 	if g.stack, err = stack.New(stack.Config{Device: a, MTU: 1500, MAC: g.spec.Plan.GatewayMAC}); err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +98,19 @@ func TestToGateway(t *testing.T) {
 		if got := g.toGateway(netip.MustParseAddr(to)); got != want {
 			t.Errorf("%s: got %v, want %v", to, got, want)
 		}
+	}
+}
+
+// TestToNewGateway wants what the gateway serves to be served at its new
+// address when the guest's network has changed: a DHCP client renews there.
+func TestToNewGateway(t *testing.T) {
+	g := newTestGateway(t, plan.Offsets{}, Config{})
+	old, next := g.spec.Plan.V4.Gateway, netip.MustParseAddr("192.0.2.1")
+	p := g.spec.Plan
+	p.V4.Gateway = next
+	g.plan.Store(&p)
+	if g.toGateway(old) || !g.toGateway(next) {
+		t.Errorf("%v, %v: got %v, %v, want false, true", old, next, g.toGateway(old), g.toGateway(next))
 	}
 }
 
