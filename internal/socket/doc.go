@@ -1,6 +1,8 @@
 // Package socket works on the descriptors of many non-blocking sockets without
-// a goroutine or a buffer for each: addresses as the kernel reads them, batches
-// of messages, and a Poller that waits for all of them at once.
+// a goroutine or a buffer for each: addresses as the kernel reads them, messages
+// with their control messages, one by one and in batches, and a Poller that waits
+// for all sockets at once. Only Open and Connect are for a socket of the runtime's
+// poller, the end of a relay.
 //
 // Its system calls return at once, so they are raw: the scheduler needs not
 // hear of them.
