@@ -92,7 +92,7 @@ func (s *supervisor) serveSockets(ctx context.Context) {
 // hear notes what the engine says. There are four kinds of sockets, and a
 // request that is waiting already covers a second one.
 func (s *supervisor) hear(m message) {
-	if m.Need != nil {
+	if m.Need != nil && m.Need.valid() {
 		select {
 		case s.needed <- *m.Need:
 		default:

@@ -46,6 +46,11 @@ type socketRequest struct {
 	Family, Type int // AF_INET or AF_INET6; SOCK_STREAM or SOCK_DGRAM
 }
 
+// valid tells whether an engine of ours would ask for it.
+func (r socketRequest) valid() bool {
+	return (r.Family == unix.AF_INET || r.Family == unix.AF_INET6) && (r.Type == unix.SOCK_STREAM || r.Type == unix.SOCK_DGRAM)
+}
+
 // A socketReply comes with as many sockets as there are, or says why there are
 // none.
 type socketReply struct {
