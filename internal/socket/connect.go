@@ -12,6 +12,8 @@ import (
 )
 
 // Both ends of a connection are probed when nothing came for KeepAliveIdle.
+// The host's end needs it most: the guest's own probes are answered by the stack,
+// and what stands between host and target would forget the connection.
 // Interval and count are Linux's (tcp(7)), so that an end that is away for ten
 // minutes is not given up.
 const (
@@ -31,9 +33,8 @@ func Stream(fd int) {
 }
 
 // Open returns a non-blocking socket that belongs to the runtime's poller. typ
-// is SOCK_STREAM or SOCK_DGRAM; there is no MPTCP. prepare
-// gets the socket before the poller does, and its error ends Open; nil prepares
-// nothing.
+// is SOCK_STREAM or SOCK_DGRAM; there is no MPTCP. prepare gets the socket before
+// the poller does, and its error ends Open; nil prepares nothing.
 func Open(family, typ int, prepare func(fd int) error) (*os.File, error) {
 	fd, err := open(family, typ, 0)
 	if err != nil {
