@@ -2,11 +2,14 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"time"
 
 	"taproot/internal/plan"
 	"taproot/internal/relay"
@@ -37,6 +40,7 @@ type gateway struct {
 	plan  atomic.Pointer[plan.Plan]
 
 	sockets *guestSockets
+	missed  time.Time // when the supervisor was told last; follow's
 
 	dnsConns chan struct{} // as many as there are connections
 
@@ -232,10 +236,8 @@ func (g *gateway) follow(w *wire) {
 // do does what one message says. It owns files.
 func (g *gateway) do(w *wire, m message, files []*os.File) {
 	switch {
-	case m.Publish != nil && len(files) == 1:
-		if err := g.ports.Add(*m.Publish, files[0]); err != nil {
-			g.log.Warn("port not published", "rule", m.Publish.Rule, "error", err)
-		}
+	case m.Publish != nil:
+		g.publish(w, *m.Publish, files)
 		return
 	case m.Sockets != nil:
 		g.sockets.put(m.Sockets, files)
@@ -252,4 +254,26 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		g.setPlan(m.Plan)
 	}
 	closeAll(files)
+}
+
+// missedPause is how often the supervisor is told at most that sockets were
+// missed: it brings all of them again, after republishPause.
+const missedPause = republishPause / 2
+
+// publish serves a socket. One that did not arrive, or cannot be kept, because
+// our table of descriptors is full, is asked for again.
+func (g *gateway) publish(w *wire, l portfwd.Listener, files []*os.File) {
+	err := error(syscall.EMFILE) // unix(7): it got lost on the way
+	if len(files) == 1 {
+		err = g.ports.Add(l, files[0])
+	} else {
+		closeAll(files)
+	}
+	if errors.Is(err, syscall.EMFILE) && time.Since(g.missed) > missedPause {
+		g.missed = time.Now()
+		_ = w.send(message{Missed: true}) // the supervisor may be gone
+	}
+	if err != nil {
+		g.log.Warn("port not published", "rule", l.Rule, "error", err)
+	}
 }

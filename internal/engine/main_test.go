@@ -59,6 +59,22 @@ func fakeEngine() int {
 		signal.Notify(stop, syscall.SIGTERM)
 		<-stop
 		return 0
+	case "miss": // misses the first socket, and calls the second one closed
+		_ = w.send(message{Ready: true})
+		for n := 0; ; {
+			m, _, err := w.receive()
+			if err != nil {
+				return 0
+			}
+			if m.Publish == nil {
+				continue
+			}
+			if n++; n == 1 {
+				_ = w.send(message{Missed: true})
+			} else {
+				_ = w.send(message{Closed: m.Publish.Rule})
+			}
+		}
 	case "gone":
 		_ = w.send(message{Ready: true})
 		_ = w.send(message{Gone: "deleted"})

@@ -89,6 +89,29 @@ func (s *supervisor) serveSockets(ctx context.Context) {
 	}
 }
 
+// republishPause is how long an engine without room for sockets is left alone.
+const republishPause = time.Second
+
+// republish brings an engine that missed sockets all of them again, until ctx
+// ends. What it has it keeps.
+func (s *supervisor) republish(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.missed:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(republishPause):
+		}
+		if err := s.rules.Republish(); err != nil {
+			s.log.Warn("ports not published again", "error", err)
+		}
+	}
+}
+
 // hear notes what the engine says. There are four kinds of sockets, and a
 // request that is waiting already covers a second one.
 func (s *supervisor) hear(m message) {
@@ -96,6 +119,12 @@ func (s *supervisor) hear(m message) {
 		select {
 		case s.needed <- *m.Need:
 		default:
+		}
+	}
+	if m.Missed {
+		select {
+		case s.missed <- struct{}{}:
+		default: // it is known
 		}
 	}
 	if m.Closed != 0 {

@@ -30,6 +30,9 @@ type supervisor struct {
 	// families of two types at most.
 	needed chan socketRequest
 
+	// missed tells that the engine lacks sockets of rules.
+	missed chan struct{}
+
 	// closed gets the ids of rules whose sockets the engine has closed.
 	closed chan int
 
@@ -53,7 +56,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, 4), closed: make(chan int, 16)}
+	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, 4), missed: make(chan struct{}, 1), closed: make(chan int, 16)}
 	defer w.close()
 
 	// Everything below ends with this context, except the thread that started
@@ -82,6 +85,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer cancel() // so that nobody who publishes waits for an engine that does not listen
 	wg.Go(func() { s.keep(ctx, starter) })
 	wg.Go(func() { s.serveSockets(ctx) })
+	wg.Go(func() { s.republish(ctx) })
 	if err := s.startAuto(ctx, &wg); err != nil {
 		return err
 	}

@@ -2,12 +2,14 @@ package engine
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"os"
 	"sync"
 	"testing"
 	"time"
 
+	"taproot/internal/plan"
 	"taproot/portfwd"
 	"taproot/stack/flow"
 	"taproot/test/settle"
@@ -79,4 +81,56 @@ func TestDeafEngine(t *testing.T) {
 		t.Fatal("the supervisor waits for an engine that does not listen")
 	}
 	wg.Wait()
+}
+
+// TestMissed has an engine that had no room for a published port's socket when
+// it came. It gets it again.
+func TestMissed(t *testing.T) {
+	setScript(t, "miss")
+	w := &testWorld{device: device(t), guest: func(s *supervisor) {
+		id, err := s.rules.Add(t.Context(), portfwd.Rule{
+			Proto: flow.TCP, Listen: netip.MustParseAddrPort("127.0.0.1:0"), Target: netip.MustParseAddrPort("10.0.2.100:80"),
+		})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		select {
+		case got := <-s.closed:
+			if got != id {
+				t.Errorf("rule: got %d, want %d", got, id)
+			}
+		case <-time.After(settle.Patience):
+			t.Error("the socket does not come again")
+		}
+	}}
+	if err := supervise(t.Context(), Config{DNS: DNS{Off: true}, NoFollow: true}, w); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPublishWithoutSocket wants the supervisor to be told of a socket that did
+// not arrive, and not of each when there are many.
+func TestPublishWithoutSocket(t *testing.T) {
+	ours, theirs := newWirePair(t)
+	g := newTestGateway(t, plan.Offsets{}, Config{})
+	g.log = slog.New(slog.DiscardHandler)
+	for range 3 {
+		g.do(theirs, message{Publish: &portfwd.Listener{Rule: 1, Proto: flow.TCP, TargetPort: 80}}, nil)
+	}
+	g.do(theirs, message{Publish: &portfwd.Listener{}}, files(t, 2))
+	theirs.close()
+	told := 0
+	for {
+		m, _, err := ours.receive()
+		if err != nil {
+			break
+		}
+		if m.Missed {
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("told: got %d times, want once", told)
+	}
 }

@@ -39,6 +39,7 @@ type message struct {
 	Gone   string         `json:",omitempty"` // why the device is gone
 	Need   *socketRequest `json:",omitempty"` // sockets inside the guest
 	Closed int            `json:",omitempty"` // the id of a rule whose sockets are closed
+	Missed bool           `json:",omitempty"` // there was no room for a socket to be published
 }
 
 // A socketRequest asks for unconnected sockets inside the guest.
