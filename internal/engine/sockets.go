@@ -36,6 +36,12 @@ func newGuestSockets(request func(socketRequest) error) *guestSockets {
 func (g *guestSockets) get(ctx context.Context, family, typ int) (*os.File, error) {
 	r := socketRequest{family, typ}
 	for {
+		if g.few(r) {
+			if err := g.request(r); err != nil {
+				err = fmt.Errorf("ask for a socket inside the guest: %w", err)
+				g.put(&socketReply{Request: r, Error: err.Error()}, nil)
+			}
+		}
 		f, changed, err := g.take(r)
 		if f != nil || err != nil {
 			return f, err
@@ -48,8 +54,9 @@ func (g *guestSockets) get(ctx context.Context, family, typ int) (*os.File, erro
 	}
 }
 
-// take takes a socket if there is one; if few are left it asks for more.
-func (g *guestSockets) take(r socketRequest) (*os.File, <-chan struct{}, error) {
+// few tells whether the caller is to ask for more sockets: few are left, and
+// nobody else has asked.
+func (g *guestSockets) few(r socketRequest) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	k := g.kinds[r]
@@ -57,22 +64,29 @@ func (g *guestSockets) take(r socketRequest) (*os.File, <-chan struct{}, error) 
 		k = &socketKind{changed: make(chan struct{})}
 		g.kinds[r] = k
 	}
+	if k.asked || k.err != nil || len(k.free) >= socketBatch/4 {
+		return false
+	}
+	k.asked = true
+	return true
+}
+
+// take takes a socket if there is one. Otherwise the channel is closed when
+// there may be.
+func (g *guestSockets) take(r socketRequest) (*os.File, <-chan struct{}, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := g.kinds[r]
+	if n := len(k.free); n > 0 {
+		f := k.free[n-1]
+		k.free = k.free[:n-1]
+		return f, nil, nil
+	}
 	if err := k.err; err != nil {
 		k.err = nil // the next one asks again
 		return nil, nil, err
 	}
-	if len(k.free) < socketBatch/4 && !k.asked {
-		if err := g.request(r); err != nil {
-			return nil, nil, fmt.Errorf("ask for a socket inside the guest: %w", err)
-		}
-		k.asked = true
-	}
-	if len(k.free) == 0 {
-		return nil, k.changed, nil
-	}
-	f := k.free[len(k.free)-1]
-	k.free = k.free[:len(k.free)-1]
-	return f, nil, nil
+	return nil, k.changed, nil
 }
 
 // put takes over what the supervisor sent.
