@@ -68,31 +68,36 @@ var errPrivileged = errors.New("the engine has capabilities or may gain them")
 
 // confine checks that the engine was started without privileges, forbids other
 // processes of the user to look into it, and gives up what s asks for. It must
-// come before the first frame.
-func confine(s Sandbox) error {
+// come before the first frame. Files that cannot be given up because the kernel
+// knows no way are a warning: podman asks for them on every kernel.
+func confine(s Sandbox) (warning string, err error) {
 	_, sets, err := capabilities()
 	if err != nil {
-		return err
+		return "", err
 	}
 	noNewPrivs, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	if err != nil {
-		return fmt.Errorf("read no_new_privs: %w", err)
+		return "", fmt.Errorf("read no_new_privs: %w", err)
 	}
 	if noNewPrivs != 1 || sets != [2]unix.CapUserData{} {
-		return errPrivileged
+		return "", errPrivileged
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("set not dumpable: %w", err)
+		return "", fmt.Errorf("set not dumpable: %w", err)
 	}
 	if s.Files {
-		if _, err := sandbox.Files(); err != nil {
-			return fmt.Errorf("sandbox: %w", err)
+		_, err := sandbox.Files()
+		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return "", fmt.Errorf("sandbox: %w", err)
+		}
+		if err != nil {
+			warning = fmt.Sprintf("the engine still sees the files of the user: %v", err)
 		}
 	}
 	if s.Calls {
 		if err := sandbox.Seccomp(); err != nil {
-			return fmt.Errorf("seccomp: %w", err)
+			return "", fmt.Errorf("seccomp: %w", err)
 		}
 	}
-	return nil
+	return warning, nil
 }

@@ -132,7 +132,8 @@ func serve(w *wire, st start) error {
 	if err != nil {
 		return err
 	}
-	if err := confine(st.spec.Sandbox); err != nil {
+	warning, err := confine(st.spec.Sandbox)
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -141,7 +142,7 @@ func serve(w *wire, st start) error {
 		defer cancel()
 		g.follow(w)
 	})
-	if err := w.send(message{Ready: true}); err != nil {
+	if err := w.send(message{Ready: true, Warn: warning}); err != nil {
 		return err
 	}
 	err = g.run(ctx)

@@ -50,7 +50,7 @@ func newKeeping(t *testing.T, script string) *keeping {
 	}
 	k.engineIs(engine)
 	t.Cleanup(func() { k.stopEngine() })
-	if err := engine.begin(k.spec, k.device); err != nil {
+	if _, err := engine.begin(k.spec, k.device); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -146,7 +146,7 @@ func TestRestartLimit(t *testing.T) {
 // TestBegin wants each way in which an engine does not start told apart.
 func TestBegin(t *testing.T) {
 	for script, want := range map[string]string{
-		"stay": "", "fail": "start the engine: as told", "die": "engine: exit status 3", "silent": "unexpected message",
+		"stay": "", "fail": "start the engine: as told", "die": "engine: exit status 3", "silent": "unexpected message", "warn": "",
 	} {
 		t.Run(script, func(t *testing.T) {
 			setScript(t, script)
@@ -160,9 +160,12 @@ func TestBegin(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.stop()
-			err = p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t))
+			warning, err := p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t))
 			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 				t.Errorf("got %v, want %q", err, want)
+			}
+			if got := warning != ""; got != (script == "warn") {
+				t.Errorf("got warning %q", warning)
 			}
 		})
 	}

@@ -47,6 +47,9 @@ func fakeEngine() int {
 	case "fail":
 		_ = w.send(message{Failed: "as told"})
 		return 125
+	case "warn":
+		_ = w.send(message{Ready: true, Warn: "no sandbox"})
+		return 0
 	case "silent": // something else than ready
 		_ = w.send(message{Gone: "?"})
 		return 0

@@ -65,21 +65,21 @@ func oneProcessor(env []string) []string {
 }
 
 // begin gives the engine its work and the descriptors for it, and waits until it
-// is ready.
-func (p *process) begin(s *spec, files ...*os.File) error {
+// is ready. The warning is what it could not do as asked, or "".
+func (p *process) begin(s *spec, files ...*os.File) (warning string, err error) {
 	if err := p.wire.send(message{Start: s}, files...); err != nil {
-		return p.ended(fmt.Errorf("start the engine: %w", err))
+		return "", p.ended(fmt.Errorf("start the engine: %w", err))
 	}
 	m, _, err := p.wire.receive()
 	switch {
 	case err != nil:
-		return p.ended(fmt.Errorf("start the engine: %w", err))
+		return "", p.ended(fmt.Errorf("start the engine: %w", err))
 	case m.Failed != "":
-		return fmt.Errorf("start the engine: %w", refusal(m.Failed))
+		return "", fmt.Errorf("start the engine: %w", refusal(m.Failed))
 	case !m.Ready:
-		return errors.New("start the engine: unexpected message")
+		return "", errors.New("start the engine: unexpected message")
 	}
-	return nil
+	return m.Warn, nil
 }
 
 // A refusal is why an engine says it cannot start. The next one could not

@@ -112,9 +112,13 @@ func (s *supervisor) begin(ctx context.Context, engine *process) error {
 	s.device, s.spec.Features = device, d.Features
 	s.spec.NoDevice = device == nil
 	s.log.Debug("device open", "name", s.plan.Interface, "offloads", d.Features.Header, "udp_offload", d.Features.USO, "why", d.Features.Why)
-	if err := engine.begin(s.spec, s.descriptors()...); err != nil {
+	warning, err := engine.begin(s.spec, s.descriptors()...)
+	if err != nil {
 		s.closeDevice()
 		return err
+	}
+	if warning != "" {
+		s.cfg.warn(warning, "")
 	}
 	s.rules = s.newTable()
 	return nil

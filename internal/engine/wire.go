@@ -23,7 +23,7 @@ type hostState struct {
 }
 
 // A message is what supervisor and engine say to each other. Exactly one field
-// is set.
+// is set, except where it says otherwise.
 type message struct {
 	// To the engine:
 	Start     *spec             `json:",omitempty"` // with the device and perhaps a capture file
@@ -35,6 +35,7 @@ type message struct {
 
 	// From the engine:
 	Ready  bool           `json:",omitempty"` // packets move
+	Warn   string         `json:",omitempty"` // with Ready: what is not as it was asked for
 	Failed string         `json:",omitempty"` // why it cannot start
 	Gone   string         `json:",omitempty"` // why the device is gone
 	Need   *socketRequest `json:",omitempty"` // sockets inside the guest

@@ -28,7 +28,7 @@ const (
 //
 // Before 8 (Linux 7.0), a program that was built with cgo has no means to
 // do it for all of its threads; that is an error, as is a kernel without
-// Landlock.
+// Landlock. Both are errors.ErrUnsupported.
 func Files() (abi int, err error) {
 	if abi, err = landlockVersion(); err != nil {
 		return 0, err
@@ -124,4 +124,4 @@ func restrictThreads(abi int, rules uintptr) error {
 
 // errCgo says why a program cannot restrict all of its threads
 // (syscall.AllThreadsSyscall).
-var errCgo = errors.New("a program built with cgo needs Linux 7.0 for this: build with CGO_ENABLED=0")
+var errCgo = fmt.Errorf("a program built with cgo needs Linux 7.0 for this (build with CGO_ENABLED=0): %w", errors.ErrUnsupported)
