@@ -179,6 +179,38 @@ func TestWaitPathElsewhere(t *testing.T) {
 	}
 }
 
+// TestWaitWithoutInotify notices the end of a path when other programs of the
+// user have all inotify instances.
+func TestWaitWithoutInotify(t *testing.T) {
+	if !asNamespaceRoot(t) {
+		return
+	}
+	const limit = "/proc/sys/user/max_inotify_instances" // of this user namespace
+	if err := os.WriteFile(limit, []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if fd, err := unix.InotifyInit1(unix.IN_CLOEXEC); err != unix.EMFILE {
+		unix.Close(fd)
+		t.Fatalf("with a limit of 0: got %v, want %v", err, unix.EMFILE)
+	}
+	p := newTarget(t, "answer", netTarget())
+	link := t.TempDir() + "/link"
+	f, err := os.Open(namespacePath(p.pid, "net"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := os.Symlink("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), link); err != nil {
+		t.Fatal(err)
+	}
+	c := waiting(t, openTarget(t, Target{NetNS: link}), FollowTarget)
+	stays(t, "link", c)
+	if err := os.Remove(link); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, "link", c)
+}
+
 // TestWaitOtherMounts deletes the file of a mount in another mount namespace.
 func TestWaitOtherMounts(t *testing.T) {
 	if !asNamespaceRoot(t) {

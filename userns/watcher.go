@@ -19,6 +19,7 @@ type watcher struct {
 	epoll   *os.File
 	raw     syscall.RawConn
 	inotify int // descriptor, or -1
+	clock   int // descriptor, or -1
 	mounts  int // descriptor, or -1
 }
 
@@ -31,7 +32,7 @@ func newWatcher() (*watcher, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	w := &watcher{epoll: os.NewFile(uintptr(fd), "watcher"), inotify: -1, mounts: -1}
+	w := &watcher{epoll: os.NewFile(uintptr(fd), "watcher"), inotify: -1, clock: -1, mounts: -1}
 	if w.raw, err = w.epoll.SyscallConn(); err != nil {
 		w.close()
 		return nil, err
@@ -41,7 +42,7 @@ func newWatcher() (*watcher, error) {
 
 func (w *watcher) close() {
 	w.epoll.Close()
-	for _, fd := range []int{w.inotify, w.mounts} {
+	for _, fd := range []int{w.inotify, w.clock, w.mounts} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -65,10 +66,19 @@ func (w *watcher) watchMounts() error {
 	return w.add(w.mounts, unix.EPOLLPRI)
 }
 
-// watchDir wakes when names come and go in the directory of a path.
+// lookPeriod is how often a path is looked at for which there is no inotify
+// instance left.
+const lookPeriod = time.Second
+
+// watchDir wakes when names come and go in the directory of a path. A user has
+// only so many inotify instances, 128 mostly, and others may hold them all: then
+// it wakes every lookPeriod.
 func (w *watcher) watchDir(path string) error {
 	var err error
-	if w.inotify, err = unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err != nil {
+	if w.inotify, err = unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err == unix.EMFILE || err == unix.ENFILE {
+		return w.watchClock()
+	}
+	if err != nil {
 		return os.NewSyscallError("inotify_init1", err)
 	}
 	const mask = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVE | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
@@ -77,6 +87,19 @@ func (w *watcher) watchDir(path string) error {
 		return &os.PathError{Op: "watch", Path: dir, Err: err}
 	}
 	return w.add(w.inotify, unix.EPOLLIN)
+}
+
+// watchClock wakes every lookPeriod.
+func (w *watcher) watchClock() error {
+	var err error
+	if w.clock, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+		return os.NewSyscallError("timerfd_create", err)
+	}
+	period := unix.NsecToTimespec(int64(lookPeriod))
+	if err := unix.TimerfdSettime(w.clock, 0, &unix.ItimerSpec{Interval: period, Value: period}, nil); err != nil {
+		return os.NewSyscallError("timerfd_settime", err)
+	}
+	return w.add(w.clock, unix.EPOLLIN)
 }
 
 func (w *watcher) add(fd int, events uint32) error {
@@ -120,6 +143,9 @@ func (w *watcher) drain(epoll int) {
 	var events [4]unix.EpollEvent // of four descriptors at most
 	unix.EpollWait(epoll, events[:], 0)
 	var b [4096]byte
+	if w.clock >= 0 {
+		unix.Read(w.clock, b[:]) // nothing is to be learnt of the count
+	}
 	for w.inotify >= 0 {
 		if n, err := unix.Read(w.inotify, b[:]); n <= 0 && err != unix.EINTR {
 			return
