@@ -372,6 +372,7 @@ func TestRunEnds(t *testing.T) {
 	c.Write([]byte("{")) // not complete
 	cancel()
 	wg.Wait()
+	s.Close() // the client may not have been accepted
 	if got, err := io.ReadAll(c); len(got) != 0 {
 		t.Errorf("got %q, %v", got, err)
 	}

@@ -74,14 +74,15 @@ func (s *Server) Close() error {
 	return s.closed
 }
 
-// close does the work of Close.
+// close does the work of Close. The file goes first: as long as the socket is
+// open, no other file can be taken for it.
 func (s *Server) close() error {
-	err := s.listener.Close()
+	var err error
 	path := s.listener.Addr().String()
 	if now, statErr := os.Lstat(path); statErr == nil && os.SameFile(now, s.file) {
-		err = errors.Join(err, os.Remove(path))
+		err = os.Remove(path)
 	}
-	return err
+	return errors.Join(err, s.listener.Close())
 }
 
 // Run answers clients until ctx ends or Close is called. Each connection has a
