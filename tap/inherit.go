@@ -61,14 +61,8 @@ func inherit(fd int, name string, offload Offload) (Features, error) {
 	case flags&unix.IFF_VNET_HDR != 0 && offload != OffloadOff:
 		return negotiate(fd, name)
 	}
-	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {
-		return Features{}, openError("reset offloads of "+name, err)
-	}
 	if flags&unix.IFF_VNET_HDR == 0 {
-		return Features{Why: "opened without a virtio-net header"}, nil
+		return Features{Why: "opened without a virtio-net header"}, resetOffloads(fd, name)
 	}
-	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, HeaderLen); err != nil {
-		return Features{}, openError("set header length of "+name, err)
-	}
-	return Features{Header: true, Why: "switched off by --offload=off"}, nil
+	return headerOnly(fd, name, whyOff)
 }

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const devicePath = "/dev/net/tun"
+// Path is the TUN driver's file, of which devices are made.
+const Path = "/dev/net/tun"
 
 // An Offload says how a device is opened.
 type Offload uint8
@@ -72,12 +73,12 @@ func (e *OpenError) Hint() string { return e.hint }
 // non-blocking and close-on-exec; the caller owns it. A device that is not
 // persistent goes when the last descriptor of it is closed.
 func Open(name string, offload Offload) (*os.File, Features, error) {
-	if len(name) >= unix.IFNAMSIZ { // water would cut it off
-		return nil, Features{}, &OpenError{Op: "name interface " + name, Err: unix.EINVAL}
+	if err := checkName(name); err != nil {
+		return nil, Features{}, err
 	}
 	if offload == OffloadOff {
 		f, err := openPlain(name)
-		return f, Features{Why: "switched off by --offload=off"}, err
+		return f, Features{Why: whyOff}, err
 	}
 	f, features, err := openOffloaded(name)
 	if err == nil || offload == OffloadOn || !refusedOffload(err) {
@@ -86,6 +87,14 @@ func Open(name string, offload Offload) (*os.File, Features, error) {
 	why := err.Error()
 	f, err = openPlain(name)
 	return f, Features{Why: why}, err
+}
+
+// checkName refuses names that are too long, which water would cut off.
+func checkName(name string) error {
+	if len(name) >= unix.IFNAMSIZ {
+		return &OpenError{Op: "name interface " + name, Err: unix.EINVAL}
+	}
+	return nil
 }
 
 // refusedOffload tells whether the plain way may work where the other failed.
@@ -98,7 +107,7 @@ func refusedOffload(err error) bool {
 func openPlain(name string) (*os.File, error) {
 	params := water.PlatformSpecificParams{Name: name}
 	ifce, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: params})
-	if errors.Is(err, unix.EINVAL) { // see setUp
+	if errors.Is(err, unix.EINVAL) { // see create
 		params.MultiQueue = true
 		var again error
 		if ifce, again = water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: params}); again == nil {
@@ -106,22 +115,20 @@ func openPlain(name string) (*os.File, error) {
 		}
 	}
 	if err != nil {
-		return nil, openError("open "+devicePath+" for "+name, err)
+		return nil, openError("open "+Path+" for "+name, err)
 	}
 	defer ifce.Close()
 	raw, ok := ifce.ReadWriteCloser.(*os.File)
 	if !ok {
-		return nil, &OpenError{Op: "open " + devicePath, Err: errors.New("water returned no file")}
+		return nil, &OpenError{Op: "open " + Path, Err: errors.New("water returned no file")}
 	}
 	fd, err := unix.FcntlInt(raw.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, openError("duplicate "+name, err)
 	}
-	// A persistent device has the offloads that its last user set, and would give
-	// us superframes without saying so.
-	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {
+	if err := resetOffloads(fd, name); err != nil {
 		unix.Close(fd)
-		return nil, openError("reset offloads of "+name, err)
+		return nil, err
 	}
 	return pollable(fd, name)
 }
@@ -129,9 +136,9 @@ func openPlain(name string) (*os.File, error) {
 // openOffloaded makes the device with a virtio-net header and as many
 // offloads as the kernel has.
 func openOffloaded(name string) (*os.File, Features, error) {
-	fd, err := unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(Path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, Features{}, openError("open "+devicePath, err)
+		return nil, Features{}, Refused(err)
 	}
 	features, err := setUp(fd, name)
 	if err != nil {
@@ -142,23 +149,29 @@ func openOffloaded(name string) (*os.File, Features, error) {
 	return f, features, err
 }
 
-// setUp attaches fd to a device called name and negotiates its offloads. We use
-// one queue, but a persistent device that was made with IFF_MULTI_QUEUE must be
-// attached to with it, and any other without (both EINVAL).
+// setUp attaches fd to a device called name and negotiates its offloads.
 func setUp(fd int, name string) (Features, error) {
-	const flags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
-	err := attach(fd, name, flags)
-	if errors.Is(err, unix.EINVAL) && attach(fd, name, flags|unix.IFF_MULTI_QUEUE) == nil {
-		err = nil
-	}
-	if err != nil {
-		return Features{}, openError("create "+name, err)
+	if err := create(fd, name, flagsPlain|unix.IFF_VNET_HDR); err != nil {
+		return Features{}, err
 	}
 	return negotiate(fd, name)
 }
 
-// attach makes the device called name, or attaches to it.
-func attach(fd int, name string, flags uint16) error {
+// create makes the device called name, or attaches to it. We use one queue, but
+// a persistent device that was made with IFF_MULTI_QUEUE must be attached to with
+// it, and any other without (both EINVAL).
+func create(fd int, name string, flags uint16) error {
+	err := setInterface(fd, name, flags)
+	if errors.Is(err, unix.EINVAL) && setInterface(fd, name, flags|unix.IFF_MULTI_QUEUE) == nil {
+		err = nil
+	}
+	if err != nil {
+		return openError("create "+name, err)
+	}
+	return nil
+}
+
+func setInterface(fd int, name string, flags uint16) error {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		return err
@@ -203,7 +216,7 @@ func openError(op string, err error) error {
 	case errors.Is(err, unix.ENODEV):
 		e.hint = "the kernel has no TUN driver; as root: modprobe tun"
 	case errors.Is(err, unix.EACCES):
-		e.hint = "as root: chmod 0666 " + devicePath
+		e.hint = "as root: chmod 0666 " + Path
 	}
 	return e
 }

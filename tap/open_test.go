@@ -35,7 +35,7 @@ func TestOpenErrorHint(t *testing.T) {
 		{unix.EPERM, ""},
 		{unix.EBUSY, ""},
 	} {
-		err := openError("open "+devicePath, tt.err)
+		err := openError("open "+Path, tt.err)
 		var hint interface{ Hint() string }
 		if !errors.As(err, &hint) || !errors.Is(err, tt.err) {
 			t.Errorf("%v: got %#v, want it wrapped with a hint", tt.err, err)

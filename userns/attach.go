@@ -2,132 +2,69 @@ package userns
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// joinRole is argv[1] of a stage that has joined existing namespaces. It sets
-// up their network and ends.
-const joinRole = "join"
-
-// Attach has a stage set up the network of the namespace, and returns the
-// descriptor that the opener opened, which is the caller's, with the opener's
-// report. Warnings are what could not be done and is not essential. Addresses
-// and routes that are there already stay. The stage has ended when Attach
-// returns; if ctx ends before, so does the stage, but what it has done to the
-// namespace stays.
+// Attach sets up the network of the namespace, and returns the file of the
+// device, which is the caller's. Warnings are what could not be done and is not
+// essential. Addresses and routes that are there already stay. What is done
+// when an error ends it, stays done.
+//
+// Nothing of ours runs inside but, for half a millisecond, the child that opens
+// what is needed; ctx can only end that.
 //
 // Of the setup, ResolvConf and Hosts are not used: the mounts belong to whoever
 // made the namespace. Without an Interface the device is nil.
 //
 // An error with a remedy implements interface{ Hint() string }.
-func (n *Namespace) Attach(ctx context.Context, s Setup) (device *os.File, report json.RawMessage, warnings []string, err error) {
-	// Its parent death signal is sent when the thread ends that started it.
-	t := newThread()
-	defer t.stop()
-	w, stage, err := n.startStage(t)
+func (n *Namespace) Attach(ctx context.Context, s Setup) (device *os.File, warnings []string, err error) {
+	driver := ""
+	if s.Interface != "" {
+		if s.Device == nil {
+			return nil, nil, errors.New("setup: device: none for " + s.Interface)
+		}
+		driver = s.Device.Path()
+	}
+	w, err := n.network(ctx, driver)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, n.unreachable(ctx, s.Device, err)
 	}
 	defer w.close()
-	defer stage.end()
-	s.ResolvConf, s.Hosts = nil, nil
-	r, device, err := w.order(ctx, stage, &order{Setup: s})
-	if err != nil {
-		return nil, nil, nil, n.explain(err)
+	if err := w.setUp(&s); err != nil {
+		return nil, nil, withHint(err)
 	}
-	return device, r.Report, r.Warnings, nil
+	device, w.driver = w.driver, nil
+	return device, w.warnings, nil
 }
 
-// startStage starts a stage inside the namespace, on t's thread.
-func (n *Namespace) startStage(t *thread) (*wire, *process, error) {
-	w, theirs, err := newWirePair()
+// Change turns the addresses and routes of a device that Attach has set up by
+// before into those of after, as far as they differ. Nothing else of the device
+// is touched, and what somebody else has added stays.
+func (n *Namespace) Change(ctx context.Context, before, after Setup) error {
+	w, err := n.network(ctx, "")
 	if err != nil {
-		return nil, nil, err
+		return n.unreachable(ctx, nil, err)
 	}
-	defer unix.Close(theirs)
-	j, err := n.newJoiner(theirs)
-	if err != nil {
-		w.close()
-		return nil, nil, err
+	defer w.close()
+	if err := w.change(&before, &after); err != nil {
+		return withHint(fmt.Errorf("%s: %w", after.Interface, err))
 	}
-	var pid int
-	t.do(func() { pid, err = j.fork() })
-	if err != nil {
-		w.close()
-		return nil, nil, fmt.Errorf("start stage: %w", err)
-	}
-	return w, watch(pid), nil
+	return nil
 }
 
-// order gives a stage its order and waits until it is done. The device is the
-// caller's, and nil only if there was none to open.
-func (w *wire) order(ctx context.Context, stage *process, o *order) (*ready, *os.File, error) {
-	stop := context.AfterFunc(ctx, func() { w.conn.SetDeadline(time.Now()) })
-	defer stop()
-	sent := w.send(message{Order: o}, nil)
-	// If the stage has gone, it may have said why before.
-	m, device, err := w.recv()
-	switch {
-	case err == nil && m.Failure != nil:
-		closeFile(device)
-		return nil, nil, m.Failure.err()
-	case err == nil && (m.Ready == nil || (device != nil) != o.opens()):
-		err = syscall.EPROTO
-	case err == nil && !stop():
-		err = ctx.Err()
-	case err != nil && sent != nil && errors.Is(err, io.EOF):
-		err = sent
-	}
-	if err != nil {
-		closeFile(device)
-		return nil, nil, stageError(ctx, stage, err)
-	}
-	return m.Ready, device, nil
-}
-
-// opens tells whether the stage opens a device.
-func (o *order) opens() bool { return o.Setup.Interface != "" && o.Before == nil }
-
-// stageError explains that a stage did not answer as it should.
-func stageError(ctx context.Context, stage *process, err error) error {
+// unreachable explains why there is no network.
+func (n *Namespace) unreachable(ctx context.Context, device Device, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) {
-		<-stage.done
-		return fmt.Errorf("stage: ended with status %d", exitStatus(stage.status))
-	}
-	return fmt.Errorf("stage: %w", err)
-}
-
-// runJoined does the steps of a stage in namespaces that were there before it.
-func (s *stage) runJoined() error {
-	if err := dieWithParent(); err != nil {
+	var t *trouble
+	switch {
+	case !errors.As(err, &t):
 		return err
+	case t.step == stepOpen && device != nil && t.index == 0: // the driver comes first
+		return withHint(device.Refused(t.errno))
 	}
-	m, _, err := s.wire.recv()
-	if err != nil || m.Order == nil {
-		return fmt.Errorf("stage: no order: %w", syscall.EPROTO)
-	}
-	s.order = m.Order
-	if s.order.Before != nil {
-		if err := s.change(s.order.Before, &s.order.Setup); err != nil {
-			return err
-		}
-		return s.wire.send(message{Ready: &ready{}}, nil)
-	}
-	device, report, err := s.network()
-	if err != nil {
-		return err
-	}
-	defer closeFile(device)
-	return s.wire.send(message{Ready: &ready{Report: report, Warnings: s.warnings}}, device)
+	return n.explain(err)
 }

@@ -2,12 +2,13 @@ package userns
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,7 +17,7 @@ import (
 )
 
 // attachSetup is what the tests make in namespaces.
-func attachSetup() Setup {
+func attachSetup(p *testTarget) Setup {
 	return Setup{
 		Interface: "tap0",
 		MTU:       1400,
@@ -33,19 +34,19 @@ func attachSetup() Setup {
 			{Destination: netip.MustParsePrefix("10.8.0.0/16")},
 			{Destination: netip.MustParsePrefix("10.0.2.0/24")}, // the kernel has it already
 		},
-		Device: json.RawMessage(`{"a":1}`),
+		Device: vethDevice{pid: p.pid},
 	}
 }
 
-// nullSetup opens no device at all.
+// nullSetup makes no device at all.
 func nullSetup() Setup {
-	return Setup{Interface: "tap0", Bare: true, Device: json.RawMessage(`"null"`)}
+	return Setup{Interface: "tap0", Bare: true, Device: nullDevice{}}
 }
 
 // checkAttach attaches to a namespace, and wants to see it in there.
 func checkAttach(t *testing.T, n *Namespace, p *testTarget) {
 	t.Helper()
-	f, report, warnings, err := n.Attach(context.Background(), attachSetup())
+	f, warnings, err := n.Attach(context.Background(), attachSetup(p))
 	if err != nil {
 		var h interface{ Hint() string }
 		if errors.As(err, &h) {
@@ -54,8 +55,8 @@ func checkAttach(t *testing.T, n *Namespace, p *testTarget) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if len(warnings) > 0 || string(report) != `{"a":1}` {
-		t.Errorf("got report %s and warnings %q", report, warnings)
+	if len(warnings) > 0 {
+		t.Errorf("got warnings %q", warnings)
 	}
 	seen := p.facts(t)
 	if got, want := seen.Links["tap0"], (link{1400, "02:00:00:01:02:03", true}); got != want || !seen.Links["lo"].Up {
@@ -181,7 +182,8 @@ func TestGuestNamespace(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer n.Close()
-			f, _, warnings, err := n.Attach(context.Background(), attachSetup())
+			setup := attachSetup(&testTarget{pid: g.PID()})
+			f, warnings, err := n.Attach(context.Background(), setup)
 			if err != nil || len(warnings) > 0 {
 				t.Fatalf("got error %v and warnings %q", err, warnings)
 			}
@@ -198,16 +200,16 @@ func TestAttachTwice(t *testing.T) {
 	p := newTarget(t, "answer", rootTarget())
 	n := openTarget(t, Target{PID: p.pid})
 	checkAttach(t, n, p)
-	s := attachSetup()
-	s.Device = json.RawMessage(`"null"`) // the device of the first time
-	f, _, warnings, err := n.Attach(context.Background(), s)
+	s := attachSetup(p)
+	s.Device = nullDevice{} // the device of the first time
+	f, warnings, err := n.Attach(context.Background(), s)
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("got error %v and warnings %q", err, warnings)
 	}
 	f.Close()
 	s.Gateways = nil
 	s.Routes = []Route{{Destination: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.9")}}
-	_, _, _, err = n.Attach(context.Background(), s)
+	_, _, err = n.Attach(context.Background(), s)
 	if want := "route to 10.9.0.0/16 via 10.0.2.9: file exists"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("another route: got %v, want %q", err, want)
 	}
@@ -219,9 +221,9 @@ func TestAttachBare(t *testing.T) {
 	}
 	p := newTarget(t, "answer", rootTarget())
 	n := openTarget(t, Target{PID: p.pid})
-	s := attachSetup()
+	s := attachSetup(p)
 	s.Bare = true
-	f, _, _, err := n.Attach(context.Background(), s)
+	f, _, err := n.Attach(context.Background(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,9 +232,9 @@ func TestAttachBare(t *testing.T) {
 	if l := seen.Links["tap0"]; l.Up || l.MTU == 1400 || l.MAC == "02:00:00:01:02:03" || seen.Links["lo"].Up {
 		t.Errorf("links: got %v, want them as they were made", seen.Links)
 	}
-	f, report, _, err := n.Attach(context.Background(), Setup{})
-	if f != nil || report != nil || err != nil {
-		t.Errorf("no device: got %v, report %s and error %v", f, report, err)
+	f, _, err = n.Attach(context.Background(), Setup{})
+	if f != nil || err != nil {
+		t.Errorf("no device: got %v and error %v", f, err)
 	}
 	if seen := p.facts(t); !seen.Links["lo"].Up {
 		t.Error("no device: lo is down")
@@ -247,9 +249,9 @@ func TestAttachAcceptRA(t *testing.T) {
 	}
 	p := newTarget(t, "answer", rootTarget())
 	n := openTarget(t, Target{PID: p.pid})
-	s := attachSetup()
+	s := attachSetup(p)
 	s.AcceptRA, s.Addresses, s.Gateways, s.Routes = true, s.Addresses[:2], nil, nil
-	f, _, warnings, err := n.Attach(context.Background(), s)
+	f, warnings, err := n.Attach(context.Background(), s)
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("got error %v and warnings %q", err, warnings)
 	}
@@ -283,17 +285,17 @@ func TestChange(t *testing.T) {
 	p := newTarget(t, "answer", rootTarget())
 	n := openTarget(t, Target{PID: p.pid})
 	checkAttach(t, n, p)
-	before := attachSetup()
-	others := attachSetup()
+	before := attachSetup(p)
+	others := attachSetup(p)
 	others.Addresses = []netip.Prefix{netip.MustParsePrefix("10.5.0.1/24")}
-	others.Gateways, others.Routes, others.Device = nil, nil, json.RawMessage(`"null"`)
+	others.Gateways, others.Routes, others.Device = nil, nil, nullDevice{}
 	others.AcceptRA = true // or IPv6 would be off
-	f, _, _, err := n.Attach(context.Background(), others)
+	f, _, err := n.Attach(context.Background(), others)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
-	after := attachSetup()
+	after := attachSetup(p)
 	after.Addresses = []netip.Prefix{netip.MustParsePrefix("10.3.0.7/16"), netip.MustParsePrefix("fd03::7/64")}
 	after.Gateways = []netip.Addr{netip.MustParseAddr("10.3.0.1"), netip.MustParseAddr("fd03::1")}
 	after.Routes = nil
@@ -322,9 +324,9 @@ func TestChangeIPv6(t *testing.T) {
 	}
 	p := newTarget(t, "answer", rootTarget())
 	n := openTarget(t, Target{PID: p.pid})
-	before, after := attachSetup(), attachSetup()
+	before, after := attachSetup(p), attachSetup(p)
 	before.Addresses, before.Gateways, before.Routes = before.Addresses[:2], before.Gateways[:1], nil
-	f, _, _, err := n.Attach(context.Background(), before)
+	f, _, err := n.Attach(context.Background(), before)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +354,7 @@ func TestAttachErrors(t *testing.T) {
 		want   string
 		hint   string
 	}{
-		{"no device", Target{PID: p.pid}, func(s *Setup) { s.Device = json.RawMessage(`"missing"`) },
+		{"no device", Target{PID: p.pid}, func(s *Setup) { s.Device = missingDevice{} },
 			"open /dev/net/tun: no such file", "modprobe tun"},
 		{"mtu", Target{PID: p.pid}, func(s *Setup) { s.MTU = 10 }, "tap0: mtu 10: invalid argument", ""},
 		{"net only", Target{PID: p.pid, NetOnly: true}, nil,
@@ -362,11 +364,11 @@ func TestAttachErrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := openTarget(t, tt.target)
-			s := attachSetup()
+			s := attachSetup(p)
 			if tt.edit != nil {
 				tt.edit(&s)
 			}
-			_, _, _, err := n.Attach(context.Background(), s)
+			_, _, err := n.Attach(context.Background(), s)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got %v, want %q in it", err, tt.want)
 			}
@@ -381,7 +383,33 @@ func TestAttachErrors(t *testing.T) {
 	}
 }
 
-// TestAttachCancelled ends the context while the stage hangs.
+// hang has a child hang in a namespace, in opening a pipe that nobody reads, until
+// ctx ends. It returns the child's id, and a channel that gets what make returns.
+func hang(ctx context.Context, t *testing.T, n *Namespace) (pid int, ended <-chan error) {
+	t.Helper()
+	pipe := t.TempDir() + "/pipe"
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := children(t)
+	done := make(chan error, 1)
+	go func() {
+		_, err := n.make(ctx, []file{{pipe, unix.O_WRONLY}}, nil)
+		done <- err
+	}()
+	eventually(t, "a child that waits", func() bool {
+		for _, child := range children(t) {
+			_, state, _ := strings.Cut(content("/proc/"+child+"/stat"), ") ")
+			if strings.HasPrefix(state, "S") && !slices.Contains(before, child) {
+				pid, _ = strconv.Atoi(child)
+			}
+		}
+		return pid != 0
+	})
+	return pid, done
+}
+
+// TestAttachCancelled ends the context while the child hangs.
 func TestAttachCancelled(t *testing.T) {
 	if !asUser(t) {
 		return
@@ -389,21 +417,44 @@ func TestAttachCancelled(t *testing.T) {
 	p := newTarget(t, "answer", rootTarget())
 	n := openTarget(t, Target{PID: p.pid})
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error)
-	s := nullSetup()
-	s.Device = json.RawMessage(`"hang"`)
-	go func() {
-		_, _, _, err := n.Attach(ctx, s)
-		ended <- err
-	}()
-	eventually(t, "a stage", func() bool { return len(children(t)) == 2 })
+	_, ended := hang(ctx, t, n)
 	cancel()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want %v", err, context.Canceled)
+	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %v, want %v", err, os.ErrDeadlineExceeded)
 	}
 	if got := children(t); len(got) != 1 {
 		t.Errorf("children: got %v, want the target", got)
 	}
+	if _, _, err := n.Attach(ctx, nullSetup()); !errors.Is(err, context.Canceled) {
+		t.Errorf("attach: got %v, want %v", err, context.Canceled)
+	}
+}
+
+// TestChildIsHidden has root of the guest, who is the same user and sees our
+// processes, try to trace the child that is in its namespaces, and so reach the
+// memory and files of ours.
+func TestChildIsHidden(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	p := newTarget(t, "trace", rootTarget())
+	trace := func(pid int) string {
+		fmt.Fprintln(p.in, pid)
+		line, err := p.out.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(line)
+	}
+	n := openTarget(t, Target{PID: p.pid})
+	ctx, cancel := context.WithCancel(context.Background())
+	child, ended := hang(ctx, t, n)
+	if got, want := trace(child), syscall.EPERM.Error(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	p.end() // a child that is traced would not be reaped
+	cancel()
+	<-ended
 }
 
 // children returns the children of this process, zombies too.

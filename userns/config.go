@@ -1,7 +1,6 @@
 package userns
 
 import (
-	"encoding/json"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -72,17 +71,20 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// A Setup is what the stage makes inside the guest's namespaces.
+// A Setup is what is made inside the guest's namespaces.
 type Setup struct {
-	// Interface is the name of the device, passed to the opener; "" means that
-	// there is no device, and only the loopback is brought up.
+	// Interface is the name of the device; "" means that there is no device, and
+	// only the loopback is brought up.
 	Interface string
 
-	// Down opens the device and brings the loopback up. Nothing else is
+	// Device makes the device. It is not used without an Interface.
+	Device Device
+
+	// Down makes the device and brings the loopback up. Nothing else is
 	// configured.
 	Down bool
 
-	// Bare only opens the device: neither it nor the loopback is brought up, and
+	// Bare only makes the device: neither it nor the loopback is brought up, and
 	// nothing is configured.
 	Bare bool
 
@@ -111,9 +113,6 @@ type Setup struct {
 	// ResolvConf and Hosts are the contents of /etc/resolv.conf and /etc/hosts
 	// as the guest sees them; nil leaves the host's file in view.
 	ResolvConf, Hosts []byte
-
-	// Device is passed to the opener as it is.
-	Device json.RawMessage
 }
 
 // A Route is a route through the device.
@@ -135,7 +134,17 @@ type Route struct {
 	Metric int
 }
 
-// An Opener opens the network device of that name inside the guest's network
-// namespace. spec is Setup.Device. The report is what Guest.Device returns. The
-// descriptor must be close-on-exec; it is closed by the stage after it was sent.
-type Opener func(name string, spec json.RawMessage) (f *os.File, report json.RawMessage, err error)
+// A Device is how a network device comes of a file of its driver. The file is
+// opened in the guest's network namespace; the methods run in this process, on
+// the goroutine that calls Start or Namespace.Attach.
+type Device interface {
+	// Path is the driver's file, absolute, to be opened for reading and writing.
+	Path() string
+
+	// Attach makes f the device called name, in the network namespace in which it
+	// was opened. f, which is blocking and close-on-exec, stays the caller's.
+	Attach(f *os.File, name string) error
+
+	// Refused returns the error for Path not having been opened, with what helps.
+	Refused(err error) error
+}

@@ -14,12 +14,12 @@ const none = ^uintptr(0)
 // A step is one thing that a child does on its way into namespaces.
 type step uint8
 
-// The steps, in order. Those of a socket come once for each socket.
+// The steps, in order. stepOpen comes once for each file, those from stepSocket
+// to stepListen once for each socket.
 const (
 	stepUser step = iota
 	stepNet
-	stepCapset
-	stepExec
+	stepOpen
 	stepSocket
 	stepOption
 	stepBind
@@ -30,8 +30,7 @@ const (
 var stepNames = [...]string{
 	stepUser:   "join user namespace",
 	stepNet:    "join network namespace",
-	stepCapset: "capset",
-	stepExec:   "execute " + selfExe,
+	stepOpen:   "open",
 	stepSocket: "socket",
 	stepOption: "setsockopt",
 	stepBind:   "bind",
@@ -42,7 +41,7 @@ var stepNames = [...]string{
 // A trouble is the step that a child did not get over.
 type trouble struct {
 	step  step
-	index int // of the socket
+	index int // of the file or socket
 	errno syscall.Errno
 }
 
@@ -102,9 +101,16 @@ func (n *Namespace) newEntry(socket int) entry {
 // enter joins the namespaces: the user namespace first, in which it gets all
 // capabilities, and with it the right to join the other.
 //
+// A guest's process that has all capabilities in there too, the same user, and
+// the child in view, could trace it and so reach our memory and files. It cannot
+// if the child is not dumpable: that asks for capabilities in the user namespace
+// to which the child's memory belongs, and as nothing was executed since the
+// fork, that is ours (ptrace(2)).
+//
 //go:nosplit
 //go:norace
 func (e *entry) enter() bool {
+	syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0) // 0 cannot fail
 	if e.user != none && !e.setns(e.user, unix.CLONE_NEWUSER, stepUser) {
 		return false
 	}

@@ -77,14 +77,23 @@ func (f *failure) err() error {
 		return &CommandError{Command: *f.Command, Err: f.Errno}
 	}
 	err := error(&remoteError{text: f.Text, errno: f.Errno})
-	hint := f.Hint
-	if hint == "" && errors.Is(err, fs.ErrPermission) {
-		hint = appArmorHint(readSysctl)
+	if f.Hint != "" {
+		return &hinted{err, f.Hint}
 	}
-	if hint == "" {
+	return withHint(err)
+}
+
+// withHint adds what may help to do something in a user namespace, unless err
+// has a hint already.
+func withHint(err error) error {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) && h.Hint() != "" || !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	return &hinted{err, hint}
+	if hint := appArmorHint(readSysctl); hint != "" {
+		return &hinted{err, hint}
+	}
+	return err
 }
 
 // A remoteError is an error that happened in the stage.

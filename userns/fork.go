@@ -12,8 +12,7 @@ import (
 
 // fork calls clone, in which a child of ours begins that does not run Go, and
 // returns the child's process id. It must be called on a locked thread. The
-// child has all signals blocked; the thread's own mask is written to mask
-// before, unless that is nil.
+// child has all signals blocked.
 //
 // From the system call on, the child may call nothing that could grow the
 // stack, allocate or switch goroutines: it has no other thread and no
@@ -21,16 +20,12 @@ import (
 // norace, makes raw system calls only, and has all memory laid out beforehand.
 // The memory is the child's own copy (no CLONE_VM): what it does to its
 // credentials does not make this process undumpable.
-func fork(mask *unix.Sigset_t, clone func() (pid uintptr, errno syscall.Errno)) (pid int, err error) {
+func fork(clone func() (pid uintptr, errno syscall.Errno)) (pid int, err error) {
 	// Nobody else forks meanwhile, so no descriptor of ours gets into the hands
 	// of another's child, and theirs are closed in ours.
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
-	old, unblock := blockSignals(math.MaxUint64)
-	defer unblock()
-	if mask != nil {
-		*mask = old
-	}
+	defer blockSignals(math.MaxUint64)()
 	child, errno := clone()
 	if errno != 0 {
 		return 0, os.NewSyscallError("clone", errno)
@@ -70,24 +65,6 @@ func closeRange(first, end uintptr) {
 	const most = 65536 // before Linux 5.9, one by one
 	for fd := first; fd < end && fd < most; fd++ {
 		syscall.RawSyscall(syscall.SYS_CLOSE, fd, 0, 0)
-	}
-}
-
-// resetHandlers puts each signal of a fork that has a handler back to its
-// default: a handler of Go's must not run in it. Ignored signals stay ignored.
-// action is memory to do it with.
-//
-//go:nosplit
-//go:norace
-func resetHandlers(action *sigaction) {
-	for sig := uintptr(1); sig <= 64; sig++ {
-		_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig,
-			0, uintptr(unsafe.Pointer(action)), sigsetSize, 0, 0)
-		if errno != 0 || *(*uintptr)(unsafe.Pointer(action)) == sigIgnore {
-			continue
-		}
-		*action = sigaction{}
-		syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(action)), 0, sigsetSize, 0, 0)
 	}
 }
 

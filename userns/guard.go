@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// stageRole and sweepRole are argv[1] of a process that ends in Stage. The
+	// stageRole and sweepRole are argv[1] of a process that starts in Stage. The
 	// third argument is the number of a descriptor: of a stage's socket, or of
 	// the user namespace to sweep.
 	stageRole = "stage"

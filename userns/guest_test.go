@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,6 +44,8 @@ func guest(name string, args []string) int {
 		return guestOrphan()
 	case "answer":
 		return guestAnswer()
+	case "trace":
+		return guestTrace()
 	case "hidden":
 		unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 		return guestAnswer()
@@ -138,6 +141,18 @@ func guestAnswer() int {
 	fmt.Println("ready")
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		guestReport()
+	}
+	return 0
+}
+
+// guestTrace tries to trace each process whose id it reads, and says what comes
+// of it. It says "ready" first.
+func guestTrace() int {
+	runtime.LockOSThread() // the tracer is a thread
+	fmt.Println("ready")
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		pid, _ := strconv.Atoi(lines.Text())
+		fmt.Println(unix.PtraceSeize(pid))
 	}
 	return 0
 }

@@ -33,7 +33,7 @@ func (s *stage) runInit() (status int, err error) {
 	if err != nil {
 		return statusFailed, err
 	}
-	if err := s.wire.send(message{Started: true}, nil); err != nil {
+	if err := s.wire.send(message{Started: true}); err != nil {
 		return statusFailed, fmt.Errorf("process 1: %w", err)
 	}
 	go s.passSignals(pid)
@@ -57,7 +57,7 @@ func (s *stage) startCommand() (pid int, err error) {
 // when the supervisor has gone.
 func (s *stage) passSignals(command int) {
 	for {
-		m, _, err := s.wire.recv()
+		m, err := s.wire.recv()
 		if err != nil {
 			os.Exit(statusFailed)
 		}
@@ -79,7 +79,7 @@ func (s *stage) reap(command int) (status int, err error) {
 			return statusFailed, os.NewSyscallError("wait4", err)
 		case pid != command:
 		case ws.Stopped():
-			s.wire.send(message{Stopped: int(ws.StopSignal())}, nil) // its end shows elsewhere
+			s.wire.send(message{Stopped: int(ws.StopSignal())}) // its end shows elsewhere
 		default:
 			return exitStatus(ws), nil
 		}

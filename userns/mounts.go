@@ -53,8 +53,8 @@ func (s *stage) coverFiles() error {
 	}
 	s.warn(coverSys(scratch))
 	covers := []cover{
-		{"/etc/resolv.conf", s.order.Setup.ResolvConf},
-		{"/etc/hosts", s.order.Setup.Hosts},
+		{"/etc/resolv.conf", s.order.ResolvConf},
+		{"/etc/hosts", s.order.Hosts},
 	}
 	size := tmpfsSlack
 	var targets [][]int

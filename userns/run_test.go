@@ -295,7 +295,7 @@ func TestStartErrors(t *testing.T) {
 		{"no command", func(s *script) { s.Config.Command = nil }, "config: command: none"},
 		{"hostname", func(s *script) { s.Config.Hostname = "x" }, "config: hostname: needs a UTS namespace"},
 		{"no directory", func(s *script) { s.Config.Dir = "/no/such/dir" }, "chdir /no/such/dir"},
-		{"no device", func(s *script) { s.Setup.Device = []byte(`"missing"`) },
+		{"no device", func(s *script) { s.Device = "missing" },
 			"open /dev/net/tun: no such file or directory\ntaproot: hint: as root: modprobe tun\n"},
 		{"gateway", func(s *script) { s.Setup.Gateways = []netip.Addr{netip.MustParseAddr("8.8.8.8")} },
 			"tap0: default route via 8.8.8.8: network is unreachable"},
@@ -368,7 +368,7 @@ func TestStartContext(t *testing.T) {
 	bothModes(t, func(t *testing.T, pid bool) {
 		s := defaultScript("exit", "0")
 		s.Config.PID = pid
-		s.Setup.Device = json.RawMessage(`"hang"`)
+		s.Device = "slow"
 		s.Timeout = 50 * time.Millisecond
 		p := newSupervisor(t, s)
 		if got := p.run(); got != 125 {

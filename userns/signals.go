@@ -65,14 +65,14 @@ func (s signalSet) sigset() (set unix.Sigset_t) {
 }
 
 // blockSignals blocks signals for this thread, and so for the children that it
-// starts, until the returned function is called on the same thread. old is the
-// mask that it puts back.
-func blockSignals(s signalSet) (old unix.Sigset_t, unblock func()) {
+// starts, until the returned function is called on the same thread.
+func blockSignals(s signalSet) (unblock func()) {
 	set := s.sigset()
+	var old unix.Sigset_t
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
-		return old, func() {}
+		return func() {}
 	}
-	return old, func() { unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }
+	return func() { unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }
 }
 
 // A sigaction holds a kernel's struct sigaction of any architecture; the largest

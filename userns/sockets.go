@@ -49,10 +49,10 @@ func (n *Namespace) Sockets(ctx context.Context, sockets []Socket) ([]*os.File, 
 	var files []*os.File
 	for len(sockets) > 0 {
 		part := sockets[:min(len(sockets), maxSockets)]
-		made, err := n.makeSockets(ctx, part)
+		made, err := n.make(ctx, nil, part)
 		if err != nil {
 			closeFiles(files)
-			return nil, err
+			return nil, n.socketError(ctx, part, err)
 		}
 		files = append(files, made...)
 		sockets = sockets[len(part):]
@@ -60,8 +60,10 @@ func (n *Namespace) Sockets(ctx context.Context, sockets []Socket) ([]*os.File, 
 	return files, nil
 }
 
-// makeSockets makes at most maxSockets sockets, by one child.
-func (n *Namespace) makeSockets(ctx context.Context, sockets []Socket) ([]*os.File, error) {
+// make opens files and makes sockets inside the namespace, by one child, and
+// returns them in this order: all or none. There may be maxSockets of them. What
+// the child met is a *trouble.
+func (n *Namespace) make(ctx context.Context, files []file, sockets []Socket) ([]*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -70,7 +72,7 @@ func (n *Namespace) makeSockets(ctx context.Context, sockets []Socket) ([]*os.Fi
 		return nil, err
 	}
 	defer w.close()
-	m, err := n.newMaker(theirs, sockets)
+	m, err := n.newMaker(theirs, files, sockets)
 	if err != nil {
 		unix.Close(theirs)
 		return nil, err
@@ -84,19 +86,25 @@ func (n *Namespace) makeSockets(ctx context.Context, sockets []Socket) ([]*os.Fi
 	defer child.end()
 	stop := context.AfterFunc(ctx, func() { w.conn.SetDeadline(time.Now()) })
 	defer stop()
-	fds, err := w.recvSockets(len(sockets))
+	fds, err := w.recvDescriptors(len(files) + len(sockets))
 	if err != nil {
-		return nil, n.socketError(ctx, sockets, err)
+		return nil, err
 	}
-	files := make([]*os.File, len(fds))
+	made := make([]*os.File, len(fds))
 	for i, fd := range fds {
-		files[i] = os.NewFile(uintptr(fd), sockets[i].String())
+		var name string
+		if i < len(files) {
+			name = files[i].path
+		} else {
+			name = sockets[i-len(files)].String()
+		}
+		made[i] = os.NewFile(uintptr(fd), name)
 	}
-	return files, nil
+	return made, nil
 }
 
-// recvSockets waits for the notice of a maker and for n descriptors.
-func (w *wire) recvSockets(n int) ([]int, error) {
+// recvDescriptors waits for the notice of a maker and for n descriptors.
+func (w *wire) recvDescriptors(n int) ([]int, error) {
 	packet := make([]byte, noticeSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*maxSockets))
 	size, oobn, flags, _, err := w.conn.ReadMsgUnix(packet, oob)

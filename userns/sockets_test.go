@@ -26,7 +26,7 @@ func familyOf(address string) int { return family(netip.MustParseAddrPort(addres
 func loopbackUp(t *testing.T) *Namespace {
 	t.Helper()
 	n := openTarget(t, Target{PID: newTarget(t, "answer", rootTarget()).pid})
-	if _, _, _, err := n.Attach(context.Background(), Setup{}); err != nil {
+	if _, _, err := n.Attach(context.Background(), Setup{}); err != nil {
 		t.Fatal(err)
 	}
 	return n

@@ -17,7 +17,7 @@ const statusFailed = 125
 // Stage is the entry point of a process whose argv[0] is StageName. It returns
 // the process's exit status, if it returns at all. It takes over the calling
 // goroutine's thread and must be called from main before anything else.
-func Stage(open Opener) int {
+func Stage() int {
 	// The parent death signal, the capabilities and the final exec are the
 	// thread's, so there is only one.
 	runtime.LockOSThread()
@@ -35,46 +35,32 @@ func Stage(open Opener) int {
 	if err != nil {
 		return statusFailed
 	}
-	s := &stage{wire: w, open: open}
-	status, err := s.play(os.Args[1])
+	s := &stage{wire: w}
+	status, err := s.run(os.Args[1])
 	if err != nil {
-		w.send(message{Failure: newFailure(err)}, nil) // best effort: the end shows too
+		w.send(message{Failure: newFailure(err)}) // best effort: the end shows too
 	}
 	return status
 }
 
-// A stage is the process that is born in the guest's namespaces, or joins them.
+// A stage is the process that is born in the guest's namespaces.
 type stage struct {
 	wire     *wire
-	open     Opener
 	order    *order
 	path     string // of the command
 	warnings []string
 }
 
-// play does the steps of a role.
-func (s *stage) play(role string) (status int, err error) {
-	switch role {
-	case stageRole:
-		return s.run()
-	case joinRole:
-		err = s.runJoined()
-	default:
-		err = fmt.Errorf("role %q: %w", role, syscall.EINVAL)
-	}
-	if err != nil {
-		status = statusFailed
-	}
-	return status, err
-}
-
-// run does the steps of a stage that becomes the command. It does not return if the stage becomes the
+// run does the steps of a stage. It does not return if the stage becomes the
 // command.
-func (s *stage) run() (status int, err error) {
+func (s *stage) run(role string) (status int, err error) {
+	if role != stageRole {
+		return statusFailed, fmt.Errorf("role %q: %w", role, syscall.EINVAL)
+	}
 	if err := dieWithParent(); err != nil {
 		return statusFailed, err
 	}
-	m, _, err := s.wire.recv()
+	m, err := s.wire.recv()
 	if err != nil || m.Order == nil {
 		return statusFailed, fmt.Errorf("stage: no order: %w", syscall.EPROTO)
 	}
@@ -82,7 +68,7 @@ func (s *stage) run() (status int, err error) {
 	if err := s.prepare(); err != nil {
 		return statusFailed, err
 	}
-	if m, _, err = s.wire.recv(); err != nil || !m.Run {
+	if m, err = s.wire.recv(); err != nil || !m.Run {
 		return 0, nil // the supervisor has changed its mind
 	}
 	if s.order.PID {
@@ -91,27 +77,22 @@ func (s *stage) run() (status int, err error) {
 	return statusFailed, s.become()
 }
 
-// prepare sets everything up and reports it.
+// prepare sets up all but the network, which the supervisor does meanwhile, and
+// reports it.
 func (s *stage) prepare() error {
 	for _, step := range []func() error{
 		s.enterDir,
 		s.findCommand,
 		s.ownMounts,
 		s.setHostname,
+		s.coverFiles,
 	} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	device, report, err := s.network()
-	if err != nil {
-		return err
-	}
-	defer closeFile(device)
-	if err := s.coverFiles(); err != nil {
-		return err
-	}
-	return s.wire.send(message{Ready: &ready{Report: report, Warnings: s.warnings}}, device)
+	s.warn(setPingRange(s.order.PingRange))
+	return s.wire.send(message{Ready: &ready{Warnings: s.warnings}})
 }
 
 // warn notes something that does not work but is not worth giving up for.
@@ -133,6 +114,12 @@ func (s *stage) setHostname() error {
 		return nil
 	}
 	return os.NewSyscallError("sethostname", unix.Sethostname([]byte(s.order.Hostname)))
+}
+
+// setPingRange lets groups send echo requests without a capability. It is done
+// here because the range is in the guest's ids.
+func setPingRange(groups string) error {
+	return os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(groups), 0)
 }
 
 func (s *stage) findCommand() error {

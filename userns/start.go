@@ -1,13 +1,16 @@
 package userns
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,16 +33,16 @@ type Guest struct {
 	relay  relay
 
 	device *os.File // until Device hands it over
-	report json.RawMessage
 
 	signals chan os.Signal
 	stops   chan syscall.Signal // of the command, if it is process 1's child
 	listens chan struct{}       // closed when listen has returned; nil without
 }
 
-// Start makes the guest's namespaces and has the stage set everything up in
-// them. When it returns, the device is open and configured and the command does
-// not run yet. If ctx ends before that, everything is undone.
+// Start makes the guest's namespaces and sets everything up in them: the network
+// from here, the rest by the stage. When it returns, the device is open and
+// configured and the command does not run yet. If ctx ends before that,
+// everything is undone.
 //
 // An error with a remedy implements interface{ Hint() string }; a command that
 // is not there is a *CommandError already here.
@@ -86,15 +89,15 @@ func (g *Guest) start(ctx context.Context, c Config, s Setup) error {
 			return err
 		}
 	}
-	return g.prepare(ctx, newOrder(c, s, sub))
+	return g.prepare(ctx, newOrder(c, s, sub), s)
 }
 
 // newOrder says it all to the stage.
 func newOrder(c Config, s Setup, sub subordinates) *order {
 	o := &order{
 		Command: c.Command, Dir: c.Dir, Env: c.Env, Identity: c.Identity, PID: c.PID, Hostname: c.Hostname,
-		PingRange: pingRange(c.Identity, os.Getgid(), sub.gids),
-		Setup:     s,
+		PingRange:  pingRange(c.Identity, os.Getgid(), sub.gids),
+		ResolvConf: s.ResolvConf, Hosts: s.Hosts,
 	}
 	if o.Env == nil {
 		o.Env = os.Environ()
@@ -174,26 +177,69 @@ func inherit(fd int) []uintptr {
 	return files
 }
 
-// prepare gives the stage its order and waits until it is done.
-func (g *Guest) prepare(ctx context.Context, o *order) error {
-	r, device, err := g.wire.order(ctx, g.stage, o)
-	if err != nil {
+// prepare gives the stage its order and sets the network up meanwhile.
+func (g *Guest) prepare(ctx context.Context, o *order, s Setup) error {
+	stop := context.AfterFunc(ctx, func() { g.wire.conn.SetDeadline(time.Now()) })
+	defer stop()
+	sent := g.wire.send(message{Order: o})
+	device, warnings, attachErr := g.attach(ctx, s)
+	g.device = device
+	// Of two troubles the stage's comes first: a command that is not there makes
+	// all others pointless. If it has gone, it may have said why before.
+	r, err := g.ready(ctx, sent)
+	if err = cmp.Or(err, attachErr); err != nil {
 		return err
 	}
-	g.device, g.report = device, r.Report
-	for _, text := range r.Warnings {
+	if !stop() {
+		return ctx.Err()
+	}
+	for _, text := range append(warnings, r.Warnings...) {
 		g.log.Warn(text)
 	}
 	return nil
 }
 
-// Device returns the descriptor that the opener opened, and its report. The
-// caller owns the descriptor from then on and closes it; it is nil in a second
-// call.
-func (g *Guest) Device() (*os.File, json.RawMessage) {
+// attach sets up the guest's network.
+func (g *Guest) attach(ctx context.Context, s Setup) (device *os.File, warnings []string, err error) {
+	// A child that was not reaped keeps its number.
+	net, err := openNamespace(namespacePath(g.stage.pid, "net"), unix.CLONE_NEWNET)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer net.Close()
+	n := &Namespace{target: Target{PID: g.stage.pid}, net: net, user: g.space.file}
+	return n.Attach(ctx, s)
+}
+
+// ready waits until the stage is ready. sent is the error of its order.
+func (g *Guest) ready(ctx context.Context, sent error) (*ready, error) {
+	m, err := g.wire.recv()
+	switch {
+	case err == nil && m.Failure != nil:
+		return nil, m.Failure.err()
+	case err == nil && m.Ready == nil:
+		err = syscall.EPROTO
+	case errors.Is(err, io.EOF) && sent != nil:
+		err = sent
+	}
+	switch {
+	case err == nil:
+		return m.Ready, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.EPIPE):
+		<-g.stage.done
+		return nil, fmt.Errorf("stage: ended with status %d", exitStatus(g.stage.status))
+	}
+	return nil, fmt.Errorf("stage: %w", err)
+}
+
+// Device returns the file of the guest's device. The caller owns it from then on
+// and closes it; it is nil in a second call, and without a device.
+func (g *Guest) Device() *os.File {
 	f := g.device
 	g.device = nil
-	return f, g.report
+	return f
 }
 
 // PID returns the process id, in the supervisor's PID namespace, of the stage,

@@ -22,10 +22,10 @@ func (g *Guest) Go() error {
 	if list := witnessed().list(); len(list) > 0 {
 		signal.Notify(g.signals, list...)
 	}
-	if err := g.wire.send(message{Run: true}, nil); err != nil {
+	if err := g.wire.send(message{Run: true}); err != nil {
 		return fmt.Errorf("stage: %w", err)
 	}
-	m, _, err := g.wire.recv()
+	m, err := g.wire.recv()
 	switch {
 	case errors.Is(err, io.EOF):
 		// exec closed the stage's end. Or the stage has died; Wait tells.
@@ -46,11 +46,10 @@ func (g *Guest) Go() error {
 func (g *Guest) listen() {
 	defer close(g.listens)
 	for {
-		m, f, err := g.wire.recv()
+		m, err := g.wire.recv()
 		if err != nil {
 			return
 		}
-		closeFile(f)
 		if m.Stopped == 0 {
 			continue
 		}
@@ -95,7 +94,7 @@ func (g *Guest) pass(sig syscall.Signal) {
 	switch {
 	case g.pid1:
 		// Only process 1 knows the command's process id.
-		err = g.wire.send(message{Signal: &signalOrder{Number: int(sig), Group: group}}, nil)
+		err = g.wire.send(message{Signal: &signalOrder{Number: int(sig), Group: group}})
 	case !group || !inOurGroup(g.stage.pid):
 		err = g.stage.signal(sig)
 	}

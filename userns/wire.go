@@ -26,8 +26,8 @@ const (
 const (
 	packetLast    = 0 // the end of a message
 	packetMore    = 1 // a part of a message, and more follow
-	packetTrouble = 2 // the notice of a child that does not run Go yet
-	packetSockets = 3 // the notice of one that has made its sockets
+	packetTrouble = 2 // the notice of a child that does not run Go
+	packetSockets = 3 // the notice of one that has made what was asked for
 )
 
 // A message is what the supervisor and the stage tell each other. One field is
@@ -36,7 +36,7 @@ type message struct {
 	Order   *order       `json:",omitempty"`
 	Run     bool         `json:",omitempty"`
 	Signal  *signalOrder `json:",omitempty"`
-	Ready   *ready       `json:",omitempty"` // carries the device's descriptor
+	Ready   *ready       `json:",omitempty"`
 	Failure *failure     `json:",omitempty"`
 	Started bool         `json:",omitempty"` // process 1 has started the command
 	Stopped int          `json:",omitempty"` // signal that stopped the command
@@ -52,10 +52,8 @@ type order struct {
 	PID       bool
 	Hostname  string
 	PingRange string // for net.ipv4.ping_group_range, in the guest's ids
-	Setup     Setup
 
-	// Before is what Setup takes the place of; nil for a device to be opened.
-	Before *Setup `json:",omitempty"`
+	ResolvConf, Hosts []byte // as in Setup
 }
 
 // A signalOrder asks process 1 to pass a signal on to the command.
@@ -67,9 +65,8 @@ type signalOrder struct {
 	Group bool
 }
 
-// ready says that everything is set up.
+// ready says that the stage has done all but to run the command.
 type ready struct {
-	Report   json.RawMessage `json:",omitempty"` // of the opener
 	Warnings []string
 }
 
@@ -114,17 +111,11 @@ func newWire(fd int) (*wire, error) {
 
 func (w *wire) close() error { return w.conn.Close() }
 
-// send sends m, and f with it unless it is nil. f stays the caller's.
-func (w *wire) send(m message, f *os.File) error {
+// send sends m.
+func (w *wire) send(m message) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
-	}
-	var rights []byte
-	if f != nil {
-		if rights, err = rightsOf(f); err != nil {
-			return err
-		}
 	}
 	packet := make([]byte, 0, 1+chunkSize)
 	for {
@@ -134,27 +125,21 @@ func (w *wire) send(m message, f *os.File) error {
 			kind = packetMore
 		}
 		packet = append(append(packet[:0], kind), b[:n]...)
-		if _, _, err := w.conn.WriteMsgUnix(packet, rights, nil); err != nil {
+		if _, err := w.conn.Write(packet); err != nil {
 			return err
 		}
-		if b, rights = b[n:], nil; len(b) == 0 {
+		if b = b[n:]; len(b) == 0 {
 			return nil
 		}
 	}
 }
 
-// recv waits for a message and the descriptor that came with it, or nil. The
-// caller owns the descriptor. The error is io.EOF if the other side has ended,
-// and a *trouble if it reports one.
-func (w *wire) recv() (m message, f *os.File, err error) {
+// recv waits for a message. The error is io.EOF if the other side has ended.
+func (w *wire) recv() (m message, err error) {
 	var b []byte
 	packet := make([]byte, 1+chunkSize)
-	oob := make([]byte, unix.CmsgSpace(4))
 	for more := true; more; {
-		n, oobn, _, _, err := w.conn.ReadMsgUnix(packet, oob)
-		if oobn > 0 && f == nil {
-			f = descriptor(oob[:oobn])
-		}
+		n, err := w.conn.Read(packet)
 		switch {
 		case errors.Is(err, syscall.ECONNRESET):
 			// Gone without having read everything. The kernel says so once, and
@@ -165,20 +150,18 @@ func (w *wire) recv() (m message, f *os.File, err error) {
 		case err == nil && len(b)+n > maxMessage:
 			err = syscall.EMSGSIZE
 		case err == nil && packet[0] > packetMore:
-			err = noticed(packet[:n])
+			err = syscall.EPROTO
 		}
 		if err != nil {
-			closeFile(f)
-			return message{}, nil, err
+			return message{}, err
 		}
 		b = append(b, packet[1:n]...)
 		more = packet[0] == packetMore
 	}
 	if err := json.Unmarshal(b, &m); err != nil {
-		closeFile(f)
-		return message{}, nil, err
+		return message{}, err
 	}
-	return m, f, nil
+	return m, nil
 }
 
 // open says whether the process on the other side still lives.
@@ -194,27 +177,6 @@ func (w *wire) open() bool {
 		alive = n > 0 || errors.Is(err, unix.EAGAIN)
 	})
 	return err == nil && alive
-}
-
-// rightsOf returns the control message that carries f. It does not use Fd, which
-// would make the descriptor blocking, on the other side too.
-func rightsOf(f *os.File) (rights []byte, err error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	err = raw.Control(func(fd uintptr) { rights = unix.UnixRights(int(fd)) })
-	return rights, err
-}
-
-// descriptor returns the first descriptor in a control message, or nil.
-func descriptor(oob []byte) *os.File {
-	fds := rightsIn(oob)
-	if len(fds) == 0 {
-		return nil
-	}
-	closeAll(fds[1:])
-	return os.NewFile(uintptr(fds[0]), "device")
 }
 
 // rightsIn returns the descriptors in a control message.

@@ -55,7 +55,7 @@ func newWitness(socket, space, null int) (*witness, error) {
 // fork starts the guard. It must be called on a locked thread.
 func (w *witness) fork() (pid int, err error) {
 	defer runtime.KeepAlive(w)
-	return fork(nil, w.clone)
+	return fork(w.clone)
 }
 
 // clone forks; the child never returns from it. See fork for the rules.

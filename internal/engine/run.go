@@ -2,12 +2,11 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 
 	"taproot/internal/plan"
+	"taproot/tap"
 	"taproot/userns"
 )
 
@@ -31,7 +30,7 @@ func Attach(ctx context.Context, to Attachment, cfg Config) error {
 type world interface {
 	// open gets hold of the namespaces and of the device in them, set up as
 	// the supervisor's plan says.
-	open(ctx context.Context, s *supervisor) (device *os.File, d deviceSpec, err error)
+	open(ctx context.Context, s *supervisor) (device *os.File, features tap.Features, err error)
 
 	// namespace returns the guest's namespaces, or why they are out of reach. It
 	// may be called from several goroutines.
@@ -53,23 +52,19 @@ type commandWorld struct {
 	status int
 }
 
-func (c *commandWorld) open(ctx context.Context, s *supervisor) (*os.File, deviceSpec, error) {
-	setup, err := s.setup()
-	if err != nil {
-		return nil, deviceSpec{}, err
-	}
+func (c *commandWorld) open(ctx context.Context, s *supervisor) (device *os.File, _ tap.Features, err error) {
+	d := &tapDevice{offload: s.cfg.Offload}
+	setup := s.setup(d)
 	if !s.cfg.KeepFiles {
 		setup.ResolvConf, setup.Hosts = s.files()
 	}
 	c.config.Log = s.log
 	if c.guest, err = userns.Start(ctx, c.config, setup); err != nil {
-		return nil, deviceSpec{}, err
+		return nil, tap.Features{}, err
 	}
 	// Now, while the guest's first process is where we have put it.
 	c.ns, c.nsErr = c.guest.Namespace()
-	device, report := c.guest.Device()
-	d, err := parseReport(report)
-	return device, d, err
+	return c.guest.Device(), d.features, nil
 }
 
 // files returns the contents of the command's resolv.conf and hosts; nil leaves
@@ -106,27 +101,21 @@ type attachedWorld struct {
 	ns *userns.Namespace
 }
 
-func (a *attachedWorld) open(ctx context.Context, s *supervisor) (*os.File, deviceSpec, error) {
+func (a *attachedWorld) open(ctx context.Context, s *supervisor) (device *os.File, _ tap.Features, err error) {
 	if a.to.Device != nil {
 		return openInherited(a.to.Device, s.cfg.Offload)
 	}
-	setup, err := s.setup()
-	if err != nil {
-		return nil, deviceSpec{}, err
-	}
+	d := &tapDevice{offload: s.cfg.Offload}
+	setup := s.setup(d)
 	setup.Bare = a.to.Bare
 	if a.ns, err = userns.OpenTarget(a.to.Target); err != nil {
-		return nil, deviceSpec{}, err
+		return nil, tap.Features{}, err
 	}
-	device, report, warnings, err := a.ns.Attach(ctx, setup)
-	if err != nil {
-		return nil, deviceSpec{}, err
-	}
+	device, warnings, err := a.ns.Attach(ctx, setup)
 	for _, text := range warnings {
 		s.log.Warn(text)
 	}
-	d, err := parseReport(report)
-	return device, d, err
+	return device, d.features, err
 }
 
 // errNoNamespace says that a rule needs sockets in a namespace that we were
@@ -173,14 +162,3 @@ func (a *attachedWorld) close() {
 }
 
 func hasResolver(p *plan.Plan) bool { return p.V4.Resolver.IsValid() || p.V6.Resolver.IsValid() }
-
-// parseReport reads what the stage says of the device, if there is one.
-func parseReport(report json.RawMessage) (d deviceSpec, err error) {
-	if len(report) == 0 {
-		return d, nil
-	}
-	if err := json.Unmarshal(report, &d); err != nil {
-		return d, fmt.Errorf("report of the stage: %w", err)
-	}
-	return d, nil
-}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,51 +11,44 @@ import (
 	"taproot/userns"
 )
 
-// A deviceSpec is how the stage opens the device, and what came of it.
-type deviceSpec struct {
-	Offload  tap.Offload
-	Features tap.Features
-}
-
-// StageMain is the whole of the stage's process: it opens the TAP device inside
-// the guest, passes it out and becomes the command. It returns the process's
+// StageMain is the whole of the stage's process: it sets up what is the guest's
+// own but for the network, and becomes the command. It returns the process's
 // exit status if it did not.
-func StageMain() int { return userns.Stage(openDevice) }
+func StageMain() int { return userns.Stage() }
 
-// openDevice implements userns.Opener.
-func openDevice(name string, request json.RawMessage) (*os.File, json.RawMessage, error) {
-	var d deviceSpec
-	if err := json.Unmarshal(request, &d); err != nil {
-		return nil, nil, fmt.Errorf("device %s: %w", name, err)
-	}
-	f, features, err := tap.Open(name, d.Offload)
-	if err != nil {
-		return nil, nil, err
-	}
-	d.Features = features
-	report, err := json.Marshal(d)
-	if err != nil {
-		f.Close()
-		return nil, nil, err
-	}
-	return f, report, nil
+// A tapDevice is the guest's TAP device, a userns.Device.
+type tapDevice struct {
+	offload  tap.Offload
+	features tap.Features // once it is attached
 }
+
+// Path implements userns.Device.
+func (d *tapDevice) Path() string { return tap.Path }
+
+// Attach implements userns.Device.
+func (d *tapDevice) Attach(f *os.File, name string) (err error) {
+	d.features, err = tap.Attach(f, name, d.offload)
+	return err
+}
+
+// Refused implements userns.Device.
+func (d *tapDevice) Refused(err error) error { return tap.Refused(err) }
 
 // openInherited takes a device that somebody else opened. The descriptor is a
 // new one of the same device.
-func openInherited(f *os.File, o tap.Offload) (*os.File, deviceSpec, error) {
+func openInherited(f *os.File, o tap.Offload) (*os.File, tap.Features, error) {
 	features, err := tap.Inherit(f, o)
 	if err != nil {
-		return nil, deviceSpec{}, err
+		return nil, tap.Features{}, err
 	}
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return nil, deviceSpec{}, err
+		return nil, tap.Features{}, err
 	}
 	fd := -1
 	controlErr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
 	if err := errors.Join(controlErr, err); err != nil {
-		return nil, deviceSpec{}, fmt.Errorf("device: %w", err)
+		return nil, tap.Features{}, fmt.Errorf("device: %w", err)
 	}
-	return os.NewFile(uintptr(fd), "device"), deviceSpec{Features: features}, nil
+	return os.NewFile(uintptr(fd), "device"), features, nil
 }

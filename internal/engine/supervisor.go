@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"os"
 	"sync"
@@ -105,13 +104,13 @@ func (s *supervisor) begin(ctx context.Context, engine *process) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	device, d, err := s.world.open(ctx, s)
+	device, features, err := s.world.open(ctx, s)
 	if err != nil {
 		return err
 	}
-	s.device, s.spec.Features = device, d.Features
+	s.device, s.spec.Features = device, features
 	s.spec.NoDevice = device == nil
-	s.log.Debug("device open", "name", s.plan.Interface, "offloads", d.Features.Header, "udp_offload", d.Features.USO, "why", d.Features.Why)
+	s.log.Debug("device open", "name", s.plan.Interface, "offloads", features.Header, "udp_offload", features.USO, "why", features.Why)
 	warning, err := engine.begin(s.spec, s.descriptors()...)
 	if err != nil {
 		s.closeDevice()
@@ -144,12 +143,11 @@ func (s *supervisor) prepare(ctx context.Context) error {
 	return nil
 }
 
-// setup returns what the stage does in the guest's namespace.
-func (s *supervisor) setup() (userns.Setup, error) {
+// setup returns what is made in the guest's namespace, with that device.
+func (s *supervisor) setup(d *tapDevice) userns.Setup {
 	setup := s.plan.Setup()
-	device, err := json.Marshal(deviceSpec{Offload: s.cfg.Offload})
-	setup.Device, setup.Down = device, s.cfg.Down
-	return setup, err
+	setup.Device, setup.Down = d, s.cfg.Down
+	return setup
 }
 
 // descriptors are what the engine gets with its spec.

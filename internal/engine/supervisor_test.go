@@ -12,6 +12,7 @@ import (
 	"taproot/internal/plan"
 	"taproot/portfwd"
 	"taproot/stack/flow"
+	"taproot/tap"
 	"taproot/test/settle"
 	"taproot/userns"
 )
@@ -23,8 +24,8 @@ type testWorld struct {
 	guest  func(*supervisor)
 }
 
-func (w *testWorld) open(context.Context, *supervisor) (*os.File, deviceSpec, error) {
-	return w.device, deviceSpec{}, nil
+func (w *testWorld) open(context.Context, *supervisor) (*os.File, tap.Features, error) {
+	return w.device, tap.Features{}, nil
 }
 
 func (w *testWorld) namespace() (*userns.Namespace, error) { return nil, errNoNamespace }

@@ -46,8 +46,13 @@ func homes() map[string]home {
 			in:       []string{"stack/ndp"},
 			decision: "005-dhcp-and-ndp.md",
 		},
+		"github.com/mdlayher/netlink": {
+			in:       []string{"userns"},
+			decision: "010-other-modules.md",
+		},
 		"github.com/vishvananda/netlink": {
-			in:       []string{"internal/engine", "internal/plan", "test/bench", "test/lab", "userns"},
+			in:       []string{"internal/engine", "internal/plan", "test/bench", "test/lab"},
+			tests:    []string{"userns"},
 			decision: "010-other-modules.md",
 		},
 		"github.com/google/nftables": {
