@@ -7,11 +7,10 @@
 // The supervisor is the process that calls Start. It makes two more:
 //
 //   - the stage, its own binary with StageName as argv[0], is born inside the
-//     guest's namespaces by clone flags. It opens the device, sets up
-//     interfaces, routes, sysctls and mounts, sends the device's descriptor
-//     back, waits for Guest.Go, and becomes the command by exec. With
-//     Config.PID it stays, as process 1 of the guest, and the command is its
-//     child.
+//     guest's namespaces by clone flags. It sets up mounts and the host name,
+//     while the supervisor sets up the network, waits for Guest.Go, and becomes
+//     the command by exec. With Config.PID it stays, as process 1 of the guest,
+//     and the command is its child.
 //   - the guard, a fork of the supervisor, stays in the supervisor's namespaces
 //     and process group and does two things nobody else can do: it is a witness
 //     of the signals that the whole process group got, and it kills what is
@@ -23,16 +22,20 @@
 // OpenTarget opens the namespaces of somebody else's guest, by process or by path,
 // and Guest.Namespace those of one made here. A Namespace is joined by a fork of
 // the supervisor that makes raw system calls only, since a Go program has threads
-// and setns(2) refuses those who have any (see entry). The fork of
-// Namespace.Attach keeps CAP_NET_ADMIN across an exec and becomes a stage, which
-// sets up the network, sends the device out and ends; it takes some 4 ms. That of
-// Namespace.Sockets makes sockets and sends them out without any exec, in less
-// than one. Mounts are left alone, and resolv.conf with them.
+// and setns(2) refuses those who have any (see entry). It opens files and makes
+// sockets in there, sends them out and ends, in less than a millisecond. As it
+// executes nothing and is not dumpable, nobody in the guest can trace it.
 //
-// While a stage is in there, a process that has all capabilities in the guest's
-// user namespace and sees the stage, because it shares our PID namespace, can
-// trace it, and so reach the caller's files. A sandbox that means to keep root in
-// a guest away from those needs a PID namespace, here as elsewhere.
+// # Networks
+//
+// What was opened inside belongs to the guest's network namespace for ever, and
+// the kernel asks whoever uses it for capabilities over that namespace, which the
+// owner of its user namespace has. So three descriptors are all that is fetched:
+// the TUN driver's file, the directory of the devices' sysctls, and a
+// NETLINK_ROUTE socket. The supervisor does the rest by them, in the same way for
+// a guest of its own and for somebody else's (see network): it makes the device,
+// and sets addresses, routes and sysctls. Mounts of somebody else's guest are left
+// alone, and resolv.conf with them.
 //
 // Namespace.Wait follows the end. Our descriptors of the namespace, and of the
 // device in it, would keep it for ever; so the end is that nobody else is left.

@@ -27,8 +27,8 @@ func newRTNL(f *os.File) (*rtnl, error) {
 
 func (r *rtnl) close() { r.conn.Close() }
 
-// execute sends a message, header first, with the attributes that set encodes, and returns the
-// answers.
+// execute sends a message, header first, with the attributes that set encodes,
+// and returns the answers.
 func (r *rtnl) execute(kind netlink.HeaderType, flags netlink.HeaderFlags, header any, set func(*netlink.AttributeEncoder)) ([]netlink.Message, error) {
 	attributes := netlink.NewAttributeEncoder()
 	set(attributes)

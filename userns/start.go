@@ -180,18 +180,17 @@ func inherit(fd int) []uintptr {
 // prepare gives the stage its order and sets the network up meanwhile.
 func (g *Guest) prepare(ctx context.Context, o *order, s Setup) error {
 	stop := context.AfterFunc(ctx, func() { g.wire.conn.SetDeadline(time.Now()) })
-	defer stop()
 	sent := g.wire.send(message{Order: o})
 	device, warnings, attachErr := g.attach(ctx, s)
 	g.device = device
 	// Of two troubles the stage's comes first: a command that is not there makes
 	// all others pointless. If it has gone, it may have said why before.
 	r, err := g.ready(ctx, sent)
-	if err = cmp.Or(err, attachErr); err != nil {
-		return err
-	}
 	if !stop() {
 		return ctx.Err()
+	}
+	if err = cmp.Or(err, attachErr); err != nil {
+		return err
 	}
 	for _, text := range append(warnings, r.Warnings...) {
 		g.log.Warn(text)

@@ -1,13 +1,13 @@
 // Package engine starts everything in order and stops it in reverse: it is
 // where the three processes of one guest meet.
 //
-//	supervisor  Run: plans the network, makes the guest, starts the engine,
+//	supervisor  Run: plans the network, makes the guest and its network, starts the engine,
 //	            follows resolv.conf and the host's addresses, waits for the command
 //	stage       StageMain: inside the guest's namespaces, becomes the command
 //	engine      EngineMain: gets the TAP device, gives the rest up, moves packets
 //
-// Start: engine process and stage at the same time; the device goes from the
-// stage to the supervisor to the engine; when the engine is ready the command
+// Start: engine process and stage at the same time; the device, made by the
+// supervisor, goes to the engine; when the engine is ready the command
 // runs. Stop: the command ends, the engine sees the end of its socket, the
 // supervisor exits with the command's status.
 //
