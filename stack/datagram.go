@@ -94,9 +94,6 @@ func (s *Stack) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 	if size < 0 || size > data.Size() {
 		return true // RFC 768: the length covers more than there is
 	}
-	if pkt.GSOOptions.MSS != 0 {
-		size = data.Size() // of a superframe only the first length is told
-	}
 	d := Datagram{
 		Source:      netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
 		Destination: netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort),

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"taproot/stack/link"
 )
 
 // Where the fields of a frame are, in bytes from its start.
@@ -21,18 +23,22 @@ const (
 	neighbourHops = 255          // RFC 4861 §6.1.1 and §7.1.1: not from further away
 )
 
-// Classify implements link.Classifier. It takes what gVisor would answer
+// Classify implements link.Classifier. It takes datagrams, which need nothing
+// that gVisor could do for them, and what gVisor would answer
 // wrongly: requests for the hardware address of somebody else, which a stack
 // that sends from any address believes to be its own; neighbour solicitations,
 // which gVisor would answer as a host, whereupon the guest forgets its router
 // (RFC 4861 §7.2.5); and router solicitations, which it does not answer.
-func (s *Stack) Classify(head []byte) bool {
+func (s *Stack) Classify(f *link.Frame) bool {
+	head := f.Head
 	switch binary.BigEndian.Uint16(head[atEtherType:]) {
+	case uint16(header.IPv4ProtocolNumber):
+		return s.classifyUDP(f)
 	case uint16(header.ARPProtocolNumber):
 		return !s.answersARP(head)
 	case uint16(header.IPv6ProtocolNumber):
 		if len(head) <= atICMPv6+1 || head[atIPv6Next] != uint8(header.ICMPv6ProtocolNumber) {
-			return false
+			return s.classifyUDP(f)
 		}
 		return s.classifyICMPv6(head)
 	}

@@ -19,11 +19,10 @@ import (
 // any one connection's window.
 const queueLen = 256
 
-// A Classifier sees each frame, without its virtio-net header, before the
-// stack does. It returns true when it took the frame; head holds all headers
-// and is valid only during the call. It must not block.
+// A Classifier sees each frame before the stack does, on the reader. It returns
+// true when it took the frame. It must not block.
 type Classifier interface {
-	Classify(head []byte) bool
+	Classify(f *Frame) bool
 }
 
 // A Config describes an endpoint.

@@ -36,6 +36,7 @@ type receiver struct {
 	first      []byte // of the frame, headView bytes
 	rest       *buffer.View
 	head6      [headViewV6]byte
+	frame      Frame
 }
 
 // receive reads frames until the device is closed or gone.
@@ -46,23 +47,23 @@ func (e *Endpoint) receive() error {
 	r.first = make([]byte, headView)
 	r.rest = buffer.NewViewSize(largeView)
 	defer func() { r.rest.Release() }()
-	bufs := [][]byte{r.first, r.rest.AsSlice()}
+	bufs := [][]byte{r.first, r.rest.AsSlice()[room:]}
 	if e.features.Header {
 		r.virtio = make([]byte, tap.HeaderLen)
 		bufs = append([][]byte{r.virtio}, bufs...)
 	}
 	r.reader = e.device.NewReader(bufs...)
 	r.reader.Idle = e.idle
-	return r.reader.Run(r.frame)
+	return r.reader.Run(r.receive)
 }
 
-// frame handles a frame of n bytes, counting the virtio-net header.
-func (r *receiver) frame(n int) {
+// receive handles a frame of n bytes, counting the virtio-net header.
+func (r *receiver) receive(n int) {
 	e := r.endpoint
 	e.Stats.Received.Add(1)
 	n -= len(r.virtio)
 	if e.capture != nil && n > 0 {
-		e.capture.add(r.first[:min(n, headView)], r.rest.AsSlice()[:max(n-headView, 0)])
+		e.capture.add(r.first[:min(n, headView)], r.rest.AsSlice()[room:][:max(n-headView, 0)])
 	}
 	if n < header.EthernetMinimumSize+1 {
 		e.Stats.Malformed.Add(1)
@@ -77,8 +78,14 @@ func (r *receiver) frame(n int) {
 		}
 	}
 	head := r.head(n)
-	if !e.admit(head) || e.classifier != nil && e.classifier.Classify(head) {
+	if !e.admit(head) {
 		return
+	}
+	if e.classifier != nil {
+		r.frame = Frame{Header: h, Head: head, size: n, first: r.first, rest: r.rest}
+		if e.classifier.Classify(&r.frame) {
+			return
+		}
 	}
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: r.take(n, head)})
 	defer pkt.DecRef()
@@ -97,7 +104,7 @@ func (r *receiver) head(n int) []byte {
 		return head
 	}
 	copy(r.head6[:], head)
-	copy(r.head6[headView:], r.rest.AsSlice())
+	copy(r.head6[headView:], r.rest.AsSlice()[room:])
 	return r.head6[:min(n, headViewV6)]
 }
 
@@ -128,16 +135,16 @@ func (r *receiver) take(n int, head []byte) buffer.Buffer {
 	if n == len(head) {
 		return b
 	}
-	skip := len(head) - headView // what is in head already, of IPv6
-	rest := n - headView
+	start := room + len(head) - headView // behind what is in head already, of IPv6
+	end := room + n - headView
 	v := r.rest
-	if rest > copied {
+	if n-headView > copied {
 		r.rest = buffer.NewViewSize(largeView)
-		r.reader.SetBuffer(r.reader.Len()-1, r.rest.AsSlice())
-		v.CapLength(rest)
-		v.TrimFront(skip)
+		r.reader.SetBuffer(r.reader.Len()-1, r.rest.AsSlice()[room:])
+		v.CapLength(end)
+		v.TrimFront(start)
 	} else {
-		v = buffer.NewViewWithData(v.AsSlice()[skip:rest])
+		v = buffer.NewViewWithData(v.AsSlice()[start:end])
 	}
 	_ = b.Append(v) // fails only for a view that is nil
 	return b

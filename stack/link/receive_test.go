@@ -169,9 +169,9 @@ type heads struct {
 	take func(head []byte) bool
 }
 
-func (h *heads) Classify(head []byte) bool {
-	h.seen <- bytes.Clone(head)
-	return h.take(head)
+func (h *heads) Classify(f *Frame) bool {
+	h.seen <- bytes.Clone(f.Head)
+	return h.take(f.Head)
 }
 
 // TestClassifier wants the classifier and the filter to see all headers, and
