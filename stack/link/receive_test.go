@@ -213,6 +213,40 @@ func TestClassifier(t *testing.T) {
 	})
 }
 
+// A body is a classifier that takes every frame and keeps what is behind n bytes
+// of headers.
+type body struct {
+	n    int
+	seen chan []byte
+}
+
+func (b body) Classify(f *Frame) bool {
+	b.seen <- append([]byte{}, f.Body(b.n)...)
+	return true
+}
+
+// TestFrameBody wants what follows headers in one piece, wherever a frame was
+// cut to be read.
+func TestFrameBody(t *testing.T) {
+	eachWay(t, func(t *testing.T, f tap.Features) {
+		for _, headers := range []int{0, minHeaders - 1, minHeaders, minHeaders + 1, 62, headView, headView + 1, headViewV6, 100} {
+			c := body{headers, make(chan []byte, 1)}
+			b := newBench(t, f, func(cfg *Config) { cfg.Classifier = c })
+			for _, n := range []int{15, minHeaders, 62, headView - 1, headView, headView + 1, headViewV6, 1514, 60000} {
+				sent := frame(n, etherIPv6)
+				b.send(t, tap.Header{}, sent)
+				var want []byte
+				if headers >= minHeaders && headers <= n {
+					want = sent[headers:]
+				}
+				if got := next(t, "frame", c.seen); !bytes.Equal(got, want) {
+					t.Errorf("%d bytes behind %d: got %d bytes, want %d", n, headers, len(got), len(want))
+				}
+			}
+		}
+	})
+}
+
 // TestFilter wants what the filter refuses to be counted, seen by nobody, and
 // to teach nobody the guest's address.
 func TestFilter(t *testing.T) {
