@@ -16,6 +16,7 @@ import (
 type Poller struct {
 	file   *os.File
 	raw    syscall.RawConn
+	turn   *turn
 	events [64]unix.EpollEvent // belongs to who calls Wait
 }
 
@@ -31,7 +32,11 @@ func NewPoller() (*Poller, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	p := &Poller{file: os.NewFile(uintptr(fd), "epoll")}
-	if p.raw, err = p.file.SyscallConn(); err != nil {
+	p.raw, err = p.file.SyscallConn()
+	if err == nil {
+		p.turn, err = newTurn()
+	}
+	if err != nil {
 		p.file.Close()
 		return nil, err
 	}
@@ -66,12 +71,19 @@ type Readiness struct {
 
 // Wait blocks until sockets are ready and appends them to ready. It returns an
 // error when the Poller is closed.
+//
+// Where there are always some, the other goroutines have a turn in between:
+// on one processor the guest's device would be read only once all sockets are
+// empty. Guest and servers then waited for each other's bursts (1,000 flows of
+// requests and responses: 17 thousand per second and 0.1 % lost in a server's full
+// buffer, with turns 30 thousand and none).
 func (p *Poller) Wait(ready []Readiness) ([]Readiness, error) {
-	var n int
+	var n, looks int
 	var errno syscall.Errno
 	// The runtime clears its note of readiness before it calls us, so a wake-up
 	// that comes after our look is not lost.
 	err := p.raw.Read(func(fd uintptr) bool {
+		looks++
 		n, errno = p.look(fd)
 		return n > 0 || errno != 0
 	})
@@ -80,6 +92,9 @@ func (p *Poller) Wait(ready []Readiness) ([]Readiness, error) {
 	}
 	if err != nil {
 		return ready, fmt.Errorf("wait for sockets: %w", err)
+	}
+	if looks == 1 {
+		p.turn.yield()
 	}
 	for _, e := range p.events[:n] {
 		id := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
@@ -101,4 +116,7 @@ func (p *Poller) look(fd uintptr) (int, syscall.Errno) {
 }
 
 // Close makes Wait return.
-func (p *Poller) Close() error { return p.file.Close() }
+func (p *Poller) Close() error {
+	p.turn.close()
+	return p.file.Close()
+}
