@@ -50,5 +50,11 @@ func openInherited(f *os.File, o tap.Offload) (*os.File, tap.Features, error) {
 	if err := errors.Join(controlErr, err); err != nil {
 		return nil, tap.Features{}, fmt.Errorf("device: %w", err)
 	}
+	// Blocking as long as the file is made: the runtime would wake us for each
+	// frame that the engine reads, which makes it non-blocking again.
+	if err := unix.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
+		return nil, tap.Features{}, os.NewSyscallError("fcntl", err)
+	}
 	return os.NewFile(uintptr(fd), "device"), features, nil
 }
