@@ -20,6 +20,9 @@ import (
 // the large one stays for the next frame. The copy costs half a microsecond at
 // most; without it, a connection whose reader is slow would hold 64 KiB for
 // each small segment, eight times as much and more.
+//
+// The rest is read behind room bytes, so that Frame.Body has a datagram in one
+// piece by moving the few bytes of it that are in the first view.
 const (
 	headView   = 66
 	headViewV6 = headView + header.IPv6MinimumSize - header.IPv4MinimumSize

@@ -48,8 +48,9 @@
 // host does not take is dropped and counted. One goroutine for each of UDP and
 // Echo reads all host sockets through an epoll descriptor, in batches; another
 // expires peers once per second. An idle mapping costs a descriptor and about
-// 1 KB. Superframes go out with UDP_SEGMENT and come in with UDP_GRO; where
-// the kernel refuses the former, the datagrams go one by one.
+// 1 KB. Superframes, and with HoldBack datagrams of one size in a row, go out
+// with UDP_SEGMENT and come in with UDP_GRO; where the kernel refuses the former,
+// the datagrams go one by one.
 //
 // # Headers
 //
