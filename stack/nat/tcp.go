@@ -47,6 +47,10 @@ type TCP struct {
 	wg  sync.WaitGroup
 	ctx context.Context // ends with Run: dials give up, connections are reset
 	end context.CancelFunc
+
+	mu sync.Mutex
+	// +checklocks:mu
+	over bool
 }
 
 // NewTCP returns a TCP whose Handle may be given to stack.Stack.HandleTCP.
@@ -63,14 +67,31 @@ func NewTCP(cfg Config) (*TCP, error) {
 func (t *TCP) Run(ctx context.Context) error {
 	<-ctx.Done()
 	t.end()
+	t.mu.Lock()
+	t.over = true
+	t.mu.Unlock()
 	t.wg.Wait()
 	return nil
+}
+
+// enter counts a request that is being handled. It returns false when Run is
+// over, after which nobody may be counted.
+func (t *TCP) enter() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.over {
+		t.wg.Add(1)
+	}
+	return !t.over
 }
 
 // Handle answers one request and, if it leads to a connection, serves it until
 // its end. It blocks.
 func (t *TCP) Handle(r *stack.Request) {
-	t.wg.Add(1)
+	if !t.enter() {
+		r.Drop()
+		return
+	}
 	defer t.wg.Done()
 	target, err := t.cfg.Rules.Check(policy.TCP, r.Destination)
 	if err != nil {
