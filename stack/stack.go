@@ -243,6 +243,9 @@ func (s *Stack) LinkLocal() netip.Addr { return s.linkLocal }
 // Link returns the counters of the link.
 func (s *Stack) Link() *link.Stats { return &s.link.Stats }
 
+// Stop ends Run after the packets that the guest has sent until now.
+func (s *Stack) Stop() error { return s.link.Stop() }
+
 // Run moves packets until ctx ends, which is no error, or the device is gone.
 // All goroutines of the stack have returned when Run returns.
 func (s *Stack) Run(ctx context.Context) error {

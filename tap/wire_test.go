@@ -191,6 +191,37 @@ func TestCloseEndsRun(t *testing.T) {
 
 // TestWriteToClosed wants a frame that is not taken to be counted, and the
 // next one to start anew.
+// TestStop wants the frames that are waiting before the end: a guest's program
+// may have ended right after it sent them.
+func TestStop(t *testing.T) {
+	a, b := newPair(t)
+	w := b.NewWriter()
+	for n := 1; n <= 100; n++ {
+		send(t, w, count(n))
+	}
+	if err := a.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 256)
+	r := a.NewReader(buf)
+	got, idle := 0, 0
+	r.Idle = func() {
+		if idle = got; got != 100 {
+			t.Errorf("idle after %d frames, want 100", got)
+		}
+	}
+	if err := next(t, "end of Run", run(r, func(n int) {
+		if got++; n != got {
+			t.Errorf("frame %d: got %d bytes", got, n)
+		}
+	})); err != nil {
+		t.Errorf("got %v, want nil", err)
+	}
+	if got != 100 || idle != 100 {
+		t.Errorf("got %d frames, the last idle call after %d; want 100", got, idle)
+	}
+}
+
 func TestWriteToClosed(t *testing.T) {
 	a, b := newPair(t)
 	b.Close()

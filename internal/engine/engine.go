@@ -139,7 +139,7 @@ func serve(w *wire, st start) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		defer cancel()
+		defer g.stop(cancel)
 		g.follow(w)
 	})
 	if err := w.send(message{Ready: true, Warn: warning}); err != nil {

@@ -193,6 +193,14 @@ func (g *gateway) published(d stack.Datagram) bool {
 	return g.ports.HandleDatagram(d.Source, d.Destination, d.Payload, d.Segment)
 }
 
+// stop ends run: after what the guest has sent until now, where that can be
+// waited for.
+func (g *gateway) stop(cancel context.CancelFunc) {
+	if g.stack == nil || g.stack.Stop() != nil {
+		cancel()
+	}
+}
+
 // run moves packets until ctx ends, or the device is gone, which is the error.
 func (g *gateway) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)

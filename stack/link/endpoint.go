@@ -148,6 +148,9 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	return err
 }
 
+// Stop ends Run after the frames that are waiting now.
+func (e *Endpoint) Stop() error { return e.device.Stop() }
+
 // Attach implements stack.LinkEndpoint.
 func (e *Endpoint) Attach(d stack.NetworkDispatcher) {
 	e.mu.Lock()
