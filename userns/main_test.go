@@ -94,6 +94,14 @@ func guestCommand(args ...string) []string {
 	return append([]string{selfExe, guestArg}, args...)
 }
 
+// withoutTime leaves the time out of log lines, so that tests can wait for them.
+func withoutTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
+
 // supervise is the main of the supervisor process.
 func supervise() int {
 	var s script
@@ -104,7 +112,7 @@ func supervise() int {
 		s.Setup.Hosts = []byte(strings.Repeat(hostsLine, s.HostsLines))
 	}
 	if os.Getenv("TAPROOT_TEST_DEBUG") != "" {
-		s.Config.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		s.Config.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: withoutTime}))
 	} else {
 		s.Config.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
