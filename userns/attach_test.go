@@ -26,14 +26,13 @@ func attachSetup(p *testTarget) Setup {
 			netip.MustParsePrefix("10.0.2.100/24"), netip.MustParsePrefix("10.1.0.1/32"),
 			netip.MustParsePrefix("fd00::64/64"), netip.MustParsePrefix("fd01::64/64"),
 		},
-		Gateways: []netip.Addr{netip.MustParseAddr("10.0.2.2"), netip.MustParseAddr("fd00::2")},
-		Routes: []Route{
+		Routes: append(defaultRoutes("10.0.2.2", "fd00::2"), []Route{
 			{Destination: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.8.0.1")},
 			{Destination: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("192.0.2.1"), OnLink: true, Metric: 200},
 			{Destination: netip.MustParsePrefix("::/0"), Gateway: netip.MustParseAddr("fe80::1"), Metric: 2000},
 			{Destination: netip.MustParsePrefix("10.8.0.0/16")},
 			{Destination: netip.MustParsePrefix("10.0.2.0/24")}, // the kernel has it already
-		},
+		}...),
 		Device: vethDevice{pid: p.pid},
 	}
 }
@@ -207,7 +206,6 @@ func TestAttachTwice(t *testing.T) {
 		t.Fatalf("got error %v and warnings %q", err, warnings)
 	}
 	f.Close()
-	s.Gateways = nil
 	s.Routes = []Route{{Destination: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.9")}}
 	_, _, err = n.Attach(context.Background(), s)
 	if want := "route to 10.9.0.0/16 via 10.0.2.9: file exists"; err == nil || !strings.Contains(err.Error(), want) {
@@ -250,7 +248,7 @@ func TestAttachAcceptRA(t *testing.T) {
 	p := newTarget(t, "answer", rootTarget())
 	n := openTarget(t, Target{PID: p.pid})
 	s := attachSetup(p)
-	s.AcceptRA, s.Addresses, s.Gateways, s.Routes = true, s.Addresses[:2], nil, nil
+	s.AcceptRA, s.Addresses, s.Routes = true, s.Addresses[:2], nil
 	f, warnings, err := n.Attach(context.Background(), s)
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("got error %v and warnings %q", err, warnings)
@@ -288,7 +286,7 @@ func TestChange(t *testing.T) {
 	before := attachSetup(p)
 	others := attachSetup(p)
 	others.Addresses = []netip.Prefix{netip.MustParsePrefix("10.5.0.1/24")}
-	others.Gateways, others.Routes, others.Device = nil, nil, nullDevice{}
+	others.Routes, others.Device = nil, nullDevice{}
 	others.AcceptRA = true // or IPv6 would be off
 	f, _, err := n.Attach(context.Background(), others)
 	if err != nil {
@@ -297,8 +295,7 @@ func TestChange(t *testing.T) {
 	f.Close()
 	after := attachSetup(p)
 	after.Addresses = []netip.Prefix{netip.MustParsePrefix("10.3.0.7/16"), netip.MustParsePrefix("fd03::7/64")}
-	after.Gateways = []netip.Addr{netip.MustParseAddr("10.3.0.1"), netip.MustParseAddr("fd03::1")}
-	after.Routes = nil
+	after.Routes = defaultRoutes("10.3.0.1", "fd03::1")
 	if err := n.Change(context.Background(), before, after); err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +322,7 @@ func TestChangeIPv6(t *testing.T) {
 	p := newTarget(t, "answer", rootTarget())
 	n := openTarget(t, Target{PID: p.pid})
 	before, after := attachSetup(p), attachSetup(p)
-	before.Addresses, before.Gateways, before.Routes = before.Addresses[:2], before.Gateways[:1], nil
+	before.Addresses, before.Routes = before.Addresses[:2], before.Routes[:1]
 	f, _, err := n.Attach(context.Background(), before)
 	if err != nil {
 		t.Fatal(err)

@@ -104,10 +104,7 @@ type Setup struct {
 	// advertisements (RFC 4862). It asks for one as soon as the device is up.
 	AcceptRA bool
 
-	// Gateways get a default route each, through the device.
-	Gateways []netip.Addr
-
-	// Routes are more routes through the device, in any order.
+	// Routes are routes through the device, in any order.
 	Routes []Route
 
 	// ResolvConf and Hosts are the contents of /etc/resolv.conf and /etc/hosts

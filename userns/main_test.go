@@ -82,11 +82,21 @@ func defaultScript(guestArgs ...string) script {
 			MTU:        1400,
 			MAC:        net.HardwareAddr{0x02, 0, 0, 1, 2, 3},
 			Addresses:  []netip.Prefix{netip.MustParsePrefix("10.0.2.100/24"), netip.MustParsePrefix("fd00::64/64")},
-			Gateways:   []netip.Addr{netip.MustParseAddr("10.0.2.2"), netip.MustParseAddr("fd00::2")},
+			Routes:     defaultRoutes("10.0.2.2", "fd00::2"),
 			ResolvConf: []byte("nameserver 10.0.2.3\n"),
 			Hosts:      []byte("127.0.0.1 localhost\n10.0.2.2 host.taproot.internal\n"),
 		},
 	}
+}
+
+// defaultRoutes are the routes of everything through each gateway.
+func defaultRoutes(gateways ...string) []Route {
+	var routes []Route
+	for _, s := range gateways {
+		a := netip.MustParseAddr(s)
+		routes = append(routes, Route{Destination: netip.PrefixFrom(a, 0).Masked(), Gateway: a})
+	}
+	return routes
 }
 
 // guestCommand is the command line of a guest program.

@@ -11,12 +11,7 @@ import (
 // routes returns all routes of a setup in an order in which they can be added:
 // what makes gateways reachable comes before them.
 func (setup *Setup) routes() []Route {
-	var routes []Route
-	for _, gateway := range setup.Gateways {
-		everything := netip.PrefixFrom(gateway, 0).Masked()
-		routes = append(routes, Route{Destination: everything, Gateway: gateway})
-	}
-	routes = append(routes, setup.Routes...)
+	routes := slices.Clone(setup.Routes)
 	slices.SortStableFunc(routes, func(a, b Route) int { return a.rank() - b.rank() })
 	return routes
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -207,7 +206,7 @@ func TestLargeHosts(t *testing.T) {
 
 func TestIPv4Only(t *testing.T) {
 	s := defaultScript("report")
-	s.Setup.Addresses, s.Setup.Gateways = s.Setup.Addresses[:1], s.Setup.Gateways[:1]
+	s.Setup.Addresses, s.Setup.Routes = s.Setup.Addresses[:1], s.Setup.Routes[:1]
 	f := report(t, newSupervisor(t, s))
 	if strings.Contains(f.IfInet6, "tap0") {
 		t.Errorf("tap0 has an IPv6 address: %s", f.IfInet6)
@@ -297,7 +296,7 @@ func TestStartErrors(t *testing.T) {
 		{"no directory", func(s *script) { s.Config.Dir = "/no/such/dir" }, "chdir /no/such/dir"},
 		{"no device", func(s *script) { s.Device = "missing" },
 			"open /dev/net/tun: no such file or directory\ntaproot: hint: as root: modprobe tun\n"},
-		{"gateway", func(s *script) { s.Setup.Gateways = []netip.Addr{netip.MustParseAddr("8.8.8.8")} },
+		{"gateway", func(s *script) { s.Setup.Routes = defaultRoutes("8.8.8.8") },
 			"tap0: default route via 8.8.8.8: network is unreachable"},
 		{"mtu", func(s *script) { s.Setup.MTU = -5 }, "tap0: mtu -5"},
 	} {

@@ -152,7 +152,7 @@ func (g *gateway) dialGuest(ctx context.Context, source, target netip.AddrPort) 
 
 // neighbour tells whether the guest finds an address on its link although the
 // stack does not have it.
-func (g *gateway) neighbour(a netip.Addr) bool { return !g.rules.IsGuest(a) }
+func (g *gateway) neighbour(a netip.Addr) bool { return !g.rules.Own(a) }
 
 // addNAT makes the ways out and sets the stack's handlers.
 func (g *gateway) addNAT() error {

@@ -274,8 +274,8 @@ func (h host) gateway() netip.Addr {
 	return best.gateway
 }
 
-// copied returns the routes for the guest, those that lead to gateways last.
-// What the kernel makes with an address, it makes in the guest too.
+// copied returns the routes for the guest. What the kernel makes with an
+// address, it makes in the guest too.
 func (h host) copied() []userns.Route {
 	var list []userns.Route
 	for _, r := range h.routes {
@@ -283,21 +283,7 @@ func (h host) copied() []userns.Route {
 			list = append(list, userns.Route{Destination: r.prefix, Gateway: r.gateway, Metric: r.metric, OnLink: r.onLink})
 		}
 	}
-	slices.SortStableFunc(list, func(a, b userns.Route) int {
-		return cmp.Compare(rank(a), rank(b))
-	})
 	return list
-}
-
-// rank orders routes so that those which others need come first.
-func rank(r userns.Route) int {
-	switch {
-	case !r.Gateway.IsValid():
-		return 0
-	case r.Destination.Bits() > 0:
-		return 1
-	}
-	return 2
 }
 
 func within(prefixes []netip.Prefix, a netip.Addr) bool {

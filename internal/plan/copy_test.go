@@ -111,7 +111,7 @@ func TestCopy(t *testing.T) {
 		want string
 	}{
 		{"everything", Copy{}, usualHost,
-			"eth0; [192.0.2.2/24 192.0.2.9/24] gw 192.0.2.1 foreign, 198.51.100.0/24, 10.8.0.0/16 via 192.0.2.7, 0.0.0.0/0 via 192.0.2.1 metric 100" +
+			"eth0; [192.0.2.2/24 192.0.2.9/24] gw 192.0.2.1 foreign, 0.0.0.0/0 via 192.0.2.1 metric 100, 10.8.0.0/16 via 192.0.2.7, 198.51.100.0/24" +
 				"; [2001:db8::2/64] gw fe80::1 foreign, ::/0 via fe80::1 metric 1024"},
 		{"gateway means the host", Copy{MapGateway: true, V6: CopyFamily{Off: true}, V4: CopyFamily{NoRoutes: true, NoAddresses: true}}, usualHost,
 			"eth0; [192.0.2.2/24] gw 192.0.2.1, 0.0.0.0/0 via 192.0.2.1"},

@@ -43,9 +43,6 @@ func (r *Rules) SetGuests(guests, sources []netip.Prefix) error {
 	return nil
 }
 
-// IsGuest reports whether a is one of the guest's own addresses.
-func (r *Rules) IsGuest(a netip.Addr) bool { return r.guest.Load().addrs.has(a) }
-
 // checkGuest refuses what is not an address of a host with a length.
 func checkGuest(p netip.Prefix) error {
 	if err := checkPrefix(p); err != nil {

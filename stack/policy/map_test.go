@@ -141,8 +141,8 @@ func TestSetGuests(t *testing.T) {
 	if err := r.SetGuests([]netip.Prefix{netip.PrefixFrom(after, 24)}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if r.IsGuest(before) || !r.IsGuest(after) || r.IsGuest(netip.Addr{}) {
-		t.Error("IsGuest: want the new address only")
+	if r.Own(before) || !r.Own(after) || r.Own(netip.Addr{}) {
+		t.Error("Own: want the new address only")
 	}
 	if r.Source(before) || !r.Source(after) || r.Source(netip.MustParseAddr("fe80::1")) {
 		t.Error("Source: want the new address only")
