@@ -186,7 +186,8 @@ func (g *Guest) prepare(ctx context.Context, o *order, s Setup) error {
 	// Of two troubles the stage's comes first: a command that is not there makes
 	// all others pointless. If it has gone, it may have said why before.
 	r, err := g.ready(ctx, sent)
-	if !stop() {
+	stop()
+	if ctx.Err() != nil { // whether or not the function above has run yet
 		return ctx.Err()
 	}
 	if err = cmp.Or(err, attachErr); err != nil {
