@@ -61,11 +61,9 @@ func datagramOf(f *link.Frame) (Datagram, bool) {
 // fromIPv4 sets what an IPv4 header tells, and returns the number of bytes that
 // follow it in its packet. It refuses all but plain headers.
 func (d *Datagram) fromIPv4(ip header.IPv4) (size int, ok bool) {
-	const plain = 4<<4 | header.IPv4MinimumSize/4 // version, and length without options
-	const fragment = 0x3fff                       // more fragments, and the offset
 	size = int(ip.TotalLength()) - header.IPv4MinimumSize
-	if ip[0] != plain || ip.Protocol() != uint8(header.UDPProtocolNumber) || size < header.UDPMinimumSize ||
-		binary.BigEndian.Uint16(ip[6:])&fragment != 0 || !isOrdinary4(ip[12:16]) || !isOrdinary4(ip[16:20]) {
+	if ip.Protocol() != uint8(header.UDPProtocolNumber) || size < header.UDPMinimumSize ||
+		!isPlain4(ip) || !isOrdinary4(ip[12:16]) || !isOrdinary4(ip[16:20]) {
 		return 0, false
 	}
 	d.Source = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[12:16])), 0)
@@ -87,6 +85,13 @@ func (d *Datagram) fromIPv6(ip header.IPv6) (size int, ok bool) {
 	d.Source, d.Destination = netip.AddrPortFrom(source, 0), netip.AddrPortFrom(destination, 0)
 	d.TTL, d.TOS = ip.HopLimit(), ip[0]<<4|ip[1]>>4
 	return size, true
+}
+
+// isPlain4 tells whether a header has no options and is not of a fragment.
+func isPlain4(ip []byte) bool {
+	const plain = 4<<4 | header.IPv4MinimumSize/4 // version, and length without options
+	const fragment = 0x3fff                       // more fragments, and the offset
+	return ip[0] == plain && binary.BigEndian.Uint16(ip[6:])&fragment == 0
 }
 
 // isOrdinary4 tells whether an address is neither of this network, nor

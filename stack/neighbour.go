@@ -11,20 +11,21 @@ import (
 
 // Where the fields of a frame are, in bytes from its start.
 const (
-	atEtherType   = 12
-	atIP          = header.EthernetMinimumSize
-	atARPSender   = header.EthernetMinimumSize + 14 // RFC 826, Ethernet and IPv4
-	atARPTarget   = header.EthernetMinimumSize + 24
-	atIPv6Next    = atIP + 6
-	atIPv6Hops    = atIP + 7
-	atIPv6Source  = atIP + 8
-	atICMPv6      = atIP + header.IPv6MinimumSize
-	atNDPTarget   = atICMPv6 + 8 // RFC 4861 §4.3
-	neighbourHops = 255          // RFC 4861 §6.1.1 and §7.1.1: not from further away
+	atEtherType    = 12
+	atIP           = header.EthernetMinimumSize
+	atARPSender    = header.EthernetMinimumSize + 14 // RFC 826, Ethernet and IPv4
+	atARPTarget    = header.EthernetMinimumSize + 24
+	atIPv4Protocol = atIP + 9
+	atIPv6Next     = atIP + 6
+	atIPv6Hops     = atIP + 7
+	atIPv6Source   = atIP + 8
+	atICMPv6       = atIP + header.IPv6MinimumSize
+	atNDPTarget    = atICMPv6 + 8 // RFC 4861 §4.3
+	neighbourHops  = 255          // RFC 4861 §6.1.1 and §7.1.1: not from further away
 )
 
 // Classify implements link.Classifier. It takes datagrams, which need nothing
-// that gVisor could do for them, and what gVisor would answer
+// that gVisor could do for them, the SYNs of HandleSYN, and what gVisor would answer
 // wrongly: requests for the hardware address of somebody else, which a stack
 // that sends from any address believes to be its own; neighbour solicitations,
 // which gVisor would answer as a host, whereupon the guest forgets its router
@@ -33,16 +34,29 @@ func (s *Stack) Classify(f *link.Frame) bool {
 	head := f.Head
 	switch binary.BigEndian.Uint16(head[atEtherType:]) {
 	case uint16(header.IPv4ProtocolNumber):
+		if len(head) > atIPv4Protocol && head[atIPv4Protocol] == uint8(header.TCPProtocolNumber) {
+			return s.classifyTCP(f)
+		}
 		return s.classifyUDP(f)
 	case uint16(header.ARPProtocolNumber):
 		return !s.answersARP(head)
 	case uint16(header.IPv6ProtocolNumber):
-		if len(head) <= atICMPv6+1 || head[atIPv6Next] != uint8(header.ICMPv6ProtocolNumber) {
-			return s.classifyUDP(f)
-		}
-		return s.classifyICMPv6(head)
+		return s.classifyIPv6(f, head)
 	}
 	return false
+}
+
+func (s *Stack) classifyIPv6(f *link.Frame, head []byte) bool {
+	if len(head) <= atICMPv6+1 {
+		return false
+	}
+	switch head[atIPv6Next] {
+	case uint8(header.ICMPv6ProtocolNumber):
+		return s.classifyICMPv6(head)
+	case uint8(header.TCPProtocolNumber):
+		return s.classifyTCP(f)
+	}
+	return s.classifyUDP(f)
 }
 
 // answersARP tells whether an ARP packet is for the stack to answer.

@@ -84,6 +84,8 @@ type Stack struct {
 	linkLocal  netip.Addr
 	neighbours func(netip.Addr) bool
 
+	syn          func(*SYN) bool
+	synPoints    uint64 // a bit for each DSCP whose SYNs go to syn
 	udp          func(Datagram)
 	echo         func(Echo)
 	solicitation func()

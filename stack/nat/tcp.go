@@ -2,12 +2,9 @@ package nat
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
-	"syscall"
 
 	"taproot/internal/relay"
 	"taproot/internal/socket"
@@ -17,17 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// TCPStats count requests of the guest by how they were answered.
-type TCPStats struct {
-	Connected   atomic.Uint64 // handshake completed
-	Denied      atomic.Uint64 // by policy: ICMP administratively prohibited
-	Refused     atomic.Uint64 // by the target: RST
-	Unreachable atomic.Uint64 // ICMP unreachable
-	TimedOut    atomic.Uint64 // no answer from the target, none to the guest
-	Exhausted   atomic.Uint64 // flow table or descriptors: RST
-	Abandoned   atomic.Uint64 // by the guest, before the handshake was complete
-}
 
 // A TCP answers the guest's connections from the host's sockets. The guest's
 // handshake is completed only after the host's, so that the guest sees what
@@ -51,6 +37,8 @@ type TCP struct {
 	mu sync.Mutex
 	// +checklocks:mu
 	over bool
+	// +checklocks:mu
+	adopted map[flow.Key]adoption
 }
 
 // NewTCP returns a TCP whose Handle may be given to stack.Stack.HandleTCP.
@@ -59,7 +47,7 @@ func NewTCP(cfg Config) (*TCP, error) {
 		return nil, err
 	}
 	ctx, end := context.WithCancel(context.Background())
-	return &TCP{cfg: cfg, ctx: ctx, end: end}, nil
+	return &TCP{cfg: cfg, ctx: ctx, end: end, adopted: make(map[flow.Key]adoption)}, nil
 }
 
 // Run waits for ctx, then resets all connections and returns when they are
@@ -70,6 +58,7 @@ func (t *TCP) Run(ctx context.Context) error {
 	t.mu.Lock()
 	t.over = true
 	t.mu.Unlock()
+	t.disown()
 	t.wg.Wait()
 	return nil
 }
@@ -93,28 +82,35 @@ func (t *TCP) Handle(r *stack.Request) {
 		return
 	}
 	defer t.wg.Done()
-	target, err := t.cfg.Rules.Check(policy.TCP, r.Destination)
-	if err != nil {
-		t.Stats.Denied.Add(1)
-		t.unreachable(r, t.cfg.Denied)
-		t.log(r, err)
-		return
+	key := flow.Key{Proto: flow.TCP, Initiator: r.Source, Target: r.Destination}
+	a, ok := t.take(key)
+	if !ok {
+		var err error
+		if a.flow, a.host, err = t.open(key); err != nil {
+			t.refuse(r, err)
+			return
+		}
 	}
-	f, err := t.cfg.Flows.Open(flow.Key{Proto: flow.TCP, Initiator: r.Source, Target: r.Destination})
+	defer a.flow.Close()
+	t.serve(r, a)
+}
+
+// open asks the policy, enters a flow and dials its target.
+func (t *TCP) open(key flow.Key) (*flow.Flow, *os.File, error) {
+	target, err := t.cfg.Rules.Check(policy.TCP, key.Target)
 	if err != nil {
-		t.Stats.Exhausted.Add(1)
-		r.Refuse()
-		t.log(r, err)
-		return
+		return nil, nil, err
 	}
-	defer f.Close()
+	f, err := t.cfg.Flows.Open(key)
+	if err != nil {
+		return nil, nil, err
+	}
 	host, err := dial(t.ctx, t.cfg.Bind, target)
 	if err != nil {
-		t.refuse(r, err)
-		t.log(r, err)
-		return
+		f.Close()
+		return nil, nil, err
 	}
-	t.serve(r, f, host)
+	return f, host, nil
 }
 
 // dial connects a socket of the host, from where b says, and sets it up for the
@@ -135,59 +131,35 @@ func dial(ctx context.Context, b Bind, target netip.AddrPort) (*os.File, error) 
 }
 
 // serve completes the guest's handshake and moves bytes until both are done.
-func (t *TCP) serve(r *stack.Request, f *flow.Flow, host *os.File) {
+func (t *TCP) serve(r *stack.Request, a adoption) {
 	guest, err := r.Accept()
+	if a.done != nil {
+		a.done(err == nil)
+	}
 	if err != nil {
 		t.Stats.Abandoned.Add(1)
-		relay.Reset(host)
+		relay.Reset(a.host)
 		t.log(r, err)
 		return
 	}
 	t.Stats.Connected.Add(1)
 	guest.SetKeepAlive(socket.KeepAliveIdle, socket.KeepAliveInterval, socket.KeepAliveCount)
-	inOrder := relay.Run(t.ctx, guest, host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator})
+	f := a.flow
+	inOrder := relay.Run(t.ctx, guest, a.host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator})
 	t.cfg.Log.Debug("flow ended", "proto", "tcp", "initiator", r.Source, "target", r.Destination,
 		"in_order", inOrder, "to_target", f.ToTarget.Load(), "to_initiator", f.ToInitiator.Load())
 }
 
-// refuse tells the guest why the target was not reached.
+// refuse tells the guest why there is no connection.
 func (t *TCP) refuse(r *stack.Request, err error) {
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		t.Stats.Refused.Add(1)
+	answer := t.Stats.Answer(err, t.cfg.Denied)
+	if answer.Reset {
 		r.Refuse()
-	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, context.Canceled):
-		t.Stats.TimedOut.Add(1)
+	} else {
+		t.cfg.Unreachable(answer.Kind, r.Header)
 		r.Drop()
-	case isExhausted(err):
-		t.Stats.Exhausted.Add(1)
-		r.Refuse()
-	default:
-		kind, ok := kindOf(err)
-		if !ok {
-			kind = HostUnreachable
-		}
-		t.Stats.Unreachable.Add(1)
-		t.unreachable(r, kind)
 	}
-}
-
-// isExhausted tells errors of this process or machine from those of the way.
-func isExhausted(err error) bool {
-	for _, e := range [...]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EAGAIN} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-// unreachable answers a request with an ICMP error from the gateway.
-func (t *TCP) unreachable(r *stack.Request, kind ErrorKind) {
-	if b := icmpError(kind, r.Header, t.cfg.gatewayFor(r.Source.Addr()), 0); b != nil {
-		_ = t.cfg.Guest.SendPacket(b) // counted by the link
-	}
-	r.Drop()
+	t.log(r, err)
 }
 
 func (t *TCP) log(r *stack.Request, err error) {
