@@ -280,7 +280,14 @@ func (b *bench) resetPeer(t *testing.T) {
 
 // connect returns the two ends of a connection over the loopback. The caller
 // owns host.
-func connect(t *testing.T) (host *os.File, peer *net.TCPConn) {
+func connect(t testing.TB) (host *os.File, peer *net.TCPConn) {
+	t.Helper()
+	fd, peer := connectFD(t)
+	return os.NewFile(uintptr(fd), "host"), peer
+}
+
+// connectFD is connect without the runtime's poller.
+func connectFD(t testing.TB) (host int, peer *net.TCPConn) {
 	t.Helper()
 	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -302,7 +309,7 @@ func connect(t *testing.T) (host *os.File, peer *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { peer.Close() })
-	return os.NewFile(uintptr(fd), "host"), peer
+	return fd, peer
 }
 
 // readAll reads from the peer until our FIN.

@@ -15,35 +15,54 @@ import (
 	"taproot/test/settle"
 )
 
-// A line is a Splicer between two peers.
+// A line is a connection of a Mover between two peers.
 type line struct {
 	left, right       *net.TCPConn
 	outbound, inbound atomic.Int64
 	inOrder           bool // valid when ended is closed
 	ended             chan struct{}
-	stop              context.CancelFunc
 }
 
-// newLine starts a relay between two connections, which the test must bring to
-// its end.
-func newLine(t *testing.T, s *Splicer) *line {
+// newLine joins two connections, which the test must bring to their end.
+func newLine(t testing.TB, m *Mover) *line {
 	t.Helper()
-	a, left := connect(t)
-	b, right := connect(t)
-	ctx, stop := context.WithCancel(context.Background())
-	l := &line{left: left, right: right, stop: stop, ended: make(chan struct{})}
-	go func() {
-		defer close(l.ended)
-		l.inOrder = s.Run(ctx, a, b, Counters{Outbound: &l.outbound, Inbound: &l.inbound})
-	}()
-	t.Cleanup(func() {
-		stop()
-		<-l.ended
+	a, left := connectFD(t)
+	b, right := connectFD(t)
+	l := &line{left: left, right: right, ended: make(chan struct{})}
+	err := m.Join(a, b, Counters{Outbound: &l.outbound, Inbound: &l.inbound}, func(inOrder bool) {
+		l.inOrder = inOrder
+		close(l.ended)
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []*net.TCPConn{left, right} {
 		c.SetDeadline(time.Now().Add(settle.Patience))
 	}
 	return l
+}
+
+// newMover returns a Mover that runs until the test ends, or stop.
+func newMover(t testing.TB, loops int) (m *Mover, stop func()) {
+	t.Helper()
+	m, err := NewMover(MoverConfig{Loops: loops})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := m.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}()
+	stop = func() {
+		cancel()
+		<-ended
+	}
+	t.Cleanup(stop)
+	return m, stop
 }
 
 // wantEnd waits for the end of the relay.
@@ -73,20 +92,14 @@ func wantReset(t *testing.T, who string, c *net.TCPConn) {
 	}
 }
 
-func newSplicer(t *testing.T) *Splicer {
-	s := &Splicer{}
-	t.Cleanup(s.Close)
-	return s
-}
-
-// TestSpliceBothWays moves 8 MiB each way at the same time, on several
+// TestMoverBothWays moves 8 MiB each way at the same time, on several
 // connections, which share pipes.
-func TestSpliceBothWays(t *testing.T) {
+func TestMoverBothWays(t *testing.T) {
 	const size = 8 << 20
-	s := newSplicer(t)
+	m, _ := newMover(t, 2)
 	var all sync.WaitGroup
 	for i := range 3 {
-		l := newLine(t, s)
+		l := newLine(t, m)
 		up, down := pattern(size, byte(i)), pattern(size, byte(100+i))
 		all.Go(func() {
 			var wg sync.WaitGroup
@@ -117,9 +130,10 @@ func TestSpliceBothWays(t *testing.T) {
 	all.Wait()
 }
 
-// TestSpliceHalfClose ends one direction and uses the other for a while.
-func TestSpliceHalfClose(t *testing.T) {
-	l := newLine(t, newSplicer(t))
+// TestMoverHalfClose ends one direction and uses the other for a while.
+func TestMoverHalfClose(t *testing.T) {
+	m, _ := newMover(t, 1)
+	l := newLine(t, m)
 	question, answer := []byte("question"), pattern(3<<20, 4)
 	l.left.Write(question)
 	l.left.CloseWrite()
@@ -140,9 +154,9 @@ func TestSpliceHalfClose(t *testing.T) {
 	l.wantEnd(t, true)
 }
 
-// TestSpliceReset resets one end in every state of the other, and wants the
+// TestMoverReset resets one end in every state of the other, and wants the
 // other end reset.
-func TestSpliceReset(t *testing.T) {
+func TestMoverReset(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		prepare func(l *line)
@@ -166,7 +180,8 @@ func TestSpliceReset(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := newLine(t, newSplicer(t))
+			m, _ := newMover(t, 1)
+			l := newLine(t, m)
 			tt.prepare(l)
 			l.left.SetLinger(0)
 			l.left.Close()
@@ -176,19 +191,20 @@ func TestSpliceReset(t *testing.T) {
 	}
 }
 
-func TestSpliceCancel(t *testing.T) {
-	l := newLine(t, newSplicer(t))
-	l.stop()
+func TestMoverStop(t *testing.T) {
+	m, stop := newMover(t, 1)
+	l := newLine(t, m)
+	stop()
 	wantReset(t, "left", l.left)
 	wantReset(t, "right", l.right)
 	l.wantEnd(t, false)
 }
 
-// TestSpliceIdle wants a connection that moves nothing to hold nothing but its
+// TestMoverIdle wants a connection that moves nothing to hold nothing but its
 // sockets, after it had moved much.
-func TestSpliceIdle(t *testing.T) {
-	s := newSplicer(t)
-	l := newLine(t, s)
+func TestMoverIdle(t *testing.T) {
+	m, _ := newMover(t, 2)
+	l := newLine(t, m)
 	sent := pattern(1<<20, 9)
 	go l.left.Write(sent)
 	got := make([]byte, len(sent))
@@ -196,11 +212,6 @@ func TestSpliceIdle(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantBytes(t, "right", got, sent)
-	settle.Until(t, "the pipe given back", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return len(s.spare) == 1
-	})
 	l.left.Close()
 	l.right.Close()
 	l.wantEnd(t, true)

@@ -1,0 +1,326 @@
+package relay
+
+import (
+	"os"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// batch is how many events are fetched at once.
+	batch = 128
+
+	// quantum is how long a loop works before the runtime's poller is asked
+	// for what others wait for. On one processor nobody else asks it, but for
+	// every 10 ms.
+	quantum = 200 * time.Microsecond
+
+	// bell is the event of the loop's own counter, see loop.ring.
+	bell = -1
+)
+
+// events is what is asked for each socket, edge-triggered.
+const events = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
+
+// A loop serves some connections of a Mover in one goroutine. It waits with an
+// epoll descriptor, which the runtime's poller watches in turn.
+type loop struct {
+	file    *os.File // epoll
+	raw     syscall.RawConn
+	fd      int // of file
+	bell    int // eventfd(2)
+	events  [batch]unix.EpollEvent
+	buffers buffers
+	pipes   pipes
+	err     error // of epoll
+
+	// Ways whose turn was over, first come, first served.
+	first, last *way
+
+	mu sync.Mutex
+	// +checklocks:mu
+	closed bool
+	// +checklocks:mu
+	slots []slot
+	// +checklocks:mu
+	free []uint32 // slots without a joint
+}
+
+// A slot is a place for a joint. Its age tells events of one joint from those
+// of the next.
+type slot struct {
+	joint *joint
+	age   int32
+}
+
+func newLoop() (*loop, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	// os.NewFile gives to the runtime's poller only what is non-blocking.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	l := &loop{fd: fd, bell: -1, file: os.NewFile(uintptr(fd), "epoll")}
+	if l.raw, err = l.file.SyscallConn(); err == nil {
+		err = l.addBell()
+	}
+	if err != nil {
+		l.file.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// addBell makes the loop's own event.
+func (l *loop) addBell() (err error) {
+	if l.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return os.NewSyscallError("eventfd", err)
+	}
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: bell}
+	if err := unix.EpollCtl(l.fd, unix.EPOLL_CTL_ADD, l.bell, &event); err != nil {
+		unix.Close(l.bell)
+		return os.NewSyscallError("epoll_ctl", err)
+	}
+	return nil
+}
+
+// ring gives the loop an event, and so a reason to come back after the
+// runtime's poller was asked. The counter is never read: each write is an event.
+func (l *loop) ring() {
+	one := [8]byte{1}
+	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(l.bell), uintptr(unsafe.Pointer(&one)), uintptr(len(one)))
+}
+
+// add begins to serve a joint. An error leaves its sockets open.
+func (l *loop) add(j *joint) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errEnded
+	}
+	if n := len(l.free); n > 0 {
+		j.slot = l.free[n-1]
+		l.free = l.free[:n-1]
+	} else {
+		j.slot = uint32(len(l.slots))
+		l.slots = append(l.slots, slot{})
+	}
+	s := &l.slots[j.slot]
+	s.age++
+	s.joint = j
+	// The lock keeps the loop from closing the one before the other is known.
+	err := l.control(unix.EPOLL_CTL_ADD, j, 0, s.age, events)
+	if err == nil {
+		if err = l.control(unix.EPOLL_CTL_ADD, j, 1, s.age, events); err != nil {
+			_ = unix.EpollCtl(l.fd, unix.EPOLL_CTL_DEL, int(j.ends[0].fd), nil)
+		}
+	}
+	if err != nil {
+		l.removeLocked(j)
+	}
+	return err
+}
+
+func (l *loop) control(op int, j *joint, side uint8, age int32, events uint32) error {
+	event := unix.EpollEvent{Events: events, Fd: int32(j.slot<<1) | int32(side), Pad: age}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(l.fd, op, int(j.ends[side].fd), &event))
+}
+
+// arm makes the loop hear of room to write.
+func (l *loop) arm(j *joint, side uint8) error {
+	e := &j.ends[side]
+	if e.armed {
+		return nil
+	}
+	e.armed = true
+	l.mu.Lock()
+	age := l.slots[j.slot].age
+	l.mu.Unlock()
+	return l.control(unix.EPOLL_CTL_MOD, j, side, age, events|unix.EPOLLOUT)
+}
+
+// removeLocked gives up a joint's slot.
+//
+// +checklocks:l.mu
+func (l *loop) removeLocked(j *joint) {
+	l.slots[j.slot].joint = nil
+	l.free = append(l.free, j.slot)
+}
+
+// find returns the joint of an event, or nil if it is over.
+func (l *loop) find(e *unix.EpollEvent) *joint {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := int(e.Fd >> 1); i >= 0 && i < len(l.slots) && l.slots[i].age == e.Pad {
+		return l.slots[i].joint
+	}
+	return nil
+}
+
+// stop makes run return.
+func (l *loop) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	l.file.Close() // again at the end of run, which does no harm
+}
+
+// discard releases a loop that does not run any more, or never did.
+func (l *loop) discard() {
+	l.stop()
+	l.pipes.close()
+	unix.Close(l.bell)
+}
+
+// run serves connections until stop, then resets them.
+func (l *loop) run() error {
+	// All the work is done inside the callback: the runtime forgets that the
+	// descriptor was ready when Read begins, not when the callback returns.
+	_ = l.raw.Read(l.serve) // fails only after stop
+	l.stop()
+	l.mu.Lock()
+	slots := l.slots // nobody adds any more
+	l.mu.Unlock()
+	for _, s := range slots {
+		if s.joint != nil {
+			l.end(s.joint, false)
+		}
+	}
+	l.discard()
+	return l.err
+}
+
+// serve does what there is to do. It returns false when it is time to wait.
+func (l *loop) serve(uintptr) bool {
+	began := time.Now()
+	for {
+		n, errno := l.look()
+		if errno != 0 {
+			l.err = os.NewSyscallError("epoll_pwait", errno)
+			return true
+		}
+		for i := range l.events[:n] {
+			if e := &l.events[i]; e.Fd != bell {
+				if j := l.find(e); j != nil {
+					l.handle(j, int(e.Fd&1), e.Events)
+				}
+			}
+		}
+		if w := l.dequeue(); w != nil {
+			l.turn(w)
+		}
+		if l.first == nil && n < batch {
+			return false // whatever comes from now on wakes us
+		}
+		if time.Since(began) > quantum {
+			l.ring()
+			return false
+		}
+	}
+}
+
+// look fetches events without waiting. It is epoll_pwait because not every
+// architecture has epoll_wait.
+func (l *loop) look() (int, syscall.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.fd), uintptr(unsafe.Pointer(&l.events[0])), batch, 0, 0, 0)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
+
+// handle serves one event of one end.
+func (l *loop) handle(j *joint, side int, events uint32) {
+	in, out := &j.ways[side], &j.ways[1-side]
+	if events&(unix.EPOLLRDHUP|unix.EPOLLPRI) != 0 {
+		j.ends[side].exact = true
+	}
+	if events&unix.EPOLLERR != 0 {
+		l.fail(j, side)
+		return
+	}
+	if events&^unix.EPOLLOUT != 0 {
+		in.readable = true
+		l.turn(in)
+	}
+	if events&unix.EPOLLOUT != 0 && out.stalled {
+		out.stalled = false
+		l.turn(out)
+	}
+}
+
+// fail begins the end of a joint one end of which is dead.
+func (l *loop) fail(j *joint, side int) {
+	j.dead = &j.ways[side]
+	j.dead.readable = true
+	l.turn(j.dead)
+}
+
+// turn lets a way move, unless it is waiting for its turn, and draws the
+// consequences.
+func (l *loop) turn(w *way) {
+	j := w.joint
+	if j.over || w.queued || j.dead != nil && j.dead != w {
+		return
+	}
+	err := l.move(w)
+	_, sink := err.(*sinkError)
+	switch {
+	case err == errTurn:
+		l.enqueue(w)
+	case sink && j.dead == nil:
+		l.fail(j, int(1-w.side))
+	case err != nil || j.dead != nil:
+		l.end(j, false)
+	case j.ways[0].finished && j.ways[1].finished:
+		l.end(j, true)
+	}
+}
+
+// end closes a joint.
+func (l *loop) end(j *joint, inOrder bool) {
+	if j.over {
+		return
+	}
+	j.over = true
+	l.mu.Lock()
+	l.removeLocked(j)
+	l.mu.Unlock()
+	for i := range j.ways {
+		l.release(&j.ways[i])
+	}
+	if inOrder {
+		j.close()
+	} else {
+		j.reset()
+	}
+	j.done(inOrder)
+}
+
+// enqueue makes a way wait for its next turn.
+func (l *loop) enqueue(w *way) {
+	w.queued, w.next = true, nil
+	if l.first == nil {
+		l.first = w
+	} else {
+		l.last.next = w
+	}
+	l.last = w
+}
+
+// dequeue returns the way whose turn it is, or nil.
+func (l *loop) dequeue() *way {
+	w := l.first
+	if w != nil {
+		l.first, w.next, w.queued = w.next, nil, false
+	}
+	return w
+}
