@@ -59,6 +59,8 @@ func arrows() map[string][]string {
 		"userns":           {},
 		"userns/sandbox":   {},
 
+		"stack/shortcut/mark": {}, // numbers that userns and stack agree on
+
 		"stack/stacktest": {"stack/link", "tap"},
 
 		"tap/taptest":  {"tap"},
