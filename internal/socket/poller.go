@@ -50,6 +50,13 @@ func (p *Poller) Add(fd int, id uint64) error {
 	return p.control(unix.EPOLL_CTL_ADD, fd, &event)
 }
 
+// AddConnecting makes Wait report id when the connection that fd is about to
+// make is there or has failed, and from then on until Remove.
+func (p *Poller) AddConnecting(fd int, id uint64) error {
+	event := unix.EpollEvent{Events: unix.EPOLLOUT, Fd: int32(id), Pad: int32(id >> 32)}
+	return p.control(unix.EPOLL_CTL_ADD, fd, &event)
+}
+
 // Remove ends what Add began, as the end of the socket does. It comes before fd
 // is closed if another process has the socket too: epoll watches sockets, not
 // descriptors.

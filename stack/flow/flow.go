@@ -35,6 +35,23 @@ type Key struct {
 	Target    netip.AddrPort
 }
 
+// A Way is how the bytes of a flow go.
+type Way uint32
+
+// The ways of TCP. Flows of other protocols are at ByFrames.
+const (
+	ByFrames Way = iota // through the stack
+	Shortcut            // from socket to socket, kernel to kernel
+)
+
+// String returns the way in a word.
+func (w Way) String() string {
+	if w == Shortcut {
+		return "shortcut"
+	}
+	return "frames"
+}
+
 // A Flow is an entry of a Table. Its counters may be used concurrently.
 type Flow struct {
 	Key
@@ -44,8 +61,15 @@ type Flow struct {
 	ToTarget, ToInitiator atomic.Int64
 
 	table  *Table
+	way    atomic.Uint32 // Way
 	closed atomic.Bool
 }
+
+// Way returns how the flow's bytes go now.
+func (f *Flow) Way() Way { return Way(f.way.Load()) }
+
+// SetWay says how the flow's bytes go.
+func (f *Flow) SetWay(w Way) { f.way.Store(uint32(w)) }
 
 // Close takes the flow out of its table. Further calls do nothing.
 func (f *Flow) Close() {

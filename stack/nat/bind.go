@@ -73,6 +73,21 @@ func (b Bind) start(fd int, target netip.Addr) error {
 	return bindAddr(fd, netip.AddrPortFrom(addr, 0))
 }
 
+// Stream returns a non-blocking socket that is to be connected to target: set up
+// for a relay, bound as b says, and unknown to the runtime's poller.
+func (b Bind) Stream(target netip.Addr) (fd int, err error) {
+	fd, err = unix.Socket(socket.Family(target), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	socket.Stream(fd)
+	if err := b.start(fd, target); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
 // bindDevice makes a socket's packets leave by a device; "" leaves it alone.
 func bindDevice(fd int, device string) error {
 	if device == "" {

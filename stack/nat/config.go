@@ -44,8 +44,8 @@ type Guest interface {
 	SendPacket(b []byte) error
 }
 
-// complete puts in what zero fields mean, or says what must not be zero.
-func (c *Config) complete() error {
+// Complete puts in what zero fields mean, or says what must not be zero.
+func (c *Config) Complete() error {
 	switch {
 	case c.Guest == nil:
 		return errors.New("nat: Guest is missing")

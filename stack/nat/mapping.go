@@ -137,7 +137,7 @@ func unpackHeader(v uint32) header { return header{uint16(v >> 16), uint8(v >> 8
 
 // init makes the mapper of p, which is UDP or Echo.
 func (m *mapper) init(cfg Config, p protocol, proto flow.Proto, check policy.Proto) error {
-	if err := cfg.complete(); err != nil {
+	if err := cfg.Complete(); err != nil {
 		return err
 	}
 	m.cfg, m.protocol, m.proto, m.check = cfg, p, proto, check

@@ -11,8 +11,6 @@ import (
 	"taproot/stack"
 	"taproot/stack/flow"
 	"taproot/stack/policy"
-
-	"golang.org/x/sys/unix"
 )
 
 // A TCP answers the guest's connections from the host's sockets. The guest's
@@ -43,7 +41,7 @@ type TCP struct {
 
 // NewTCP returns a TCP whose Handle may be given to stack.Stack.HandleTCP.
 func NewTCP(cfg Config) (*TCP, error) {
-	if err := cfg.complete(); err != nil {
+	if err := cfg.Complete(); err != nil {
 		return nil, err
 	}
 	ctx, end := context.WithCancel(context.Background())
@@ -116,13 +114,11 @@ func (t *TCP) open(key flow.Key) (*flow.Flow, *os.File, error) {
 // dial connects a socket of the host, from where b says, and sets it up for the
 // relay. It waits as long as the kernel does, or until ctx ends.
 func dial(ctx context.Context, b Bind, target netip.AddrPort) (*os.File, error) {
-	f, err := socket.Open(socket.Family(target.Addr()), unix.SOCK_STREAM, func(fd int) error {
-		socket.Stream(fd)
-		return b.start(fd, target.Addr())
-	})
+	fd, err := b.Stream(target.Addr())
 	if err != nil {
 		return nil, err
 	}
+	f := os.NewFile(uintptr(fd), "tcp")
 	if err := socket.Connect(ctx, f, target); err != nil {
 		f.Close()
 		return nil, err
