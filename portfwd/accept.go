@@ -100,13 +100,13 @@ func (p *Publisher) admit(l Listener, f *os.File, client netip.AddrPort) {
 		return
 	}
 	p.connections.Go(func() {
-		defer p.free()
-		defer entry.Close()
 		if local {
 			p.serveLocal(l, f, client, entry)
-		} else {
-			p.serveStack(f, source, target, entry)
+			return
 		}
+		defer p.free()
+		defer entry.Close()
+		p.serveStack(f, source, target, entry)
 	})
 }
 

@@ -52,21 +52,56 @@ func (p *Publisher) dial(source, target netip.AddrPort) (Conn, netip.AddrPort, e
 	}
 }
 
-// serveLocal connects a client to loopback of the other side, and serves both
-// until the end.
+// serveLocal connects a client to loopback of the other side, and leaves both
+// to the Mover.
 func (p *Publisher) serveLocal(l Listener, f *os.File, client netip.AddrPort, entry *flow.Flow) {
 	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
 	defer cancel()
 	target, to, err := p.dialLocal(ctx, l, client, unix.SOCK_STREAM)
 	if err != nil {
 		p.refuse(f, client, to, err)
-		return
+	} else if err = p.join(f, target, client, to, entry); err != nil {
+		p.countFailure(err)
+		p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", client, "target", to, "error", err)
 	}
-	p.Stats.Connected.Add(1)
-	stream(f)
+	if err != nil {
+		entry.Close()
+		p.free()
+	}
+}
+
+// join has the Mover serve two sockets, and the flow end with them. Where it
+// fails, both are reset, and the flow is the caller's.
+func (p *Publisher) join(client, target *os.File, from, to netip.AddrPort, entry *flow.Flow) error {
+	stream(client)
 	stream(target)
-	inOrder := p.splicer.Run(p.ctx, f, target, relay.Counters{Outbound: &entry.ToTarget, Inbound: &entry.ToInitiator})
-	p.logEnd(inOrder, client, to, entry)
+	a, b, err := detach(client, target)
+	if err != nil {
+		relay.Reset(client)
+		relay.Reset(target)
+		return err
+	}
+	client.Close()
+	target.Close()
+	p.Stats.Connected.Add(1)
+	return p.cfg.Mover.Join(a, b, relay.Counters{Outbound: &entry.ToTarget, Inbound: &entry.ToInitiator}, func(inOrder bool) {
+		p.logEnd(inOrder, from, to, entry)
+		entry.Close()
+		p.free()
+	})
+}
+
+// detach returns descriptors of two sockets that the runtime's poller does not
+// know.
+func detach(f, g *os.File) (a, b int, err error) {
+	if a, err = socket.Dup(f); err != nil {
+		return -1, -1, err
+	}
+	if b, err = socket.Dup(g); err != nil {
+		unix.Close(a)
+		return -1, -1, err
+	}
+	return a, b, nil
 }
 
 // dialLocal connects a socket of the other side to its loopback: to the one of

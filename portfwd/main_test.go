@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taproot/internal/relay"
 	"taproot/internal/socket"
 	"taproot/stack/flow"
 	"taproot/test/settle"
@@ -58,8 +59,12 @@ func newBench(t *testing.T, limits flow.Config) *bench {
 // start starts a Publisher that has no sockets.
 func (b *bench) start(t *testing.T) {
 	t.Helper()
+	mover, err := relay.NewMover(relay.MoverConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	p, err := NewPublisher(PublisherConfig{
-		Dial: b.guest.dial, SendUDP: b.guest.send, GuestSocket: socketHere, Flows: b.flows,
+		Dial: b.guest.dial, SendUDP: b.guest.send, GuestSocket: socketHere, Flows: b.flows, Mover: mover,
 		Addresses: Addresses{Gateway4: gateway4, Gateway6: gateway6, Guest4: guest4, Guest6: guest6},
 	})
 	if err != nil {
@@ -70,6 +75,13 @@ func (b *bench) start(t *testing.T) {
 	ended := b.ended
 	go func() {
 		defer close(ended)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() {
+			if err := mover.Run(ctx); err != nil {
+				t.Errorf("run the mover: %v", err)
+			}
+		})
 		if err := p.Run(ctx); err != nil {
 			t.Errorf("run: %v", err)
 		}

@@ -34,6 +34,10 @@ type PublisherConfig struct {
 	// SOCK_DGRAM. nil: no loopback rules.
 	GuestSocket func(ctx context.Context, family, typ int) (*os.File, error)
 
+	// Mover moves the bytes between loopbacks. Those connections live until its
+	// Run ends. nil: no loopback rules for TCP, and no outbound ones.
+	Mover *relay.Mover
+
 	// Flows counts the flows.
 	Flows *flow.Table
 
@@ -86,7 +90,6 @@ type Publisher struct {
 	cfg       PublisherConfig
 	hostAddrs atomic.Pointer[addrSet]
 	addresses atomic.Pointer[Addresses]
-	splicer   relay.Splicer
 	datagrams *datagrams
 	acceptor  *socket.Poller // of TCP listeners
 	freed     chan struct{}  // receives when a connection has ended
@@ -188,6 +191,8 @@ func (p *Publisher) serves(l Listener) error {
 		return fmt.Errorf("%v has no ports", l.Proto)
 	case l.TargetPort == 0:
 		return errors.New("no target port")
+	case l.Proto == flow.TCP && (l.Direction == Outbound || l.Loopback || l.Target.IsLoopback()) && p.cfg.Mover == nil:
+		missing = "Mover"
 	case l.Direction == Outbound:
 	case l.Loopback && p.cfg.GuestSocket == nil:
 		missing = "GuestSocket"
@@ -265,8 +270,9 @@ func (p *Publisher) removeLocked(k key, l *listener) {
 	l.socket.Release()
 }
 
-// Run serves all sockets until ctx ends, then resets all connections, closes
-// everything and returns nil. It fails only if the host's poller does.
+// Run serves all sockets until ctx ends, then resets all connections through
+// the stack, closes everything and returns nil. It fails only if the host's
+// poller does.
 func (p *Publisher) Run(ctx context.Context) error {
 	failed := make(chan error, 2)
 	var wg sync.WaitGroup
@@ -289,7 +295,6 @@ func (p *Publisher) Run(ctx context.Context) error {
 	p.close()
 	wg.Wait()
 	p.connections.Wait()
-	p.splicer.Close()
 	return err
 }
 

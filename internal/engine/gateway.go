@@ -35,6 +35,7 @@ type gateway struct {
 	echo  *nat.Echo
 	dns   *dns.Forwarder
 	dhcp  atomic.Pointer[dhcp.Server]
+	mover *relay.Mover // of connections between two kernel sockets
 	ports *portfwd.Publisher
 	host  atomic.Pointer[hostState]
 	plan  atomic.Pointer[plan.Plan]
@@ -56,10 +57,13 @@ const hostName = "host.taproot.internal"
 func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
 	g := &gateway{log: log, spec: st.spec, flows: flow.New(flow.Config{}), dnsConns: make(chan struct{}, maxDNSConns)}
 	g.sockets = newGuestSockets(func(r socketRequest) error { return w.send(message{Need: &r}) })
+	var err error
+	if g.mover, err = relay.NewMover(relay.MoverConfig{}); err != nil {
+		return nil, err
+	}
 	if st.device == nil {
 		return g, g.addPorts()
 	}
-	var err error
 	if g.rules, err = policy.New(g.spec.policy()); err != nil {
 		return nil, err
 	}
@@ -121,6 +125,7 @@ func guests(p *plan.Plan) (own, sources []netip.Prefix) {
 func (g *gateway) addPorts() (err error) {
 	c := portfwd.PublisherConfig{
 		GuestSocket: g.sockets.get,
+		Mover:       g.mover,
 		Flows:       g.flows,
 		Addresses:   portAddresses(&g.spec.Plan),
 		HostAddrs:   g.spec.Host.Addresses,
@@ -208,6 +213,11 @@ func (g *gateway) run(ctx context.Context) error {
 	g.ctx = ctx
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = g.reportUntil(ctx, os.Stderr, g.spec.Stats) })
+	wg.Go(func() {
+		if err := g.mover.Run(ctx); err != nil {
+			g.log.Error("stopped", "part", "mover", "error", err)
+		}
+	})
 	if g.stack == nil {
 		err := g.ports.Run(ctx)
 		cancel()

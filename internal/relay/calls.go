@@ -2,7 +2,6 @@ package relay
 
 import (
 	"io"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,23 +21,6 @@ func receive(fd uintptr, b []byte) (int, error) {
 			return int(n), nil
 		}
 	}
-}
-
-// sendFull sends all of b. It waits for the socket.
-func sendFull(to syscall.RawConn, b []byte) error {
-	s := &sender{}
-	waitErr := to.Write(func(fd uintptr) bool {
-		s.fd, s.left, s.err = fd, len(b), nil
-		if len(b) > 0 {
-			n, _ := s.Write(b)
-			b = b[n:]
-		}
-		return s.err != syscall.EAGAIN
-	})
-	if waitErr != nil {
-		return waitErr
-	}
-	return s.err
 }
 
 // spliceOnce is splice(2) without waiting; one of the two is a pipe. It

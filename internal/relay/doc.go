@@ -17,9 +17,9 @@
 // made inside the poller's callbacks, because SyscallConn clears readiness
 // before it calls; and they are raw, because they return at once.
 //
-// A Splicer does the same for two host sockets. Small pieces are copied, since
-// splicing costs two calls for each; a piece that fills the buffer is followed
-// by splices through a pipe, until one moves little. Buffers and pipes are
-// held only while a direction has bytes: an idle connection costs its two
-// descriptors.
+// A Mover does the same for pairs of kernel sockets, all of them in one
+// goroutine. Small pieces are copied, since splicing costs two calls for each; a
+// piece that fills the buffer is followed by splices through a pipe, until one
+// moves little. Buffers and pipes are held only while a direction has bytes: an
+// idle connection costs its two descriptors.
 package relay
