@@ -20,13 +20,18 @@ const helloSize = 64
 // exported methods are called by net/rpc, each on a goroutine of its own.
 type Agent struct {
 	started  time.Time
-	received counter // payload bytes that arrived over TCP
+	received counter // payload bytes of bulk traffic that arrived
 	datagram sink
 
 	mu sync.Mutex
 	// held are the idle connections of Hold.
 	// +checklocks:mu
 	held []net.Conn
+	// flows are the connections of Open, and move is what Stream does with them.
+	// +checklocks:mu
+	flows []net.Conn
+	// +checklocks:mu
+	move func(net.Conn) error
 }
 
 // newAgent returns an agent that has received nothing.

@@ -18,7 +18,7 @@ func pair(t *testing.T) (outside *Agent, guest *remote, at Servers) {
 	t.Helper()
 	outside = newAgent()
 	running := new(service)
-	if err := outside.serve(t.Context(), "127.0.0.1", running, &at); err != nil {
+	if err := outside.serve(t.Context(), ServeArgs{Address: "127.0.0.1", DNSPort: "0"}, running, &at); err != nil {
 		t.Fatal(err)
 	}
 	here, there := net.Pipe()
@@ -48,11 +48,14 @@ func TestStream(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			outside, guest, at := pair(t)
-			args := StreamArgs{Address: at.Sink, Flows: tt.flows, Down: tt.down, Duration: opDuration}
+			args := OpenArgs{Address: at.Sink, Flows: tt.flows, Down: tt.down}
 			if tt.down {
 				args.Address = at.Source
 			}
-			if err := guest.call(t.Context(), "Stream", args, &Nothing{}); err != nil {
+			if err := guest.call(t.Context(), "Open", args, &Nothing{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := guest.call(t.Context(), "Stream", opDuration, &Nothing{}); err != nil {
 				t.Fatal(err)
 			}
 			received := Received{Bytes: outside.received.n.Load()}
@@ -65,6 +68,29 @@ func TestStream(t *testing.T) {
 				t.Error("nothing was received")
 			}
 		})
+	}
+}
+
+func TestHalt(t *testing.T) {
+	_, guest, at := pair(t)
+	if err := guest.call(t.Context(), "Open", OpenArgs{Address: at.Sink, Flows: 2}, &Nothing{}); err != nil {
+		t.Fatal(err)
+	}
+	call := guest.start("Stream", time.Hour, &Nothing{})
+	lab.Eventually(t, "the stream ends", func() bool {
+		// A deadline that Stream sets afterwards would win.
+		if err := guest.call(t.Context(), "Halt", Nothing{}, &Nothing{}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-call.Done:
+			return true
+		default:
+			return false
+		}
+	})
+	if call.Error != nil {
+		t.Error(call.Error)
 	}
 }
 
@@ -111,7 +137,7 @@ func TestConnectRefused(t *testing.T) {
 	}
 	for method, args := range map[string]any{
 		"Reach":    ReachArgs{Address: refused, Limit: time.Millisecond},
-		"Stream":   StreamArgs{Address: refused, Flows: 1, Duration: opDuration},
+		"Open":     OpenArgs{Address: refused, Flows: 1},
 		"PingPong": PingPongArgs{Address: refused, Rounds: 1},
 	} {
 		if err := guest.call(t.Context(), method, args, nil); err == nil {
@@ -125,16 +151,87 @@ func TestConnectRefused(t *testing.T) {
 
 func TestHold(t *testing.T) {
 	_, guest, at := pair(t)
-	refused := -1
-	if err := guest.call(t.Context(), "Hold", HoldArgs{Address: at.Hold, Count: 40}, &refused); err != nil {
+	const count = 40
+	for _, server := range at.Hold {
+		var held Held
+		if err := guest.call(t.Context(), "Hold", HoldArgs{Address: server, Count: count}, &held); err != nil {
+			t.Fatal(err)
+		}
+		if held.Refused != 0 {
+			t.Errorf("got %+v, want none refused", held)
+		}
+	}
+	var used Used
+	if err := guest.call(t.Context(), "Use", Nothing{}, &used); err != nil {
 		t.Fatal(err)
 	}
-	if refused != 0 {
-		t.Errorf("got %d refused, want 0", refused)
+	if want := count * len(at.Hold); used.Done != want || used.Lost != 0 || used.Elapsed == 0 {
+		t.Errorf("got %+v, want %d done", used, want)
 	}
 	// The servers wait for their clients at the end of the test.
 	if err := guest.call(t.Context(), "Release", Nothing{}, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestHoldRefused(t *testing.T) {
+	_, guest, _ := pair(t)
+	var held Held
+	// Nobody listens on port 1 of loopback.
+	if err := guest.call(t.Context(), "Hold", HoldArgs{Address: "127.0.0.1:1", Count: 3}, &held); err != nil {
+		t.Fatal(err)
+	}
+	if held.Refused != 3 || held.First == "" {
+		t.Errorf("got %+v, want 3 refused and a reason", held)
+	}
+}
+
+func TestTrains(t *testing.T) {
+	tests := []struct {
+		name, method string
+		down         bool
+	}{
+		{"up", "SendTrains", false}, {"down", "FetchTrains", true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			outside, guest, at := pair(t)
+			args := TrainArgs{Address: at.Trains, Duration: opDuration}
+			if tt.down {
+				args.Address = at.TrainSource
+			}
+			if err := guest.call(t.Context(), tt.method, args, &Nothing{}); err != nil {
+				t.Fatal(err)
+			}
+			received := Received{Bytes: outside.received.n.Load()}
+			if tt.down {
+				if err := guest.call(t.Context(), "Received", Nothing{}, &received); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if received.Bytes < segmentSize {
+				t.Errorf("got %d bytes, want datagrams", received.Bytes)
+			}
+		})
+	}
+}
+
+func TestQuery(t *testing.T) {
+	_, guest, at := pair(t)
+	var reply Queries
+	if err := guest.call(t.Context(), "Query", QueryArgs{Resolver: at.DNS, Clients: 3, Duration: opDuration}, &reply); err != nil {
+		t.Fatal(err)
+	}
+	if reply.Done == 0 || reply.Lost != 0 || reply.First != "" {
+		t.Errorf("got %+v, want answers only", reply)
+	}
+	// The echo server returns the query, which is no answer.
+	reply = Queries{}
+	if err := guest.call(t.Context(), "Query", QueryArgs{Resolver: at.Echo, Clients: 1, Duration: opDuration}, &reply); err != nil {
+		t.Fatal(err)
+	}
+	if reply.Done != 0 || reply.Lost == 0 || reply.First == "" {
+		t.Errorf("got %+v, want failures only", reply)
 	}
 }
 

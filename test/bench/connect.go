@@ -115,39 +115,6 @@ func connectOnce(address string) error {
 	return err
 }
 
-// HoldArgs asks for idle connections.
-type HoldArgs struct {
-	Address string
-	Count   int
-}
-
-// holdWidth is how many idle connections are opened at a time: enough to be
-// quick, few enough not to test the helper's pending-dial limit.
-const holdWidth = 16
-
-// Hold opens idle connections and replies with how many could not be opened.
-// It is an error only if that is all of them.
-func (a *Agent) Hold(args HoldArgs, refused *int) error {
-	conns, err := dialMany(args.Address, args.Count, holdWidth)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.held = append(a.held, conns...)
-	*refused = args.Count - len(conns)
-	if len(conns) > 0 {
-		return nil
-	}
-	return err
-}
-
-// Release closes the idle connections.
-func (a *Agent) Release(_ Nothing, _ *Nothing) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	closeAll(a.held)
-	a.held = nil
-	return nil
-}
-
 // Reach connects until it works or the limit (in time) is over: a guest may
 // run before its network does.
 func (a *Agent) Reach(args ReachArgs, _ *Nothing) error {

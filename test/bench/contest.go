@@ -16,66 +16,20 @@ type contest struct {
 	results *Results
 }
 
-// A session is a guest with one MTU and what is measured in it.
-type session struct {
-	name         string
-	mtu          int
-	measurements []measurement
-}
-
-// sessions returns what each contestant goes through in a round. Memory has a
-// guest of its own, because what a helper has done before it keeps.
-func sessions() []session {
-	ethernet := session{name: "MTU 1500", mtu: mtuEthernet}
-	large := session{name: "MTU 65520", mtu: mtuLarge}
-	for _, s := range streams() {
-		if s.mtu == mtuEthernet {
-			ethernet.measurements = append(ethernet.measurements, bulk(s))
-		} else {
-			large.measurements = append(large.measurements, bulk(s))
-		}
-	}
-	ethernet.measurements = append(ethernet.measurements,
-		measurement{keys: []string{"pingpong-p50", "pingpong-p99"}, make: func(ctx context.Context, t *turn) error { return t.pingPong(ctx) }})
-	for _, n := range connectClients() {
-		ethernet.measurements = append(ethernet.measurements, connects(n))
-	}
-	for _, size := range datagramSizes() {
-		ethernet.measurements = append(ethernet.measurements, datagrams(size))
-	}
-	for _, n := range requestFlows() {
-		ethernet.measurements = append(ethernet.measurements, requests(n))
-	}
-	memory := session{name: "memory", mtu: mtuEthernet, measurements: []measurement{{
-		keys: []string{"memory-idle", "memory-connection", "memory-failed"},
-		make: func(ctx context.Context, t *turn) error { return t.memory(ctx) },
-	}}}
-	return []session{memory, ethernet, large}
-}
-
-// chosen reports whether any of the session's rows was asked for.
-func (s session) chosen(rows selection) bool {
-	for _, m := range s.measurements {
-		if rows.has(m.keys...) {
-			return true
-		}
-	}
-	return false
-}
-
 // run lets everybody have as many turns as there are rounds, in an order that
 // rotates, so that nobody always follows the same one. The kernel comes after
 // all others: once forwarding and connection tracking were on, one client's
 // connections took 4 ms instead of 0.4 for everybody on the machine that this
-// was made on, also when they were off again. The cause was not found. The fronts
-// come first, while the machine is as it was found.
+// was made on, also when they were off again. The cause was not found. So late
+// sessions, in which guests track connections themselves, come just before. The
+// fronts come first, while the machine is as it was found.
 func (c *contest) run(ctx context.Context) error {
-	var rivals, limits []string
+	var rivals, limits []Contestant
 	for _, contestant := range c.results.Contestants {
 		if c.helpers[contestant.Name].Kind == Veth {
-			limits = append(limits, contestant.Name)
+			limits = append(limits, contestant)
 		} else {
-			rivals = append(rivals, contestant.Name)
+			rivals = append(rivals, contestant)
 		}
 	}
 	for round := range c.pace.rounds {
@@ -83,21 +37,21 @@ func (c *contest) run(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, names := range [][]string{rivals, limits} {
-		if err := c.rounds(ctx, names); err != nil {
-			return err
+	for _, contestants := range [][]Contestant{rivals, limits} {
+		for _, late := range []bool{false, true} {
+			if err := c.rounds(ctx, contestants, late); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// rounds lets names take turns.
-func (c *contest) rounds(ctx context.Context, names []string) error {
+// rounds lets contestants take turns in the late sessions or in the others.
+func (c *contest) rounds(ctx context.Context, contestants []Contestant, late bool) error {
 	for round := range c.pace.rounds {
-		for i := range names {
-			name := names[(i+round)%len(names)]
-			slog.Info("turn", "round", round+1, "of", c.pace.rounds, "contestant", name)
-			if err := c.turns(ctx, name); err != nil {
+		for i := range contestants {
+			if err := c.turns(ctx, contestants[(i+round)%len(contestants)], round, late); err != nil {
 				return err
 			}
 		}
@@ -106,17 +60,19 @@ func (c *contest) rounds(ctx context.Context, names []string) error {
 }
 
 // turns is one contestant's part of a round.
-func (c *contest) turns(ctx context.Context, name string) error {
-	if c.chosen.has("start") {
-		if err := c.startUps(ctx, name); err != nil {
+func (c *contest) turns(ctx context.Context, contestant Contestant, round int, late bool) error {
+	if start := []string{"start"}; !late && c.chosen.has(start...) && contestant.takesPart(start) {
+		if err := c.startUps(ctx, contestant.Name); err != nil {
 			return err
 		}
 	}
 	for _, s := range sessions() {
-		if !s.chosen(c.chosen) {
+		s, ok := s.chosen(c.chosen, contestant)
+		if !ok || s.late != late || s.once && round > 0 {
 			continue
 		}
-		if err := c.session(ctx, name, s); err != nil {
+		slog.Info("turn", "round", round+1, "of", c.pace.rounds, "contestant", contestant.Name, "session", s.name)
+		if err := c.session(ctx, contestant.Name, s); err != nil {
 			return err
 		}
 	}
@@ -140,8 +96,11 @@ func (c *contest) session(ctx context.Context, name string, s session) error {
 		launcher: c.launcher(name), pace: c.pace, results: c.results,
 	}
 	err := t.begin(ctx)
+	if err == nil && s.nested {
+		err = t.nest(ctx)
+	}
 	if err == nil {
-		err = t.measure(ctx, c.chosen, s.measurements)
+		err = t.measure(ctx, s.measurements)
 	}
 	// The end is for the laboratory's sake, also when ctx is over.
 	messages, endErr := t.end(context.WithoutCancel(ctx))

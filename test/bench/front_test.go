@@ -27,7 +27,7 @@ func TestFrontedCommandLines(t *testing.T) {
 
 func TestBoundAlone(t *testing.T) {
 	key := front(Slirp4netns).pssKey(manyHelpers)
-	r := &Results{Contestants: []Contestant{{"taproot", "", Ours}}}
+	r := &Results{Contestants: []Contestant{{Name: "taproot", Version: "", Standing: Ours}}}
 	r.record("taproot", key, 15)
 	r.finish(allRows())
 	verdicts := r.verdicts()

@@ -37,7 +37,7 @@ func (h Helper) wrapped(mtu int, command []string) ([]string, bool) {
 		// No ports forwarded either way: only the outbound path is measured.
 		// Without -f it would not tell when it ends.
 		line = []string{h.Path, "--config-net", "-f", "-q", "--mtu", strconv.Itoa(mtu),
-			"-t", "none", "-u", "none", "-T", "none", "-U", "none"}
+			"--dns-forward", guestResolver, "-t", "none", "-u", "none", "-T", "none", "-U", "none"}
 	default:
 		return nil, false
 	}
@@ -77,8 +77,12 @@ func installed(options options, taproot string, results *Results) map[string]Hel
 			helpers[c.Name] = h
 		}
 	}
-	add(Contestant{"taproot", version(taproot, ""), Ours},
+	add(Contestant{Name: "taproot", Version: version(taproot, ""), Standing: Ours},
 		Helper{Kind: Taproot, Path: taproot, Args: strings.Fields(options.taprootArgs)})
+	if hasShortcut(taproot) {
+		add(Contestant{Name: offName, Version: "taproot run " + offOption, Standing: Variant, only: offRows()},
+			Helper{Kind: Taproot, Path: taproot, Args: append(strings.Fields(options.taprootArgs), offOption)})
+	}
 	for _, peer := range []struct {
 		kind            Kind
 		program, debian string
@@ -88,9 +92,9 @@ func installed(options options, taproot string, results *Results) map[string]Hel
 			results.note("%s is not installed", peer.program)
 			continue
 		}
-		add(Contestant{peer.program, version(path, peer.debian), Peer}, Helper{Kind: peer.kind, Path: path})
+		add(Contestant{Name: peer.program, Version: version(path, peer.debian), Standing: Peer}, Helper{Kind: peer.kind, Path: path})
 	}
-	add(Contestant{"kernel", "veth pair, forwarding and nf_tables masquerade by root of the host namespace", Limit},
+	add(Contestant{Name: "kernel", Version: "veth pair, forwarding and nf_tables masquerade by root of the host namespace", Standing: Limit},
 		Helper{Kind: Veth})
 	return helpers
 }

@@ -33,31 +33,45 @@ const (
 // address and a default route through the calling one, which forwards and
 // masquerades as it would for a rootful container.
 func attachVeth(pid, mtu int) error {
-	attributes := netlink.NewLinkAttrs()
-	attributes.Name, attributes.MTU = limitName, mtu
-	veth := netlink.NewVeth(attributes)
-	veth.PeerName = guestInterface
-	veth.PeerNamespace = netlink.NsPid(pid)
-	if err := netlink.LinkAdd(veth); err != nil {
-		return fmt.Errorf("add %s: %w", limitName, err)
+	guest, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer guest.Close()
+	if _, err := addVeth(limitName, guest, mtu); err != nil {
+		return err
 	}
 	// The masquerade exists only while the limit is measured: connection
 	// tracking would cost the other contestants too.
 	return errors.Join(
 		os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
-		addMasquerade(),
+		addMasquerade(netip.MustParsePrefix(limitHost), limitName),
 		configure(limitName, limitHost, mtu),
-		configureGuest(pid, mtu), // last: the guest tries to connect all the time
+		// Last: the guest tries to connect all the time.
+		configureGuest(guest, limitGuest, netip.MustParsePrefix(limitHost).Addr(), mtu),
 	)
 }
 
-// configureGuest sets up the guest's end of the veth pair.
-func configureGuest(pid, mtu int) error {
-	return inNetworkOf(pid, func() error {
-		if err := configure(guestInterface, limitGuest, mtu); err != nil {
+// addVeth adds a veth pair: one end with a name in the calling namespace, the
+// other, guestInterface, in a guest's.
+func addVeth(name string, guest *os.File, mtu int) (netlink.Link, error) {
+	attributes := netlink.NewLinkAttrs()
+	attributes.Name, attributes.MTU = name, mtu
+	veth := netlink.NewVeth(attributes)
+	veth.PeerName = guestInterface
+	veth.PeerNamespace = netlink.NsFd(int(guest.Fd()))
+	if err := netlink.LinkAdd(veth); err != nil {
+		return nil, fmt.Errorf("add %s: %w", name, err)
+	}
+	return veth, nil
+}
+
+// configureGuest sets up the other end of a veth pair.
+func configureGuest(guest *os.File, address string, gateway netip.Addr, mtu int) error {
+	return inNetwork(guest, func() error {
+		if err := configure(guestInterface, address, mtu); err != nil {
 			return err
 		}
-		gateway := netip.MustParsePrefix(limitHost).Addr()
 		if err := netlink.RouteAdd(&netlink.Route{Gw: gateway.AsSlice()}); err != nil {
 			return fmt.Errorf("default route: %w", err)
 		}
@@ -65,26 +79,29 @@ func configureGuest(pid, mtu int) error {
 	})
 }
 
-// inNetworkOf calls f in the network namespace of a process.
-func inNetworkOf(pid int, f func() error) error {
-	home, err := os.Open("/proc/self/ns/net")
+// inNetwork calls f in a network namespace.
+func inNetwork(away *os.File, f func() error) error {
+	return elsewhere(func() error {
+		if err := unix.Setns(int(away.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network: %w", err)
+		}
+		return f()
+	})
+}
+
+// elsewhere calls f, which may change the calling thread's network namespace,
+// and changes it back.
+func elsewhere(f func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
+		runtime.UnlockOSThread()
 		return err
 	}
 	defer home.Close()
-	away, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return err
-	}
-	defer away.Close()
-	runtime.LockOSThread()
-	if err := unix.Setns(int(away.Fd()), unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter network of process %d: %w", pid, err)
-	}
 	err = f()
 	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(err, fmt.Errorf("leave network of process %d: %w", pid, back))
+		return errors.Join(err, fmt.Errorf("return to network: %w", back))
 	}
 	// A thread that ended instead would take with it the guests that it has
 	// started: their parent-death signal is bound to it.
@@ -112,8 +129,10 @@ func configure(name, address string, mtu int) error {
 	return nil
 }
 
-// addMasquerade makes what leaves by the cable look as if it came from here.
-func addMasquerade() error {
+// addMasquerade makes what comes from a network look as if it came from here,
+// unless it leaves by the interface of that network. The network's prefix must
+// be 24 bits long.
+func addMasquerade(network netip.Prefix, inside string) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return err
@@ -127,10 +146,13 @@ func addMasquerade() error {
 		Priority: nftables.ChainPriorityNATSource,
 	})
 	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, cableName)
+	copy(name, inside)
+	address := network.Addr().As4()
 	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 3}, // ip saddr
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: address[:3]},
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: name},
 		&expr.Masq{},
 	}})
 	if err := conn.Flush(); err != nil {

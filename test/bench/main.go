@@ -54,6 +54,7 @@ type options struct {
 	helpers     []string // names; empty means all
 	rows        selection
 	pace        pace
+	quic        string // absolute path; empty means that QUIC is not measured
 	congestion  string // TCP congestion control; empty means the machine's
 	format      format
 	verbose     bool
@@ -72,9 +73,10 @@ func parseOptions(args []string, messages io.Writer) (options, error) {
 	flags.SetOutput(messages)
 	var (
 		rows     = flags.String("rows", "", "measure only rows whose key begins with one of these, separated by commas (default all)")
-		helpers  = flags.String("helpers", "", "of taproot, slirp4netns, pasta, kernel only these, separated by commas (default all)")
+		helpers  = flags.String("helpers", "", "of taproot, taproot-off, slirp4netns, pasta, kernel only these, separated by commas (default all)")
 		taproot  = flags.String("taproot", "", "the taproot to measure (default built from this module)")
 		rounds   = flags.Int("rounds", 0, "rounds (default 3, with -quick 1)")
+		quic     = flags.String("quic", "", "the program of test/bench/quic (default none)")
 		quick    = flags.Bool("quick", false, "one short round, under two minutes")
 		json     = flags.Bool("json", false, "print JSON")
 		markdown = flags.Bool("markdown", false, "print Markdown tables")
@@ -91,6 +93,9 @@ func parseOptions(args []string, messages io.Writer) (options, error) {
 	}
 	if err == nil && *taproot != "" {
 		o.taproot, err = filepath.Abs(*taproot)
+	}
+	if err == nil && *quic != "" {
+		o.quic, err = filepath.Abs(*quic)
 	}
 	if err != nil {
 		fmt.Fprintln(messages, "bench:", err)
@@ -152,9 +157,12 @@ func (c *conductor) conduct(ctx context.Context) error {
 	results := &Results{Machine: thisMachine(), Rounds: c.options.pace.rounds}
 	laboratory := lab.New(c)
 	helpers := installed(c.options, laboratory.TaprootPath(), results)
-	world, err := newWorld(ctx, laboratory, c.options.congestion)
+	world, err := newWorld(ctx, laboratory, c.options.congestion, c.options.quic)
 	if err != nil {
 		return err
+	}
+	if err := world.addPath(ctx); err != nil {
+		results.note("no path with delay and loss: %v", err)
 	}
 	start := time.Now()
 	contest := &contest{world: world, pace: c.options.pace, chosen: c.options.rows, helpers: helpers, results: results}

@@ -102,7 +102,7 @@ func TestCommandLines(t *testing.T) {
 		{"taproot with options", Helper{Kind: Taproot, Path: "/t", Args: []string{"--offload=off"}},
 			"/t|run|--mtu=1500|--offload=off|--|load|a b"},
 		{"pasta", Helper{Kind: Pasta, Path: "/p"},
-			"/p|--config-net|-f|-q|--mtu|1500|-t|none|-u|none|-T|none|-U|none|--|load|a b"},
+			"/p|--config-net|-f|-q|--mtu|1500|--dns-forward|10.0.2.3|-t|none|-u|none|-T|none|-U|none|--|load|a b"},
 		{"slirp4netns", Helper{Kind: Slirp4netns, Path: "/s"}, ""},
 		{"kernel", Helper{Kind: Veth}, ""},
 	}

@@ -8,6 +8,7 @@ type pace struct {
 	warm     time.Duration // of bulk traffic before the window: slow start and buffers
 	window   time.Duration // of bulk traffic
 	settle   time.Duration // between measurements, and before memory is read
+	path     time.Duration // of bulk traffic over a path with delay and loss
 	pings    int           // round trips
 	pingTime time.Duration // at most for all of them
 	connect  time.Duration
@@ -15,32 +16,36 @@ type pace struct {
 	halvings int           // of the gap between a rate that passed and one that did not
 	request  time.Duration
 	starts   int
+	crowd    int // connections, of the largest crowd
 }
 
-// usualPace keeps the whole run under ten minutes with four contestants.
+// usualPace keeps the whole run near a quarter of an hour with five contestants.
 func usualPace() pace {
 	return pace{
 		rounds:   3,
-		warm:     500 * time.Millisecond,
-		window:   1500 * time.Millisecond,
-		settle:   300 * time.Millisecond,
+		warm:     300 * time.Millisecond,
+		window:   900 * time.Millisecond,
+		settle:   200 * time.Millisecond,
+		path:     2 * time.Second,
 		pings:    5000,
-		pingTime: 2 * time.Second,
-		connect:  1500 * time.Millisecond,
-		trial:    300 * time.Millisecond,
+		pingTime: time.Second,
+		connect:  time.Second,
+		trial:    250 * time.Millisecond,
 		halvings: 3,
 		request:  time.Second,
 		starts:   20,
+		crowd:    50_000,
 	}
 }
 
-// quickPace keeps it under two minutes.
+// quickPace is one short round, without the largest crowd.
 func quickPace() pace {
 	return pace{
 		rounds:   1,
 		warm:     250 * time.Millisecond,
 		window:   600 * time.Millisecond,
 		settle:   100 * time.Millisecond,
+		path:     time.Second,
 		pings:    3000,
 		pingTime: time.Second,
 		connect:  700 * time.Millisecond,
@@ -48,6 +53,7 @@ func quickPace() pace {
 		halvings: 2,
 		request:  500 * time.Millisecond,
 		starts:   20,
+		crowd:    10_000,
 	}
 }
 

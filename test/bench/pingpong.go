@@ -15,9 +15,13 @@ const pingTimeout = 2 * time.Second
 // PingPongArgs describes round trips of one byte over one TCP connection.
 type PingPongArgs struct {
 	Address string
-	Rounds  int           // measured round trips, after a tenth of it as warm-up
+	Idle    time.Duration // between the connect and the first round trip
+	Rounds  int           // measured round trips
 	Limit   time.Duration // stop after this time with what there is
 }
+
+// A tenth of the round trips, or of the time, goes before them as warm-up.
+const warmShare = 10
 
 // Latency is the distribution of a set of times.
 type Latency struct {
@@ -50,28 +54,31 @@ func (a *Agent) PingPong(args PingPongArgs, reply *Latency) error {
 		return err
 	}
 	defer file.Close()
-	var (
-		fd    = int(file.Fd())
-		one   = make([]byte, 1)
-		end   = time.Now().Add(args.Limit)
-		warm  = args.Rounds / 10
-		times = make([]time.Duration, 0, args.Rounds)
-	)
-	for i := range args.Rounds + warm {
+	time.Sleep(args.Idle)
+	if _, err := roundTrips(int(file.Fd()), args.Rounds/warmShare, args.Limit/warmShare); err != nil {
+		return fmt.Errorf("warm-up: %w", err)
+	}
+	times, err := roundTrips(int(file.Fd()), args.Rounds, args.Limit)
+	*reply = newLatency(times)
+	return err
+}
+
+// roundTrips makes a number of round trips, or fewer if the time is over, but
+// at least one.
+func roundTrips(fd, count int, limit time.Duration) ([]time.Duration, error) {
+	one := make([]byte, 1)
+	times := make([]time.Duration, 0, count)
+	for begin := time.Now(); len(times) < count; {
 		start := time.Now()
-		if err := roundTrip(fd, one); err != nil {
-			return fmt.Errorf("round trip %d: %w", i, err)
-		}
-		took := time.Since(start)
-		if i >= warm {
-			times = append(times, took)
-		}
-		if start.After(end) {
+		if len(times) > 0 && start.Sub(begin) > limit {
 			break
 		}
+		if err := roundTrip(fd, one); err != nil {
+			return nil, fmt.Errorf("round trip %d: %w", len(times), err)
+		}
+		times = append(times, time.Since(start))
 	}
-	*reply = newLatency(times)
-	return nil
+	return times, nil
 }
 
 // roundTrip writes one byte to fd and reads one.

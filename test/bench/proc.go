@@ -39,16 +39,36 @@ func (u *usage) add(other usage) {
 	u.count += other.count
 }
 
-// helperUsage sums up the descendants of a launcher that do not run program:
-// the load generators do, the helper's processes do not. It goes by
-// arguments, because /proc hides the executable of a process that gave its
-// rights up.
-func helperUsage(launcher int, program string) usage {
+// helperUsage sums up what a helper's processes use.
+func helperUsage(launcher int, generators []string) usage {
 	var total usage
+	for _, pid := range helperProcesses(launcher, generators) {
+		total.add(processUsage(pid))
+	}
+	return total
+}
+
+// helperProcesses returns the descendants of a launcher that run none of the
+// programs that generate load. It goes by arguments, because /proc hides the
+// executable of a process that gave its rights up.
+func helperProcesses(launcher int, generators []string) []int {
+	var pids []int
 	for _, process := range lab.Below(launcher) {
-		if process.State != 'Z' && !strings.HasPrefix(process.Args, program+" ") {
-			total.add(processUsage(process.PID))
+		program, _, _ := strings.Cut(process.Args, " ")
+		if process.State != 'Z' && !slices.Contains(generators, program) {
+			pids = append(pids, process.PID)
 		}
+	}
+	return pids
+}
+
+// descriptors counts what processes have open. It is 0 if the kernel does not
+// tell.
+func descriptors(pids []int) int {
+	total := 0
+	for _, pid := range pids {
+		open, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		total += len(open)
 	}
 	return total
 }

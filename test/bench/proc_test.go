@@ -65,7 +65,7 @@ func TestHelperUsage(t *testing.T) {
 			}
 		})
 	}
-	got := helperUsage(os.Getpid(), "generator")
+	got := helperUsage(os.Getpid(), []string{"generator"})
 	if got.count != 1 || got.rss == 0 || got.resident() == 0 {
 		t.Errorf("got %+v, want one process with memory", got)
 	}

@@ -11,14 +11,14 @@ func sample() *Results {
 	r := &Results{
 		Rounds: 3,
 		Contestants: []Contestant{
-			{"taproot", "1", Ours}, {"slirp4netns", "1.2", Peer}, {"pasta", "2023", Peer}, {"kernel", "6", Limit},
+			{Name: "taproot", Version: "1", Standing: Ours}, {Name: "slirp4netns", Version: "1.2", Standing: Peer}, {Name: "pasta", Version: "2023", Standing: Peer}, {Name: "kernel", Version: "6", Standing: Limit},
 		},
 	}
 	for key, values := range map[string][4]float64{
-		"tcp-1500-up-1":  {9, 0.5, 2, 26},
-		"tcp-65520-up-1": {7, 10, 20, 25},
+		"tcp-1500-up-1":  {18, 0.5, 2, 26},
+		"tcp-65520-up-1": {12, 10, 20, 25},
 		"pingpong-p50":   {50, 48, 105, 30},
-		"connect-1":      {1000, 5000, 2500, 9000},
+		"connect-1":      {4000, 5000, 2500, 9000},
 	} {
 		for i, value := range values {
 			// The median of these three is value.
@@ -29,6 +29,7 @@ func sample() *Results {
 		}
 	}
 	r.record("pasta", "connect-32", 6000)
+	r.record("taproot-off", "tcp-1500-up-1", 6)
 	r.finish(allRows())
 	return r
 }
@@ -37,10 +38,12 @@ func TestVerdicts(t *testing.T) {
 	tests := []struct {
 		key, bar, peer, want string
 	}{
-		{"tcp-1500-up-1", ">= 4.0x best peer", "pasta", "PASS"},
-		{"tcp-65520-up-1", ">= 0.7x best peer", "pasta", "SHORT by 50 %"},
-		{"pingpong-p50", "<= 2.0x best peer", "slirp4netns", "PASS"},
-		{"connect-1", ">= 0.5x pasta", "pasta", "SHORT by 20 %"},
+		{"tcp-1500-up-1", ">= 8.0x best peer", "pasta", "PASS"},
+		{"tcp-1500-up-1", ">= 0.6x kernel", "kernel", "PASS"},
+		{"tcp-65520-up-1", ">= 1.2x best peer", "pasta", "SHORT by 50 %"},
+		{"pingpong-p50", "<= 1.0x best peer", "slirp4netns", "SHORT by 4 %"},
+		{"connect-1", ">= 1.0x best peer", "slirp4netns", "SHORT by 20 %"},
+		{"tcp-1500-up-1", ">= 4.0x best peer", "pasta", "SHORT by 25 %"},
 	}
 	verdicts := sample().verdicts()
 	if len(verdicts) != len(tests) {
@@ -58,8 +61,8 @@ func TestVerdicts(t *testing.T) {
 }
 
 func TestLatencyFallsShort(t *testing.T) {
-	r := &Results{Contestants: []Contestant{{"taproot", "", Ours}, {"pasta", "", Peer}}}
-	r.record("taproot", "pingpong-p50", 125)
+	r := &Results{Contestants: []Contestant{{Name: "taproot", Version: "", Standing: Ours}, {Name: "pasta", Version: "", Standing: Peer}}}
+	r.record("taproot", "pingpong-p50", 62.5)
 	r.record("pasta", "pingpong-p50", 50)
 	r.finish(allRows())
 	verdicts := r.verdicts()
@@ -103,10 +106,10 @@ func TestTables(t *testing.T) {
 	}{
 		{"text", formatText, []string{
 			"pasta (peer): 2023",
-			"TCP, MTU 1500 up, 1 flow   Gbit/s     9.00         0.50   2.00    26.0",
+			"TCP, MTU 1500 up, 1 flow   Gbit/s     18.0         0.50   2.00    26.0",
 			"connect/close, 32 clients     1/s        -            -   6000       -",
-			"TCP, MTU 1500 up, 1 flow       4.50x        pasta  0.35x       more",
-			"connect/close, 1 client        >= 0.5x pasta     0.40x        pasta  SHORT by 20 %",
+			"TCP, MTU 1500 up, 1 flow       9.00x        pasta  0.69x       more",
+			"connect/close, 1 client        taproot  >= 1.0x best peer     0.80x  slirp4netns  SHORT by 20 %",
 		}},
 		{"markdown", formatMarkdown, []string{
 			"| median of 3 rounds | unit | taproot | slirp4netns | pasta | kernel |",
@@ -149,8 +152,8 @@ func TestJSON(t *testing.T) {
 	if n := len(got.Values["pasta"]["pingpong-p50"]); n != got.Rounds {
 		t.Errorf("got %d values, want %d", n, got.Rounds)
 	}
-	if n := len(got.Bars); n != 4 {
-		t.Errorf("got %d bars, want 4", n)
+	if n := len(got.Bars); n != 6 {
+		t.Errorf("got %d bars, want 6", n)
 	}
 }
 

@@ -1,15 +1,20 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Standing is what a contestant is compared as.
 type Standing string
 
-// Standings. Peers are what a bar is measured against; the limit is not.
+// Standings. Peers are what a bar is measured against; the limit is not. A
+// variant is taproot with other options.
 const (
-	Ours  Standing = "ours"
-	Peer  Standing = "peer"
-	Limit Standing = "limit"
+	Ours    Standing = "ours"
+	Variant Standing = "variant"
+	Peer    Standing = "peer"
+	Limit   Standing = "limit"
 )
 
 // A Contestant is one column of the table.
@@ -17,6 +22,14 @@ type Contestant struct {
 	Name     string
 	Version  string
 	Standing Standing
+
+	// only are the keys of the rows that it takes part in; none means all.
+	only []string
+}
+
+// takesPart reports whether the contestant is measured in one of the rows.
+func (c Contestant) takesPart(keys []string) bool {
+	return len(c.only) == 0 || slices.ContainsFunc(keys, func(key string) bool { return slices.Contains(c.only, key) })
 }
 
 // Results is all that a run found out. Its JSON form is what -json prints.

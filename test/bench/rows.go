@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -30,43 +31,73 @@ func rowKey(parts ...any) string {
 	return strings.Join(words, "-")
 }
 
-// A stream is one of the eight throughput measurements.
+// A stream is one of the throughput measurements.
 type stream struct {
-	mtu   int // bytes of IP packet on the guest's interface
-	down  bool
-	flows int
+	mtu    int // bytes of IP packet on the guest's interface
+	down   bool
+	flows  int
+	nested bool // from a network behind the guest's
 }
 
 // streams returns the throughput measurements in the order of the table.
 func streams() []stream {
 	var all []stream
-	for _, mtu := range []int{mtuEthernet, mtuLarge} {
+	for _, kind := range []struct {
+		mtu    int
+		nested bool
+		flows  []int
+	}{
+		{mtu: mtuEthernet, flows: []int{1, 4, 8, 16, 64, 256}},
+		{mtu: mtuLarge, flows: []int{1, 8}},
+		{mtu: mtuEthernet, flows: []int{1, 8}, nested: true},
+	} {
 		for _, down := range []bool{false, true} {
-			for _, flows := range []int{1, 8} {
-				all = append(all, stream{mtu: mtu, down: down, flows: flows})
+			for _, flows := range kind.flows {
+				all = append(all, stream{mtu: kind.mtu, down: down, flows: flows, nested: kind.nested})
 			}
 		}
 	}
 	return all
 }
 
-// direction is how the guest sees the stream.
-func (s stream) direction() string {
-	if s.down {
+// column reports whether the stream is one of the eight that most promises are
+// about: one or eight flows, straight from the guest.
+func (s stream) column() bool { return !s.nested && (s.flows == 1 || s.flows == 8) }
+
+// direction is how the guest sees a transfer.
+func direction(down bool) string {
+	if down {
 		return "down"
 	}
 	return "up"
 }
 
+// place is what distinguishes the stream from those with as many flows.
+func (s stream) place() string {
+	if s.nested {
+		return "nested"
+	}
+	return strconv.Itoa(s.mtu)
+}
+
 // rateKey names the throughput row.
-func (s stream) rateKey() string { return rowKey("tcp", s.mtu, s.direction(), s.flows) }
+func (s stream) rateKey() string {
+	if s.nested {
+		return rowKey(s.place(), direction(s.down), s.flows)
+	}
+	return rowKey("tcp", s.place(), direction(s.down), s.flows)
+}
 
 // costKey names the row of processor time.
-func (s stream) costKey() string { return rowKey("cpu", s.mtu, s.direction(), s.flows) }
+func (s stream) costKey() string { return rowKey("cpu", s.place(), direction(s.down), s.flows) }
 
 // title says the same in words.
 func (s stream) title() string {
-	return fmt.Sprintf("MTU %d %s, %s", s.mtu, s.direction(), plural(s.flows, "flow"))
+	place := fmt.Sprintf("MTU %d", s.mtu)
+	if s.nested {
+		place = "nested network"
+	}
+	return fmt.Sprintf("%s %s, %s", place, direction(s.down), plural(s.flows, "flow"))
 }
 
 // plural writes a number and its noun.
@@ -82,8 +113,13 @@ func connectClients() []int { return []int{1, 32} }
 func datagramSizes() []int  { return []int{64, 1400} }
 func requestFlows() []int   { return []int{1, 1000} }
 
-// idleConnections is how many are open when their memory is measured.
-const idleConnections = 1000
+// besideFlows are the numbers of bulk flows beside a ping-pong.
+func besideFlows() []int { return []int{1, 8} }
+
+// besideKey names a row of ping-pong beside bulk flows.
+func besideKey(flows int, percentile string) string {
+	return rowKey("pingpong", "beside", flows, percentile)
+}
 
 // allRows returns every row in the order of the table.
 func allRows() []Row {
@@ -92,10 +128,33 @@ func allRows() []Row {
 		rates = append(rates, Row{Key: s.rateKey(), Title: "TCP, " + s.title(), Unit: "Gbit/s"})
 		costs = append(costs, Row{Key: s.costKey(), Title: "CPU, " + s.title(), Unit: "s/GB", Lower: true})
 	}
-	rows := slices.Concat(rates, []Row{
+	rows := slices.Concat(rates, lossyRows(), pingPongRows(), connectRows(), datagramRows(), segmentRows(), quicRows(), dnsRows())
+	rows = append(rows, Row{Key: "start", Title: "start-up to first connect", Unit: "ms", Lower: true})
+	rows = append(rows, memoryRows()...)
+	for _, f := range fronts() {
+		rows = append(rows, f.rows()...)
+	}
+	return append(rows, costs...)
+}
+
+// pingPongRows returns the rows of round trips over TCP.
+func pingPongRows() []Row {
+	rows := []Row{
 		{Key: "pingpong-p50", Title: "TCP ping-pong, p50", Unit: "µs", Lower: true},
 		{Key: "pingpong-p99", Title: "TCP ping-pong, p99", Unit: "µs", Lower: true},
-	})
+	}
+	for _, flows := range besideFlows() {
+		for _, percentile := range []string{"p50", "p99"} {
+			title := fmt.Sprintf("TCP ping-pong beside %s up, %s", plural(flows, "flow"), percentile)
+			rows = append(rows, Row{Key: besideKey(flows, percentile), Title: title, Unit: "µs", Lower: true})
+		}
+	}
+	return rows
+}
+
+// connectRows returns the rows of short connections.
+func connectRows() []Row {
+	var rows []Row
 	for _, n := range connectClients() {
 		who := plural(n, "client")
 		rows = append(rows,
@@ -103,6 +162,12 @@ func allRows() []Row {
 			Row{Key: rowKey("connect", n, "p99"), Title: "connect/close, " + who + ", p99", Unit: "ms", Lower: true},
 			Row{Key: rowKey("connect", n, "failed"), Title: "connect/close, " + who + ", failed", Unit: "%", Lower: true})
 	}
+	return rows
+}
+
+// datagramRows returns the rows of single datagrams.
+func datagramRows() []Row {
+	var rows []Row
 	for _, size := range datagramSizes() {
 		rows = append(rows, Row{Key: rowKey("udp", "out", size), Title: fmt.Sprintf("UDP out, %d B, loss under 1 %%", size), Unit: "kpps"})
 	}
@@ -113,15 +178,7 @@ func allRows() []Row {
 			Row{Key: rowKey("udp", "request", n, "p50"), Title: what + ", p50", Unit: "µs", Lower: true},
 			Row{Key: rowKey("udp", "request", n, "lost"), Title: what + ", lost", Unit: "%", Lower: true})
 	}
-	rows = append(rows,
-		Row{Key: "start", Title: "start-up to first connect", Unit: "ms", Lower: true},
-		Row{Key: "memory-idle", Title: "memory, idle", Unit: "MB", Lower: true},
-		Row{Key: "memory-connection", Title: "memory per idle connection", Unit: "KB", Lower: true},
-		Row{Key: "memory-failed", Title: fmt.Sprintf("idle connections refused, of %d", idleConnections), Unit: "", Lower: true})
-	for _, f := range fronts() {
-		rows = append(rows, f.rows()...)
-	}
-	return append(rows, costs...)
+	return rows
 }
 
 // A selection is the prefixes of the row keys that were asked for; an empty

@@ -14,16 +14,29 @@ type Servers struct {
 	Source   string // TCP: writes for ever
 	PingPong string // TCP: returns single bytes
 	Close    string // TCP: accepts and closes
-	Hold     string // TCP: accepts and waits
 	Drain    string // UDP: counts runs
 	Echo     string // UDP: returns datagrams
+	DNS      string // UDP: answers queries
+	Trains   string // UDP: counts what it reads
+
+	TrainSource string // UDP: sends to who asks
+
+	// Hold are TCP servers that accept any number of connections and return
+	// single bytes: several, because a guest has not 50,000 ports.
+	Hold []string
 }
 
-// Serve opens all servers on an IP address and replies with where they are.
-// They live as long as the process.
-func (a *Agent) Serve(address string, reply *Servers) error {
+// ServeArgs says where the servers shall be.
+type ServeArgs struct {
+	Address string // IP address of all of them
+	DNSPort string // the others have ports of the kernel's choice
+}
+
+// Serve opens all servers and replies with where they are. They live as long
+// as the process.
+func (a *Agent) Serve(args ServeArgs, reply *Servers) error {
 	running := new(service)
-	if err := a.serve(context.Background(), address, running, reply); err != nil {
+	if err := a.serve(context.Background(), args, running, reply); err != nil {
 		return errors.Join(err, running.Close())
 	}
 	return nil
@@ -47,18 +60,35 @@ func (s *service) Close() error {
 	return errors.Join(errs...)
 }
 
-// serve adds all servers to running, on ports of the kernel's choice.
-func (a *Agent) serve(ctx context.Context, address string, running *service, at *Servers) error {
-	local := net.JoinHostPort(address, "0")
-	streams := []struct {
-		at    *string
-		serve func(net.Conn)
-	}{
+// holdServers is how many servers hold connections.
+const holdServers = 4
+
+// A streamServer is a TCP server: where its address goes, and what it does
+// with a connection.
+type streamServer struct {
+	at    *string
+	serve func(net.Conn)
+}
+
+// A datagramServer is the same for UDP, with a port that is 0 for any.
+type datagramServer struct {
+	at    *string
+	port  string
+	serve func(*net.UDPConn)
+}
+
+// serve adds all servers to running.
+func (a *Agent) serve(ctx context.Context, args ServeArgs, running *service, at *Servers) error {
+	local := net.JoinHostPort(args.Address, "0")
+	streams := []streamServer{
 		{&at.Sink, a.serveSink},
 		{&at.Source, serveSource},
 		{&at.PingPong, servePingPong},
 		{&at.Close, func(net.Conn) {}},
-		{&at.Hold, serveHold},
+	}
+	at.Hold = make([]string, holdServers)
+	for i := range at.Hold {
+		streams = append(streams, streamServer{&at.Hold[i], serveHold})
 	}
 	for _, server := range streams {
 		listener, err := listenTCP(ctx, local)
@@ -69,15 +99,15 @@ func (a *Agent) serve(ctx context.Context, address string, running *service, at 
 		running.open = append(running.open, listener)
 		running.group.Go(func() { running.accept(listener, server.serve) })
 	}
-	datagrams := []struct {
-		at    *string
-		serve func(*net.UDPConn)
-	}{
-		{&at.Drain, a.datagram.serve},
-		{&at.Echo, serveEcho},
+	datagrams := []datagramServer{
+		{&at.Drain, "0", a.datagram.serve},
+		{&at.Echo, "0", serveEcho},
+		{&at.DNS, args.DNSPort, serveDNS},
+		{&at.Trains, "0", a.serveTrains},
+		{&at.TrainSource, "0", serveTrainSource},
 	}
 	for _, server := range datagrams {
-		conn, err := listenUDP(ctx, local)
+		conn, err := listenUDP(ctx, net.JoinHostPort(args.Address, server.port))
 		if err != nil {
 			return err
 		}

@@ -81,9 +81,9 @@ func ratio(a, b float64, ok bool) string {
 
 // promises is the table of the bars.
 func (r *Results) promises() table {
-	t := table{{"bar", "promise", "measured", "against", "verdict"}}
+	t := table{{"bar", "of", "promise", "measured", "against", "verdict"}}
 	for _, v := range r.verdicts() {
-		t = append(t, []string{v.Row.Title, v.Bar, v.Measured, v.Peer, v.String()})
+		t = append(t, []string{v.Row.Title, v.Ours, v.Bar, v.Measured, v.Peer, v.String()})
 	}
 	return t
 }

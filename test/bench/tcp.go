@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -36,40 +35,60 @@ func (a *Agent) Received(_ Nothing, reply *Received) error {
 	return nil
 }
 
-// StreamArgs describes bulk traffic between a guest and the outside.
-type StreamArgs struct {
-	Address  string        // of the sink, or of the source if Down
-	Flows    int           // connections at the same time
-	Down     bool          // the guest receives
-	Duration time.Duration // from the last connect on
+// OpenArgs describes the flows of bulk traffic between a guest and the outside.
+type OpenArgs struct {
+	Address string // of the sink, or of the source if Down
+	Flows   int    // connections at the same time
+	Down    bool   // the guest receives
 }
 
-// Stream opens the connections, then sends or receives on all of them until
-// the duration is over. It resets them, so that nothing buffered on the way
-// disturbs the next measurement. The receiving agent's counter has the result.
-func (a *Agent) Stream(args StreamArgs, _ *Nothing) error {
+// Open opens the flows that Stream uses.
+func (a *Agent) Open(args OpenArgs, _ *Nothing) error {
 	conns, err := dialMany(args.Address, args.Flows, args.Flows)
-	defer closeAll(conns)
 	if err != nil {
+		closeAll(conns)
 		return err
 	}
+	move := send
+	if args.Down {
+		move = a.receive
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	closeAll(a.flows) // of a measurement that was given up
+	a.flows, a.move = conns, move
+	return nil
+}
+
+// Stream sends or receives on all flows until the duration is over. It resets
+// them, so that nothing buffered on the way disturbs the next measurement. The
+// receiving agent's counter has the result.
+func (a *Agent) Stream(duration time.Duration, _ *Nothing) error {
+	a.mu.Lock()
+	conns, move := a.flows, a.move
+	a.mu.Unlock()
+	defer closeAll(conns)
 	var group sync.WaitGroup
-	deadline := time.Now().Add(args.Duration)
+	deadline := time.Now().Add(duration)
 	errs := make([]error, len(conns))
 	for i, conn := range conns {
 		if err := conn.SetDeadline(deadline); err != nil {
 			return err
 		}
-		group.Go(func() {
-			if args.Down {
-				errs[i] = a.receive(conn)
-			} else {
-				errs[i] = send(conn)
-			}
-		})
+		group.Go(func() { errs[i] = move(conn) })
 	}
 	group.Wait()
 	return errors.Join(errs...)
+}
+
+// Halt ends a Stream before its time. It may have ended already.
+func (a *Agent) Halt(_ Nothing, _ *Nothing) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, conn := range a.flows {
+		_ = conn.SetDeadline(time.Now())
+	}
+	return nil
 }
 
 // receive reads from conn and counts until its deadline. An early end is an
@@ -161,7 +180,16 @@ func serveSource(conn net.Conn) {
 	_ = send(conn)
 }
 
-// serveHold keeps one connection until the client closes it.
+// serveHold keeps one connection until the client closes it and returns what
+// comes in, byte by byte: tens of thousands of them need no buffers.
 func serveHold(conn net.Conn) {
-	_, _ = io.Copy(io.Discard, conn)
+	one := make([]byte, 1)
+	for {
+		if _, err := conn.Read(one); err != nil {
+			return
+		}
+		if _, err := conn.Write(one); err != nil {
+			return
+		}
+	}
 }

@@ -106,12 +106,15 @@ type world struct {
 	socket      *net.UnixListener
 	outside     *remote
 	servers     Servers
+	far         Servers // the same behind the path with delay and loss; empty if there is none
+	path        *path
+	quic        string // program, if there is one
 	host, admin launcherAgent
 	guests      int // started so far; each has its number as token
 }
 
 // newWorld lays the cable and starts the agents. They end with l's test.
-func newWorld(ctx context.Context, l *lab.Lab, congestion string) (*world, error) {
+func newWorld(ctx context.Context, l *lab.Lab, congestion, quic string) (*world, error) {
 	if err := layCable(l); err != nil {
 		return nil, err
 	}
@@ -120,6 +123,9 @@ func newWorld(ctx context.Context, l *lab.Lab, congestion string) (*world, error
 		if err := namespace.Do(func() error { return setCongestion(congestion) }); err != nil {
 			return nil, err
 		}
+	}
+	if err := nameResolver(l); err != nil {
+		return nil, err
 	}
 	path := filepath.Join(l.Dir, "conductor")
 	var err error
@@ -143,18 +149,33 @@ func newWorld(ctx context.Context, l *lab.Lab, congestion string) (*world, error
 		return nil, err
 	}
 	w.host.pid, w.admin.pid = host.Process.Pid, admin.Process.Pid
-	address := netip.MustParsePrefix(cableOutside).Addr().String()
-	return w, w.outside.call(ctx, "Serve", address, &w.servers)
+	return w, errors.Join(w.serve(ctx, cableOutside, &w.servers), w.startQUIC(quic))
+}
+
+// serve opens the servers of the outside at an address of it.
+func (w *world) serve(ctx context.Context, prefix string, at *Servers) error {
+	args := ServeArgs{Address: netip.MustParsePrefix(prefix).Addr().String(), DNSPort: dnsPort}
+	return w.outside.call(ctx, "Serve", args, at)
+}
+
+// nameResolver makes the outside the host's resolver, over the cable.
+func nameResolver(l *lab.Lab) error {
+	text := "nameserver " + netip.MustParsePrefix(cableOutside).Addr().String() + "\n"
+	return l.Host.Do(func() error { return os.WriteFile("/etc/resolv.conf", []byte(text), 0o644) })
 }
 
 // close hangs up on the agents.
 func (w *world) close() error {
-	return errors.Join(w.host.Close(), w.admin.Close(), w.outside.Close(), w.socket.Close())
+	var path error
+	if w.path != nil {
+		path = w.path.Close()
+	}
+	return errors.Join(path, w.host.Close(), w.admin.Close(), w.outside.Close(), w.socket.Close())
 }
 
-// program is the path that load generators run as.
-func (w *world) program() string {
-	return w.lab.ProgramArgs("")[0]
+// generators are the paths that load generators run as.
+func (w *world) generators() []string {
+	return []string{w.lab.ProgramArgs("")[0], w.quic}
 }
 
 // startAgent starts a role and waits for it to call.

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// idleConnections is how many are open when their memory is measured in each
+// round.
+const idleConnections = 1000
+
+// Bounds of a crowd of connections. Connections are opened in portions, so that
+// a helper that cannot have more is stopped before the machine suffers.
+const (
+	crowdPortion = 1000
+	crowdMemory  = 4 << 30          // bytes that a helper may take
+	crowdTime    = 45 * time.Second // for one size of crowd
+)
+
+// crowdSizes returns the sizes of crowds of connections.
+func crowdSizes() []int { return []int{10_000, 50_000} }
+
+// Keys of the rows of a crowd.
+func crowdRefused(size int) string { return rowKey("many", size, "refused") }
+func crowdUsed(size int) string    { return rowKey("many", size, "used") }
+func crowdLost(size int) string    { return rowKey("many", size, "lost") }
+func crowdKB(size int) string      { return rowKey("many", size, "memory") }
+
+// memoryRows returns the rows of idle helpers and of idle connections.
+func memoryRows() []Row {
+	rows := []Row{
+		{Key: "memory-idle", Title: "memory, idle", Unit: "MB", Lower: true},
+		{Key: "memory-connection", Title: "memory per idle connection", Unit: "KB", Lower: true},
+		{Key: "memory-descriptors", Title: "descriptors per idle connection", Unit: "", Lower: true},
+		{Key: "memory-failed", Title: fmt.Sprintf("idle connections refused, of %d", idleConnections), Unit: "", Lower: true},
+	}
+	for _, n := range crowdSizes() {
+		what := plural(n, "connection")
+		rows = append(rows,
+			Row{Key: crowdRefused(n), Title: what + ", refused", Unit: "", Lower: true},
+			Row{Key: crowdKB(n), Title: what + ", memory of each", Unit: "KB", Lower: true},
+			Row{Key: crowdUsed(n), Title: what + ", used in turn", Unit: "k/s"},
+			Row{Key: crowdLost(n), Title: what + ", lost meanwhile", Unit: "%", Lower: true})
+	}
+	return rows
+}
+
+// memory measures the helper's processes fresh, then with idle connections.
+func memory() measurement {
+	return measurement{
+		keys: []string{"memory-idle", "memory-connection", "memory-descriptors", "memory-failed"},
+		make: func(ctx context.Context, t *turn) error { return t.memory(ctx) },
+	}
+}
+
+// memory is the measurement of that name. The kernel limit has no processes.
+func (t *turn) memory(ctx context.Context) error {
+	idle := t.usage()
+	if idle.count == 0 {
+		return nil
+	}
+	t.record("memory-idle", float64(idle.resident())/1e6)
+	if idle.pss == 0 {
+		t.results.note("%s: memory is RSS, the kernel does not tell PSS", t.contestant)
+	}
+	files := t.descriptors()
+	var held Held
+	hold := HoldArgs{Address: t.servers.Hold[0], Count: idleConnections}
+	if err := t.guest.call(ctx, "Hold", hold, &held); err != nil {
+		return err
+	}
+	if err := wait(ctx, t.pace.settle); err != nil {
+		return err
+	}
+	busy := t.usage()
+	t.record("memory-failed", float64(held.Refused))
+	if open := idleConnections - held.Refused; open > 0 {
+		t.record("memory-connection", float64(busy.resident()-idle.resident())/1e3/float64(open))
+		t.record("memory-descriptors", float64(t.descriptors()-files)/float64(open))
+	}
+	if busy.count != idle.count {
+		return fmt.Errorf("%d processes, then %d", idle.count, busy.count)
+	}
+	return t.guest.call(ctx, "Release", Nothing{}, &Nothing{})
+}
+
+// crowded measures tens of thousands of connections: whether they can be had,
+// what they take, and whether each still works when it is used again.
+func crowded() measurement {
+	var keys []string
+	for _, n := range crowdSizes() {
+		keys = append(keys, crowdRefused(n), crowdKB(n), crowdUsed(n), crowdLost(n))
+	}
+	return measurement{keys: keys, limit: 2 * time.Minute, make: func(ctx context.Context, t *turn) error {
+		c := &crowd{turn: t, fresh: t.usage()}
+		for _, size := range crowdSizes() {
+			if size > t.pace.crowd {
+				break
+			}
+			stopped, err := c.grow(ctx, size)
+			if err == nil && stopped == "" {
+				err = c.use(ctx, size)
+			}
+			if err != nil {
+				return err
+			}
+			t.record(crowdRefused(size), float64(size-c.open))
+			if stopped != "" {
+				t.results.note("%s: no %d connections: %s", t.contestant, size, stopped)
+				break
+			}
+		}
+		return t.guest.call(ctx, "Release", Nothing{}, &Nothing{})
+	}}
+}
+
+// A crowd is a turn with many connections.
+type crowd struct {
+	*turn
+	fresh usage // of the helper, before the first
+	open  int
+}
+
+// grow opens connections until there are so many, to each server in turn: one
+// address and port of the outside has at most one of a guest's ports each. It
+// returns why it stopped before, if it did.
+func (c *crowd) grow(ctx context.Context, size int) (stopped string, err error) {
+	end := time.Now().Add(crowdTime)
+	for portion := 0; c.open < size; portion++ {
+		servers := c.servers.Hold
+		args := HoldArgs{Address: servers[portion%len(servers)], Count: min(crowdPortion, size-c.open)}
+		var held Held
+		if err := c.guest.call(ctx, "Hold", args, &held); err != nil {
+			return "", err
+		}
+		c.open += args.Count - held.Refused
+		now := c.usage()
+		switch {
+		case now.count < c.fresh.count:
+			return fmt.Sprintf("died at %d", c.open), nil
+		case held.Refused > 0:
+			return fmt.Sprintf("refused at %d: %s", c.open, held.First), nil
+		case now.resident() > crowdMemory:
+			return fmt.Sprintf("%d of them take %.1f GB", c.open, float64(now.resident())/1e9), nil
+		case time.Now().After(end):
+			return fmt.Sprintf("only %d in %v", c.open, crowdTime), nil
+		}
+	}
+	return "", nil
+}
+
+// use has each connection used once, and measures them.
+func (c *crowd) use(ctx context.Context, size int) error {
+	if err := wait(ctx, c.pace.settle); err != nil {
+		return err
+	}
+	if now := c.usage(); now.count > 0 {
+		c.record(crowdKB(size), float64(now.resident()-c.fresh.resident())/1e3/float64(c.open))
+	}
+	var used Used
+	if err := c.guest.call(ctx, "Use", Nothing{}, &used); err != nil {
+		return err
+	}
+	c.record(crowdUsed(size), float64(used.Done)/used.Elapsed.Seconds()/1e3)
+	c.record(crowdLost(size), 100*float64(used.Lost)/float64(c.open))
+	return nil
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"os/exec"
+	"strings"
+)
+
+// offName is the contestant that shows the stack path alone: taproot with
+// offOption. It takes part in few rows.
+const (
+	offName   = "taproot-off"
+	offOption = "--shortcut=off"
+)
+
+// offRows are the keys of the rows that the stack path has promises in, with
+// what is measured along with them.
+func offRows() []string {
+	keys := []string{"pingpong-p50", "pingpong-p99"}
+	for _, s := range streams() {
+		if s.column() {
+			keys = append(keys, s.rateKey(), s.costKey())
+		}
+	}
+	for _, n := range connectClients() {
+		keys = append(keys, rowKey("connect", n))
+	}
+	return keys
+}
+
+// hasShortcut reports whether a taproot has the option: one that is compared
+// with may be older.
+func hasShortcut(taproot string) bool {
+	help, err := exec.Command(taproot, "run", "--help").Output()
+	return err == nil && strings.Contains(string(help), "--shortcut")
+}
