@@ -40,9 +40,12 @@ func arrows() map[string][]string {
 			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy",
 			"tap", "userns", "userns/sandbox",
 		},
-		"portfwd":    {"internal/relay", "internal/socket", "stack/flow", "stack/policy"},
-		"stack/nat":  {"internal/relay", "internal/socket", "stack", "stack/flow", "stack/policy"},
-		"stack":      {"stack/link", "tap"},
+		"portfwd":   {"internal/relay", "internal/socket", "stack/flow", "stack/policy"},
+		"stack/nat": {"internal/relay", "internal/socket", "stack", "stack/flow", "stack/policy"},
+		"stack":     {"stack/link", "tap"},
+		"stack/shortcut": { // docs/decisions/018-shortcut-arrows.md
+			"internal/relay", "internal/socket", "stack", "stack/flow", "stack/nat", "stack/policy", "stack/shortcut/mark",
+		},
 		"stack/link": {"tap"},
 
 		"internal/control": {"stack/flow"},

@@ -1,0 +1,161 @@
+package shortcut
+
+import (
+	"errors"
+	"syscall"
+
+	"taproot/internal/socket"
+	"taproot/stack"
+	"taproot/stack/flow"
+	"taproot/stack/policy"
+	"taproot/stack/shortcut/mark"
+)
+
+// Handle does what there is to do about a SYN, and returns false if the stack
+// shall have it. It does not block.
+func (s *Shortcut) Handle(syn *stack.SYN) bool {
+	if !s.enabled.Load() || s.listenerFor(syn.Source.Addr()) == nil || s.cfg.Except(syn.Destination) {
+		return false
+	}
+	if !s.start() {
+		return true
+	}
+	defer s.handling.Done()
+	key := keyOf(syn)
+	switch s.look(key, syn) {
+	case isNew:
+		s.begin(key, syn)
+	case isOffered:
+		s.putBack(key, syn)
+	case isTooMuch: // as a full listen queue
+		s.Stats.Overflown.Add(1)
+	}
+	return true
+}
+
+// start counts a SYN that is being handled. It returns false when Run is over,
+// after which nobody may be counted.
+func (s *Shortcut) start() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		s.handling.Add(1)
+	}
+	return !s.over
+}
+
+// begin asks the policy, enters a flow and dials.
+func (s *Shortcut) begin(key flow.Key, syn *stack.SYN) {
+	target, err := s.cfg.Rules.Check(policy.TCP, key.Target)
+	if err != nil {
+		s.answer(syn, err)
+		return
+	}
+	f, err := s.cfg.Flows.Open(key)
+	if err != nil {
+		s.answer(syn, err)
+		return
+	}
+	f.SetWay(flow.Shortcut)
+	a := &attempt{key: key, target: socket.NewAddress(target), flow: f, syn: syn, since: f.Opened}
+	if a.host, err = s.cfg.Bind.Stream(target.Addr()); err != nil {
+		f.Close()
+		s.answer(syn, err)
+		return
+	}
+	s.enter(a)
+	s.dial(a)
+}
+
+// dial connects an attempt's socket. If the target does not answer at once, the
+// poller waits for it.
+func (s *Shortcut) dial(a *attempt) {
+	err := socket.Start(a.host, &a.target)
+	if err == syscall.EINPROGRESS {
+		s.await(a)
+		if err = s.poller.AddConnecting(a.host, a.id); err == nil {
+			return
+		}
+	}
+	s.dialed(a, err)
+}
+
+// progress goes on where the poller has seen something.
+func (s *Shortcut) progress(id uint64) {
+	a := s.awaited(id)
+	if a == nil {
+		return
+	}
+	err := socket.Start(a.host, &a.target)
+	if err == syscall.EINPROGRESS {
+		return
+	}
+	_ = s.poller.Remove(a.host) // it is there
+	s.dialed(a, err)
+}
+
+// dialed goes on when the target has answered.
+func (s *Shortcut) dialed(a *attempt, err error) {
+	reset := isReset(err)
+	if err == nil || reset {
+		s.putBack(a.key, s.offer(a, reset))
+		return
+	}
+	s.take(a)
+	s.answer(a.syn, err)
+	s.drop(a)
+}
+
+// isReset tells whether a connection was made, but reset before we looked.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.EPIPE)
+}
+
+// putBack offers a SYN to the guest's listener, which usually has accepted when
+// the device has taken the frame.
+func (s *Shortcut) putBack(key flow.Key, syn *stack.SYN) {
+	s.Stats.PutBack.Add(1)
+	if err := s.cfg.Stack.PutBack(syn, mark.Local); err == nil {
+		if s.acceptUntil(s.listenerFor(syn.Source.Addr()), key) {
+			return
+		}
+	}
+	s.call()
+}
+
+// call makes watch look after what was put back.
+func (s *Shortcut) call() {
+	select {
+	case s.waiting <- struct{}{}:
+	default: // it was told
+	}
+}
+
+// answer tells the guest why there is no connection.
+func (s *Shortcut) answer(syn *stack.SYN, err error) {
+	answer := s.Stats.Answer(err, s.cfg.Denied)
+	if answer.Reset {
+		_ = s.cfg.Stack.Reset(syn) // counted by the link
+	} else {
+		s.cfg.Unreachable(answer.Kind, syn.Header())
+	}
+	s.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", syn.Source, "target", syn.Destination, "error", err)
+}
+
+// poll serves the poller's events until it is closed.
+func (s *Shortcut) poll() error {
+	var ready []socket.Readiness
+	for {
+		var err error
+		if ready, err = s.poller.Wait(ready[:0]); err != nil {
+			return err
+		}
+		for _, r := range ready {
+			if r.ID < uint64(len(s.listeners)) {
+				s.acceptUntil(s.listeners[r.ID], flow.Key{})
+			} else {
+				s.progress(r.ID)
+			}
+		}
+	}
+}
