@@ -66,7 +66,7 @@ func homes() map[string]home {
 		"golang.org/x/sys": {
 			in: []string{
 				"cmd/internal/caller", "cmd/internal/front/pasta", "internal/engine", "internal/plan", "internal/probe", "internal/relay",
-				"internal/socket", "portfwd", "stack/link", "stack/nat", "tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/sandbox",
+				"internal/socket", "portfwd", "stack/link", "stack/nat", "stack/shortcut", "tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/sandbox",
 			},
 			tests:    []string{"test/callers", "test/e2e"},
 			decision: "010-other-modules.md",
