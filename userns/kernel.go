@@ -16,22 +16,31 @@ import (
 type kernelSocket struct {
 	file *os.File
 	raw  syscall.RawConn
+	port uint32 // its own address
 }
 
 // newConn makes a connection of a socket, which it takes over.
 func newConn(f *os.File) (*netlink.Conn, error) {
+	s, err := newKernelSocket(f)
+	if err != nil {
+		return nil, err
+	}
+	return netlink.NewConn(s, s.port), nil
+}
+
+// newKernelSocket connects a socket, which it takes over, to the kernel.
+func newKernelSocket(f *os.File) (*kernelSocket, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	s := &kernelSocket{f, raw}
-	port, err := s.connect()
-	if err != nil {
+	s := &kernelSocket{file: f, raw: raw}
+	if s.port, err = s.connect(); err != nil {
 		f.Close()
 		return nil, err
 	}
-	return netlink.NewConn(s, port), nil
+	return s, nil
 }
 
 // connect connects the socket to the kernel, so that nobody else can send to it:

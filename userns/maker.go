@@ -42,6 +42,7 @@ type rawSocket struct {
 	listen                 bool
 	inet6                  bool
 	v6only                 uint32
+	transparent            [2]uintptr // level and name of the option; 0 for none
 }
 
 // rights is a control message that carries descriptors.
@@ -93,6 +94,12 @@ func (s Socket) raw() (r rawSocket, err error) {
 	}
 	if s.V6Only {
 		r.v6only = 1
+	}
+	if s.Transparent {
+		r.transparent = [2]uintptr{unix.IPPROTO_IP, unix.IP_TRANSPARENT}
+		if r.inet6 {
+			r.transparent = [2]uintptr{unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT}
+		}
 	}
 	r.address, r.length, err = s.sockaddr()
 	return r, err
@@ -154,6 +161,9 @@ func (m *maker) make() bool {
 			return false
 		}
 		if s.listen && !m.option(i, fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, &m.yes) {
+			return false
+		}
+		if s.transparent[1] != 0 && !m.option(i, fd, s.transparent[0], s.transparent[1], &m.yes) {
 			return false
 		}
 		if s.length > 0 {

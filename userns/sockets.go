@@ -37,6 +37,10 @@ type Socket struct {
 	// V6Only keeps IPv4 away from a socket of AF_INET6 (ipv6(7)), whatever
 	// net.ipv6.bindv6only says.
 	V6Only bool
+
+	// Transparent lets it have addresses of others (IP_TRANSPARENT in ip(7)), to
+	// bind to and to be given connections to (tproxy).
+	Transparent bool
 }
 
 // Sockets returns sockets that live inside the namespace, in the order asked

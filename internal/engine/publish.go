@@ -26,7 +26,10 @@ func (s *supervisor) listenInGuest(ctx context.Context, specs []portfwd.Socket) 
 	}
 	list := make([]userns.Socket, len(specs))
 	for i, spec := range specs {
-		list[i] = userns.Socket(spec)
+		list[i] = userns.Socket{
+			Family: spec.Family, Type: spec.Type, Protocol: spec.Protocol,
+			Bind: spec.Bind, Listen: spec.Listen, V6Only: spec.V6Only,
+		}
 	}
 	return ns.Sockets(ctx, list)
 }

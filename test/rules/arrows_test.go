@@ -59,7 +59,8 @@ func arrows() map[string][]string {
 		"stack/ndp":        {},
 		"stack/policy":     {},
 		"tap":              {},
-		"userns":           {},
+		"userns":           {"stack/shortcut/mark", "userns/nft"}, // docs/decisions/017-rules-of-the-shortcut.md
+		"userns/nft":       {},
 		"userns/sandbox":   {},
 
 		"stack/shortcut/mark": {}, // numbers that userns and stack agree on

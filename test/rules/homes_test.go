@@ -47,7 +47,7 @@ func homes() map[string]home {
 			decision: "005-dhcp-and-ndp.md",
 		},
 		"github.com/mdlayher/netlink": {
-			in:       []string{"userns"},
+			in:       []string{"userns", "userns/nft"},
 			decision: "010-other-modules.md",
 		},
 		"github.com/vishvananda/netlink": {
@@ -56,7 +56,7 @@ func homes() map[string]home {
 			decision: "010-other-modules.md",
 		},
 		"github.com/google/nftables": {
-			in:       []string{"internal/probe", "test/bench"},
+			in:       []string{"internal/probe", "test/bench", "test/lab", "userns", "userns/nft"},
 			decision: "010-other-modules.md",
 		},
 		"github.com/fsnotify/fsnotify": {
@@ -66,7 +66,7 @@ func homes() map[string]home {
 		"golang.org/x/sys": {
 			in: []string{
 				"cmd/internal/caller", "cmd/internal/front/pasta", "internal/engine", "internal/plan", "internal/probe", "internal/relay",
-				"internal/socket", "portfwd", "stack/link", "stack/nat", "stack/shortcut", "tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/sandbox",
+				"internal/socket", "portfwd", "stack/link", "stack/nat", "stack/shortcut", "tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/nft", "userns/sandbox",
 			},
 			tests:    []string{"test/callers", "test/e2e"},
 			decision: "010-other-modules.md",

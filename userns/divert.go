@@ -1,0 +1,243 @@
+package userns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/userns/nft"
+)
+
+// A Divert says what Namespace.Divert is to divert.
+type Divert struct {
+	// Interface is the device whose TCP connections may be diverted. It has its
+	// addresses and is up, and so is lo.
+	Interface string
+
+	// Gateway is the hardware address at the other end of the device.
+	Gateway net.HardwareAddr
+
+	// Except are destinations whose connections are left alone.
+	Except []netip.Addr
+}
+
+// A Diversion is what stands in the guest's namespace so that its outbound TCP
+// connections can be made between sockets: the guest's own ones, and those from
+// networks that are nested in it. It has no goroutine; its methods are safe for
+// concurrent use.
+type Diversion struct {
+	Divert
+	link      int32
+	listeners []*os.File
+	sides     []*side // one for each family
+	conf      map[uint8]*os.File
+	routes    *rtnl
+	rules     *nft.Conn
+	sockets   []*os.File // to close at the end
+	watched   watched
+
+	mu sync.Mutex
+	// +checklocks:mu
+	options options
+	// +checklocks:mu
+	sysctls []savedSysctl
+	// +checklocks:mu
+	removed bool
+}
+
+// Divert makes the rules that divert connections, and listeners that get what
+// was diverted. See Diversion.Remove for how it ends. On an error nothing of it
+// is left; those with a remedy implement interface{ Hint() string }.
+//
+// What it adds to the namespace, for IPv4 and, where there is, IPv6:
+//
+//   - a table "taproot" of nf_tables, in each family;
+//   - routing rules of preference 60 (packets with mark 0x50000000/0x70000000 to
+//     table 29793) and 61 (TCP of sockets bound to the device to table 29794);
+//   - in routing table 29793 a local route of all addresses, in 29794 a default
+//     route through the device by 192.0.0.8 and fe80::7461:7072:6f6f:7400, and
+//     permanent neighbours of these addresses, which mean the gateway;
+//   - sockets that listen at 192.0.0.8 and 100::8, port 1, where nobody else can
+//     reach them;
+//   - for the device the sysctl accept_local = 1 of net.ipv4.conf and, if it was
+//     1 there or for all devices, rp_filter = 2.
+//
+// The rules set the DSCP of SYNs to the device, the bits 0x70000000 of packet and
+// connection marks, and keep the source of diverted connections from being
+// translated. See package mark for what is in the frames.
+func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
+	v := &Diversion{Divert: d, options: options{nested: true, fib: true}, conf: map[uint8]*os.File{}}
+	v.Except = slices.Clone(d.Except)
+	err := v.reach(ctx, n)
+	if err == nil {
+		err = v.install()
+	}
+	if err != nil {
+		err = errors.Join(err, v.Remove())
+		closeFiles(v.listeners)
+		return nil, fmt.Errorf("divert TCP of %s: %w", d.Interface, err)
+	}
+	return v, nil
+}
+
+// Listeners returns the sockets that get what is diverted, one of each family,
+// non-blocking. They are the caller's. What they accept has the address of the
+// initiator as its peer's and the one that the initiator connected to as its own.
+func (d *Diversion) Listeners() []*os.File { return d.listeners }
+
+// Nested tells whether connections from networks nested in the guest's are
+// diverted too.
+func (d *Diversion) Nested() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.options.nested
+}
+
+// A side is a family's part of a diversion.
+type side struct {
+	family   uint8 // unix.AF_*, which equals unix.NFPROTO_*
+	conf     string
+	listener netip.AddrPort
+	bound    netip.Addr // stands for the gateway in RouteBound
+}
+
+// sides returns the families. The addresses are nobody's: the dummy address of
+// RFC 7600 section 4.8, one of the discard-only prefix of RFC 6666, and a
+// link-local one with our name in it.
+func sides() []*side {
+	return []*side{
+		{unix.AF_INET, "/proc/sys/net/ipv4/conf", netip.MustParseAddrPort("192.0.0.8:1"), netip.MustParseAddr("192.0.0.8")},
+		{unix.AF_INET6, confPath, netip.MustParseAddrPort("[100::8]:1"), netip.MustParseAddr("fe80::7461:7072:6f6f:7400")},
+	}
+}
+
+// reach gets what is needed out of the namespace, by one child.
+func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
+	sockets := []Socket{
+		{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_ROUTE},
+		{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER},
+		{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_ROUTE},
+		{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER},
+	}
+	const fixed = 4
+	var files []file
+	for _, s := range sides() {
+		if exists(s.conf) {
+			d.sides = append(d.sides, s)
+			files = append(files, file{s.conf, unix.O_PATH | unix.O_DIRECTORY})
+			sockets = append(sockets, Socket{
+				Family: int(s.family), Type: unix.SOCK_STREAM, Bind: s.listener,
+				Listen: true, V6Only: s.family == unix.AF_INET6, Transparent: true,
+			})
+		}
+	}
+	made, err := n.make(ctx, files, sockets)
+	if err != nil {
+		return n.reachError(ctx, sockets, err)
+	}
+	for i, s := range d.sides {
+		d.conf[s.family] = made[i]
+	}
+	made = made[len(files):]
+	d.listeners = made[fixed:]
+	d.watched = watched{route: made[2], rules: made[3]}
+	if d.routes, err = newRTNL(made[0]); err != nil {
+		made[1].Close()
+		return fmt.Errorf("netlink: %w", err)
+	}
+	rules, err := newKernelSocket(made[1])
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	d.sockets = append(d.sockets, made[1])
+	d.rules = nft.NewConn(rules)
+	return d.watched.subscribe()
+}
+
+// reachError explains why there is nothing of the namespace.
+func (n *Namespace) reachError(ctx context.Context, sockets []Socket, err error) error {
+	var t *trouble
+	if errors.As(err, &t) && t.step == stepSocket && t.index < len(sockets) && sockets[t.index].Protocol == unix.NETLINK_NETFILTER {
+		return &hinted{fmt.Errorf("this kernel has no nf_tables: %w", t), hintModules}
+	}
+	return n.socketError(ctx, sockets, err)
+}
+
+// hintModules is the remedy for a kernel that has not loaded what the rules need.
+const hintModules = "as root: modprobe -a nf_tables nft_ct nft_tproxy nft_fib_ipv4 nft_fib_ipv6 nft_chain_nat nft_nat"
+
+// install makes all that is not there.
+func (d *Diversion) install() error {
+	link, err := d.routes.link(d.Interface)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.link = link
+	if err := d.setSysctls(); err != nil {
+		return err
+	}
+	for _, s := range d.sides {
+		if err := d.route(s); err != nil {
+			return err
+		}
+	}
+	return d.setRules()
+}
+
+// setRules puts our tables in the place of what is there of them. What the
+// kernel lacks is left out where that is possible.
+//
+// +checklocks:d.mu
+func (d *Diversion) setRules() error {
+	for {
+		err := d.rules.Replace(d.tables())
+		var failed *nft.Error
+		switch {
+		case err == nil:
+			return nil
+		case !errors.As(err, &failed), !lacking(err):
+			return err
+		case d.options.fib:
+			d.options.fib = false
+		case d.options.nested:
+			d.options.nested = false
+		default:
+			return &hinted{fmt.Errorf("this kernel's nf_tables lacks a part: %w", err), hintModules}
+		}
+	}
+}
+
+// lacking tells whether an error of nf_tables means that a module is missing.
+func lacking(err error) bool {
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EPROTONOSUPPORT)
+}
+
+// tables returns our tables.
+//
+// +checklocks:d.mu
+func (d *Diversion) tables() []nft.Table {
+	tables := make([]nft.Table, len(d.sides))
+	for i, s := range d.sides {
+		r := &ruleset{
+			family: s.family, link: uint32(d.link), to: s.listener, wants: d.options,
+			bound: s.bound,
+		}
+		for _, addr := range d.Except {
+			if family(addr.Unmap()) == int(s.family) {
+				r.except = append(r.except, addr.Unmap())
+			}
+		}
+		tables[i] = r.table()
+	}
+	return tables
+}

@@ -1,0 +1,158 @@
+package userns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"taproot/stack/shortcut/mark"
+)
+
+// routingRules returns the rules of a family, in their order.
+func (d *Diversion) routingRules(family uint8) []routingRule {
+	return []routingRule{
+		{family: family, preference: mark.Preference, table: mark.RouteInside, marked: true},
+		{family: family, preference: mark.Preference + 1, table: mark.RouteBound, oif: d.Interface},
+	}
+}
+
+// tableRoutes returns the routes of our tables.
+func (d *Diversion) tableRoutes(s *side) []tableRoute {
+	return []tableRoute{
+		{family: s.family, table: mark.RouteInside, link: loopbackIndex},
+		{family: s.family, table: mark.RouteBound, link: d.link, gateway: s.bound},
+	}
+}
+
+// route makes what a family's packets are routed by. What is there stays.
+func (d *Diversion) route(s *side) error {
+	for _, t := range d.tableRoutes(s) {
+		if t.gateway.IsValid() && d.without(s) {
+			continue
+		}
+		if t.gateway.IsValid() {
+			if err := d.routes.neighbour(unix.RTM_NEWNEIGH, netlink.Create|netlink.Replace, d.link, s.bound, d.Gateway); err != nil {
+				return fmt.Errorf("neighbour %v: %w", s.bound, err)
+			}
+		}
+		err := d.routes.tableRoute(unix.RTM_NEWROUTE, netlink.Create|netlink.Excl, t)
+		if unless(err, unix.EEXIST) != nil {
+			return fmt.Errorf("route of table %d: %w", t.table, err)
+		}
+	}
+	for _, rule := range d.routingRules(s.family) {
+		err := d.routes.routingRule(unix.RTM_NEWRULE, netlink.Create|netlink.Excl, rule)
+		if unless(err, unix.EEXIST) != nil {
+			return fmt.Errorf("routing rule to table %d: %w", rule.table, err)
+		}
+	}
+	return nil
+}
+
+// unroute removes what route has made, as far as it is there.
+func (d *Diversion) unroute(s *side) error {
+	var errs []error
+	for _, rule := range d.routingRules(s.family) {
+		err := d.routes.routingRule(unix.RTM_DELRULE, 0, rule)
+		errs = append(errs, unless(err, unix.ENOENT, unix.ESRCH))
+	}
+	gone := []error{unix.ESRCH, unix.ENOENT, unix.ENODEV, unix.ENXIO, unix.ENETDOWN}
+	for _, t := range d.tableRoutes(s) {
+		errs = append(errs, unless(d.routes.tableRoute(unix.RTM_DELROUTE, 0, t), gone...))
+	}
+	err := d.routes.neighbour(unix.RTM_DELNEIGH, 0, d.link, s.bound, nil)
+	return errors.Join(append(errs, unless(err, gone...))...)
+}
+
+// without tells whether the device does not do this family now.
+func (d *Diversion) without(s *side) bool {
+	if s.family != unix.AF_INET6 {
+		return false
+	}
+	off, err := readAt(d.conf[s.family], d.Interface+"/disable_ipv6")
+	return err == nil && off == "1"
+}
+
+// A savedSysctl is one that was changed.
+type savedSysctl struct{ name, before, after string }
+
+// setSysctls lets SYNs of the guest's own addresses come in by the device
+// (accept_local) whatever the device is that their source belongs to (rp_filter;
+// of the values for the device and for all, the larger counts: 1 is strict and 2
+// loose).
+//
+// +checklocks:d.mu
+func (d *Diversion) setSysctls() error {
+	conf := d.conf[unix.AF_INET]
+	if conf == nil {
+		return nil
+	}
+	own, all := d.Interface+"/", "all/"
+	values := map[string]string{}
+	for _, name := range []string{all + "accept_local", own + "accept_local", all + "rp_filter", own + "rp_filter"} {
+		value, err := readAt(conf, name)
+		if err != nil {
+			return fmt.Errorf("read net/ipv4/conf/%s: %w", name, err)
+		}
+		values[name] = value
+	}
+	if values[all+"accept_local"] == "0" && values[own+"accept_local"] == "0" {
+		if err := d.setSysctl(conf, own+"accept_local", "0", "1"); err != nil {
+			return err
+		}
+	}
+	if max(values[all+"rp_filter"], values[own+"rp_filter"]) == "1" {
+		return d.setSysctl(conf, own+"rp_filter", values[own+"rp_filter"], "2")
+	}
+	return nil
+}
+
+// setSysctl sets a sysctl and remembers what it was first.
+//
+// +checklocks:d.mu
+func (d *Diversion) setSysctl(conf *os.File, name, before, after string) error {
+	if err := writeAt(int(conf.Fd()), name, after); err != nil {
+		return fmt.Errorf("set net/ipv4/conf/%s to %s, which is %s: %w", name, after, before, err)
+	}
+	for _, s := range d.sysctls {
+		if s.name == name {
+			return nil
+		}
+	}
+	d.sysctls = append(d.sysctls, savedSysctl{name, before, after})
+	return nil
+}
+
+// resetSysctls sets what was changed, and is still so, to what it was.
+//
+// +checklocks:d.mu
+func (d *Diversion) resetSysctls() error {
+	conf := d.conf[unix.AF_INET]
+	var errs []error
+	for _, s := range d.sysctls {
+		now, err := readAt(conf, s.name)
+		if err == nil && now == s.after {
+			err = writeAt(int(conf.Fd()), s.name, s.before)
+		}
+		errs = append(errs, unless(err, fs.ErrNotExist))
+	}
+	d.sysctls = nil
+	return errors.Join(errs...)
+}
+
+// readAt reads a sysctl below an open directory.
+func readAt(dir *os.File, name string) (string, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var b [64]byte
+	n, err := unix.Read(fd, b[:])
+	return strings.TrimSpace(string(b[:max(n, 0)])), err
+}

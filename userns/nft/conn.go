@@ -1,0 +1,162 @@
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A Transport is a socket of NETLINK_NETFILTER that is connected to the kernel.
+// Receive does not wait: it returns EAGAIN if there is nothing.
+type Transport interface {
+	SendMessages([]netlink.Message) error
+	Receive() ([]netlink.Message, error)
+}
+
+// A Conn changes tables of the network namespace of its transport. It is safe
+// for concurrent use.
+type Conn struct {
+	transport Transport
+
+	mu sync.Mutex
+	// +checklocks:mu
+	sequence uint32
+}
+
+// NewConn makes a connection of a transport, which stays the caller's and must
+// have no other user.
+func NewConn(t Transport) *Conn { return &Conn{transport: t} }
+
+// An Error says which object the kernel did not take.
+type Error struct {
+	Object string // "table NAME", "chain NAME", "rule CHAIN NAME"
+	Err    error  // a syscall.Errno
+}
+
+// Error returns the message in the form "OBJECT: cause".
+func (e *Error) Error() string { return e.Object + ": " + e.Err.Error() }
+
+// Unwrap returns the kernel's error.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Replace makes the tables, in the place of those of the same names: all, or
+// none and an *Error.
+func (c *Conn) Replace(tables []Table) error {
+	var b batch
+	for i := range tables {
+		t := &tables[i]
+		// Made if it is not there, so that it can be removed.
+		err := errors.Join(b.table(unix.NFT_MSG_NEWTABLE, t), b.table(unix.NFT_MSG_DELTABLE, t), b.add(t))
+		if err != nil {
+			return err
+		}
+	}
+	return c.commit(&b)
+}
+
+// Remove removes the tables, of which only family and name count; those that are
+// not there are no error.
+func (c *Conn) Remove(tables []Table) error {
+	var b batch
+	for i := range tables {
+		t := &tables[i]
+		if err := errors.Join(b.table(unix.NFT_MSG_NEWTABLE, t), b.table(unix.NFT_MSG_DELTABLE, t)); err != nil {
+			return err
+		}
+	}
+	return c.commit(&b)
+}
+
+// Count returns how many rules the kernel has in a table of that family and
+// name; none if there is no such table.
+func (c *Conn) Count(t *Table) (int, error) {
+	a := newAttributes()
+	a.String(unix.NFTA_RULE_TABLE, t.Name)
+	m, err := message(unix.NFT_MSG_GETRULE, t.Family, netlink.Request|netlink.Dump, a)
+	if err != nil {
+		return 0, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sequence++
+	m.Header.Sequence = c.sequence
+	if err := c.transport.SendMessages([]netlink.Message{m}); err != nil {
+		return 0, fmt.Errorf("count rules: %w", err)
+	}
+	n := 0
+	for {
+		answers, err := c.transport.Receive()
+		if err != nil {
+			return 0, fmt.Errorf("count rules: %w", err)
+		}
+		for _, m := range answers {
+			switch {
+			case m.Header.Sequence != c.sequence:
+			case m.Header.Type == netlink.Done:
+				return n, nil
+			case m.Header.Type == netlink.Error:
+				return 0, fmt.Errorf("count rules: %w", errno(m))
+			case m.Header.Type == nftType(unix.NFT_MSG_NEWRULE):
+				n++
+			}
+		}
+	}
+}
+
+// commit sends a batch. The kernel has done it, or not, and answered, when it has
+// been sent.
+func (c *Conn) commit(b *batch) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	messages := b.sealed()
+	first := c.sequence + 1
+	for i := range messages {
+		c.sequence++
+		messages[i].Header.Sequence = c.sequence
+	}
+	if err := c.transport.SendMessages(messages); err != nil {
+		return fmt.Errorf("change rules: %w", err)
+	}
+	var failed error
+	acknowledged := false
+	for {
+		answers, err := c.transport.Receive()
+		if errors.Is(err, syscall.EAGAIN) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("change rules: %w", err)
+		}
+		for _, m := range answers {
+			i := m.Header.Sequence - first
+			if m.Header.Type != netlink.Error || i >= uint32(len(messages)) {
+				continue
+			}
+			if err := errno(m); err != nil && failed == nil {
+				failed = &Error{b.object(i), err}
+			}
+			acknowledged = true
+		}
+	}
+	if failed == nil && !acknowledged {
+		return fmt.Errorf("change rules: no answer: %w", syscall.EPROTO)
+	}
+	return failed
+}
+
+// errno returns the error of a message that says whether one was taken; nil if
+// it was.
+func errno(m netlink.Message) error {
+	if len(m.Data) < 4 {
+		return syscall.EPROTO
+	}
+	if n := int32(binary.NativeEndian.Uint32(m.Data)); n != 0 {
+		return syscall.Errno(-n)
+	}
+	return nil
+}
