@@ -22,6 +22,10 @@
 //	169.254/16, fe80::/10, cloud metadata       denied: link-local, unless Config.AllowLinkLocal
 //	anything else                               allowed, unchanged
 //
+// The guest may send from its own addresses, and from private ones of networks
+// behind it, see [Rules.Source]: containers in the guest that are routed, or
+// whose first packets are seen before they are translated.
+//
 // Maps are what makes other programs' networks: slirp4netns maps the gateway
 // to loopback and the name server to the host's, pasta maps an address of the
 // caller's choice to the host. Maps and the guest's own addresses can be

@@ -12,7 +12,9 @@ import (
 type guest struct {
 	addrs     addrSet
 	broadcast addrSet        // of the networks of addrs and sources
+	networks  []netip.Prefix // of addrs
 	sources   []netip.Prefix // Config.Sources
+	with4     bool           // whether the guest has IPv4
 	with6     bool           // whether the guest has IPv6
 }
 
@@ -27,6 +29,7 @@ func (r *Rules) SetGuests(guests, sources []netip.Prefix) error {
 			return fmt.Errorf("policy guest %v: %w", p, err)
 		}
 		g.addrs[p.Addr()] = struct{}{}
+		g.networks = append(g.networks, p.Masked())
 	}
 	for _, p := range sources {
 		if err := checkPrefix(p); err != nil {
@@ -34,6 +37,7 @@ func (r *Rules) SetGuests(guests, sources []netip.Prefix) error {
 		}
 	}
 	for _, p := range slices.Concat(guests, sources) {
+		g.with4 = g.with4 || p.Addr().Is4()
 		g.with6 = g.with6 || p.Addr().Is6()
 		if b := broadcast(p); b.IsValid() {
 			g.broadcast[b] = struct{}{}
@@ -70,9 +74,9 @@ func checkPrefix(p netip.Prefix) error {
 func (r *Rules) Own(addr netip.Addr) bool { return r.guest.Load().addrs.has(addr.WithZone("")) }
 
 // Source reports whether the guest may send from src: its own addresses, those
-// of Config.Sources, and any link-local one if it has IPv6. The unspecified
-// address, which DHCP and duplicate address detection use, is not among them:
-// whoever serves those accepts it there.
+// of Config.Sources, any link-local one if it has IPv6, and those of networks
+// behind it. The unspecified address, which DHCP and duplicate address detection
+// use, is not among them: whoever serves those accepts it there.
 func (r *Rules) Source(src netip.Addr) bool {
 	src = src.WithZone("")
 	g := r.guest.Load()
@@ -85,6 +89,21 @@ func (r *Rules) Source(src netip.Addr) bool {
 		return g.with6
 	case r.isGateway(src) || r.isResolver(src) || g.broadcast.has(src) || never(src) != "":
 		return false
+	case slices.ContainsFunc(g.sources, func(p netip.Prefix) bool { return p.Contains(src) }):
+		return true
 	}
-	return slices.ContainsFunc(g.sources, func(p netip.Prefix) bool { return p.Contains(src) })
+	return r.isBehind(g, src)
+}
+
+// isBehind reports whether src may be of a network for which the guest is a
+// router, as containers in it have: a private one (RFC 1918, RFC 4193), but not
+// one that the guest shares with the gateway, where it has one address only, and
+// not one of the host's or of a cloud's services.
+func (r *Rules) isBehind(g *guest, src netip.Addr) bool {
+	has := g.with6
+	if src.Is4() {
+		has = g.with4
+	}
+	return has && src.IsPrivate() && !r.isHost(src) && !isLinkLocal(src) &&
+		!slices.ContainsFunc(g.networks, func(p netip.Prefix) bool { return p.Contains(src) })
 }

@@ -118,9 +118,9 @@ func TestSources(t *testing.T) {
 		"10.0.2.2":         false,
 		"10.0.2.3":         false,
 		"10.0.2.255":       false,
-		"10.0.3.15":        false,
+		"10.0.3.15":        true, // of a network behind the guest
 		"fd00::2":          false,
-		"fd00:0:0:1::1":    false,
+		"fd00:0:0:1::1":    true,
 		"::ffff:10.0.2.15": false,
 		"0.0.0.0":          false,
 		"::":               false,
@@ -144,7 +144,7 @@ func TestSetGuests(t *testing.T) {
 	if r.Own(before) || !r.Own(after) || r.Own(netip.Addr{}) {
 		t.Error("Own: want the new address only")
 	}
-	if r.Source(before) || !r.Source(after) || r.Source(netip.MustParseAddr("fe80::1")) {
+	if !r.Source(after) || r.Source(netip.MustParseAddr("192.0.2.3")) || r.Source(netip.MustParseAddr("fe80::1")) {
 		t.Error("Source: want the new address only")
 	}
 	checkAll(t, r, TCP, map[string]string{"192.0.2.2:1": "!guest", "192.0.2.255:1": "!broadcast", "10.0.2.255:1": "10.0.2.255:1"})

@@ -276,6 +276,14 @@ func TestSource(t *testing.T) {
 		"::ffff:10.0.2.100": false,
 		"2001:db8::1":       false,
 		"ff02::1":           false,
+
+		// Networks behind the guest.
+		"172.17.0.2":    true,
+		"10.88.0.5":     true,
+		"192.168.99.1":  true,
+		"fd12::5":       true,
+		"fd00:ec2::254": false,
+		"172.32.0.1":    false,
 	} {
 		if got := r.Source(netip.MustParseAddr(src)); got != want {
 			t.Errorf("Source(%v): got %v, want %v", src, got, want)

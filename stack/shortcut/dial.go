@@ -102,8 +102,8 @@ func (s *Shortcut) dialed(a *attempt, err error) {
 		return
 	}
 	s.take(a)
-	s.answer(a.syn, err)
 	s.drop(a)
+	s.answer(a.syn, err)
 }
 
 // isReset tells whether a connection was made, but reset before we looked.
