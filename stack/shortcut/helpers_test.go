@@ -29,7 +29,10 @@ import (
 )
 
 // TestMain checks that no test leaves a goroutine or a descriptor behind.
-func TestMain(m *testing.M) { os.Exit(settle.Main(m)) }
+func TestMain(m *testing.M) {
+	beGuest()
+	os.Exit(settle.Main(m))
+}
 
 // The guest's address, that of the target as the guest has it, and that of the
 // gateway, in each family. The namespace's loopback device has the first two.
@@ -153,7 +156,7 @@ func (w *world) read(t *testing.T) {
 }
 
 // start runs run until the test ends.
-func start(t *testing.T, run func(context.Context) error) {
+func start(t testing.TB, run func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
