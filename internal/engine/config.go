@@ -33,6 +33,12 @@ type Config struct {
 	// Offload says how the TAP device is opened.
 	Offload tap.Offload
 
+	// Shortcut says whether TCP may go from socket to socket instead of by
+	// frames. It needs offloads and is not used with Capture, which would miss
+	// what goes that way. The environment variable ShortcutVariable stands for
+	// ShortcutAuto.
+	Shortcut Shortcut
+
 	// DNS says what answers at the guest's resolver address.
 	DNS DNS
 

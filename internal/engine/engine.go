@@ -132,6 +132,11 @@ func serve(w *wire, st start) error {
 	if err != nil {
 		return err
 	}
+	if st.spec.Divert {
+		if err := g.awaitDivert(w); err != nil {
+			return err
+		}
+	}
 	warning, err := confine(st.spec.Sandbox)
 	if err != nil {
 		return err

@@ -20,25 +20,29 @@ import (
 	"taproot/stack/flow"
 	"taproot/stack/nat"
 	"taproot/stack/policy"
+	"taproot/stack/shortcut"
 	"taproot/tap"
 )
 
 // A gateway is everything that stands between the device and the host.
 type gateway struct {
-	log   *slog.Logger
-	spec  *spec
-	rules *policy.Rules
-	stack *stack.Stack
-	flows *flow.Table
-	tcp   *nat.TCP
-	udp   *nat.UDP
-	echo  *nat.Echo
-	dns   *dns.Forwarder
-	dhcp  atomic.Pointer[dhcp.Server]
-	mover *relay.Mover // of connections between two kernel sockets
-	ports *portfwd.Publisher
-	host  atomic.Pointer[hostState]
-	plan  atomic.Pointer[plan.Plan]
+	log        *slog.Logger
+	spec       *spec
+	rules      *policy.Rules
+	stack      *stack.Stack
+	flows      *flow.Table
+	tcp        *nat.TCP
+	shortcut   *shortcut.Shortcut // nil if there is none
+	undiverted chan struct{}      // capacity 1: the shortcut does not work
+	wire       *wire
+	udp        *nat.UDP
+	echo       *nat.Echo
+	dns        *dns.Forwarder
+	dhcp       atomic.Pointer[dhcp.Server]
+	mover      *relay.Mover // of connections between two kernel sockets
+	ports      *portfwd.Publisher
+	host       atomic.Pointer[hostState]
+	plan       atomic.Pointer[plan.Plan]
 
 	sockets *guestSockets
 	missed  time.Time // when the supervisor was told last; follow's
@@ -55,7 +59,7 @@ const hostName = "host.taproot.internal"
 
 // newGateway puts the parts together. Nothing moves yet.
 func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
-	g := &gateway{log: log, spec: st.spec, flows: flow.New(flow.Config{}), dnsConns: make(chan struct{}, maxDNSConns)}
+	g := &gateway{log: log, spec: st.spec, wire: w, flows: flow.New(flow.Config{}), dnsConns: make(chan struct{}, maxDNSConns)}
 	g.sockets = newGuestSockets(func(r socketRequest) error { return w.send(message{Need: &r}) })
 	var err error
 	if g.mover, err = relay.NewMover(relay.MoverConfig{}); err != nil {
@@ -161,12 +165,7 @@ func (g *gateway) neighbour(a netip.Addr) bool { return !g.rules.Own(a) }
 
 // addNAT makes the ways out and sets the stack's handlers.
 func (g *gateway) addNAT() error {
-	s := g.spec
-	cfg := nat.Config{
-		Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log,
-		Gateway4: s.Plan.V4.Gateway, Gateway6: s.Plan.V6.Gateway,
-		Bind: s.Bind, Denied: s.Denied,
-	}
+	s, cfg := g.spec, g.natConfig()
 	var err error
 	if g.tcp, err = nat.NewTCP(cfg); err != nil {
 		return err
@@ -225,7 +224,11 @@ func (g *gateway) run(ctx context.Context) error {
 		g.sockets.close()
 		return err
 	}
-	for name, part := range map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil, "ports": g.ports.Run} {
+	parts := map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil, "ports": g.ports.Run}
+	if g.shortcut != nil {
+		parts["shortcut"], parts["doubts"] = g.shortcut.Run, g.tellUndiverted
+	}
+	for name, part := range parts {
 		wg.Go(func() {
 			if err := part(ctx); err != nil {
 				g.log.Error("stopped", "part", name, "error", err)
@@ -270,6 +273,8 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		g.log.Debug("host changed", "addresses", m.Host.Addresses, "servers", m.Host.Servers, "search", m.Host.Search)
 	case m.Plan != nil:
 		g.setPlan(m.Plan)
+	case m.Divert != nil && g.shortcut != nil:
+		g.shortcut.SetEnabled(m.Divert.On)
 	}
 	closeAll(files)
 }

@@ -125,7 +125,7 @@ func (s *supervisor) restart(ctx context.Context, starter *threads, n int) error
 		return err
 	}
 	s.engineIs(engine)
-	_, err = engine.begin(s.spec, s.descriptors()...) // the first one was warned of
+	_, err = s.beginEngine(engine, func() error { return nil }) // the first one was warned of
 	var refused refusal
 	if errors.As(err, &refused) {
 		return err

@@ -50,7 +50,7 @@ func newKeeping(t *testing.T, script string) *keeping {
 	}
 	k.engineIs(engine)
 	t.Cleanup(func() { k.stopEngine() })
-	if _, err := engine.begin(k.spec, k.device); err != nil {
+	if _, err := k.beginEngine(engine, nil); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -160,7 +160,10 @@ func TestBegin(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.stop()
-			warning, err := p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t))
+			warning, err := "", p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t))
+			if err == nil {
+				warning, err = p.ready()
+			}
 			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 				t.Errorf("got %v, want %q", err, want)
 			}

@@ -64,12 +64,17 @@ func oneProcessor(env []string) []string {
 	return append(env, "GOMAXPROCS=1")
 }
 
-// begin gives the engine its work and the descriptors for it, and waits until it
-// is ready. The warning is what it could not do as asked, or "".
-func (p *process) begin(s *spec, files ...*os.File) (warning string, err error) {
+// begin gives the engine its work and the descriptors for it.
+func (p *process) begin(s *spec, files ...*os.File) error {
 	if err := p.wire.send(message{Start: s}, files...); err != nil {
-		return "", p.ended(fmt.Errorf("start the engine: %w", err))
+		return p.ended(fmt.Errorf("start the engine: %w", err))
 	}
+	return nil
+}
+
+// ready waits until the engine is. The warning is what it could not do as asked,
+// or "".
+func (p *process) ready() (warning string, err error) {
 	m, _, err := p.wire.receive()
 	switch {
 	case err != nil:

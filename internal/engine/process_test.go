@@ -38,7 +38,10 @@ func TestInherited(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.stop()
-	if _, err := p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t)); err != nil {
+	if err := p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.ready(); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.SetReadDeadline(time.Now().Add(settle.Patience)); err != nil {

@@ -124,6 +124,12 @@ func (s *supervisor) hear(m message) {
 		default:
 		}
 	}
+	if m.Undiverted {
+		select {
+		case s.diversion.doubted <- struct{}{}:
+		default: // it is known
+		}
+	}
 	if m.Missed {
 		select {
 		case s.missed <- struct{}{}:

@@ -30,6 +30,7 @@ type spec struct {
 
 	NoDevice bool // nothing but ports between loopbacks
 	Capture  bool // whether there is one
+	Divert   bool // the first message with Divert follows
 	Verbose  bool // debug log to stderr
 	Stats    time.Duration
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -32,6 +33,8 @@ type supervisor struct {
 	// missed tells that the engine lacks sockets of rules.
 	missed chan struct{}
 
+	diversion diversion
+
 	// closed gets the ids of rules whose sockets the engine has closed.
 	closed chan int
 
@@ -52,10 +55,14 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if way, err := ParseShortcut(os.Getenv(ShortcutVariable)); err == nil && cfg.Shortcut == ShortcutAuto {
+		cfg.Shortcut = way
+	}
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
 	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, 4), missed: make(chan struct{}, 1), closed: make(chan int, 16)}
+	s.diversion.doubted = make(chan struct{}, 1)
 	defer w.close()
 
 	// Everything below ends with this context, except the thread that started
@@ -66,6 +73,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer thread.Wait()
 	defer release()
 	defer wg.Wait()
+	defer s.undivert()
 	defer s.stopEngine()
 	defer cancel()
 	starter := newThreads(last, &thread)
@@ -85,6 +93,9 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	wg.Go(func() { s.keep(ctx, starter) })
 	wg.Go(func() { s.serveSockets(ctx) })
 	wg.Go(func() { s.republish(ctx) })
+	if s.diversion.rules != nil {
+		wg.Go(func() { s.keepDiversion(ctx) })
+	}
 	if err := s.startAuto(ctx, &wg); err != nil {
 		return err
 	}
@@ -110,8 +121,14 @@ func (s *supervisor) begin(ctx context.Context, engine *process) error {
 	}
 	s.device, s.spec.Features = device, features
 	s.spec.NoDevice = device == nil
+	if err := s.wantsDivert(); err == nil {
+		s.spec.Divert = true
+	} else if err := s.noShortcut(err); err != nil {
+		s.closeDevice()
+		return err
+	}
 	s.log.Debug("device open", "name", s.plan.Interface, "offloads", features.Header, "udp_offload", features.USO, "why", features.Why)
-	warning, err := engine.begin(s.spec, s.descriptors()...)
+	warning, err := s.beginEngine(engine, func() error { return s.divert(ctx) })
 	if err != nil {
 		s.closeDevice()
 		return err
@@ -121,6 +138,23 @@ func (s *supervisor) begin(ctx context.Context, engine *process) error {
 	}
 	s.rules = s.newTable()
 	return nil
+}
+
+// beginEngine gives an engine its work and waits until it is ready. divert is
+// called meanwhile, if the shortcut is wanted at all.
+func (s *supervisor) beginEngine(engine *process, divert func() error) (warning string, err error) {
+	if err := engine.begin(s.spec, s.descriptors()...); err != nil {
+		return "", err
+	}
+	if s.spec.Divert {
+		if err := divert(); err != nil {
+			return "", err
+		}
+		if err := s.diversion.tellFirst(engine); err != nil {
+			return "", engine.ended(fmt.Errorf("start the engine: %w", err))
+		}
+	}
+	return engine.ready()
 }
 
 // prepare makes all choices and says what the engine is told.

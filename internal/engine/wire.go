@@ -32,6 +32,7 @@ type message struct {
 	Publish   *portfwd.Listener `json:",omitempty"` // with its socket
 	Unpublish int               `json:",omitempty"` // the rule's id
 	Sockets   *socketReply      `json:",omitempty"` // with sockets
+	Divert    *divertState      `json:",omitempty"` // with listeners perhaps
 
 	// From the engine:
 	Ready  bool           `json:",omitempty"` // packets move
@@ -41,6 +42,8 @@ type message struct {
 	Need   *socketRequest `json:",omitempty"` // sockets inside the guest
 	Closed int            `json:",omitempty"` // the id of a rule whose sockets are closed
 	Missed bool           `json:",omitempty"` // there was no room for a socket to be published
+
+	Undiverted bool `json:",omitempty"` // the rules of the shortcut do nothing
 }
 
 // A socketRequest asks for unconnected sockets inside the guest.

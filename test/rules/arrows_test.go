@@ -37,7 +37,7 @@ func arrows() map[string][]string {
 
 		"internal/engine": {
 			"internal/plan", "internal/relay", "portfwd",
-			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy",
+			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy", "stack/shortcut",
 			"tap", "userns", "userns/sandbox",
 		},
 		"portfwd":   {"internal/relay", "internal/socket", "stack/flow", "stack/policy"},

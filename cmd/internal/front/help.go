@@ -78,6 +78,11 @@ const networkHelp = `Network of the guest:
       --offload=auto|on|off
                          segmentation and checksum offload of the TAP device;
                          on fails where the kernel has none (default: auto)
+      --shortcut=auto|on|off
+                         TCP from socket to socket, without frames, by rules
+                         in the guest's namespace; auto leaves a namespace of
+                         another user alone, on fails where the kernel lacks
+                         what it needs (default: auto)
 
 What the guest may reach besides other machines:
       --host-loopback=PORT[,PORT|FIRST-LAST]...|all|none

@@ -26,6 +26,7 @@ type netOptions struct {
 	allowHost      policy.Ports
 	allowLinkLocal bool
 	offload        tap.Offload
+	shortcut       engine.Shortcut
 }
 
 // options are the options of `run`.
@@ -78,6 +79,8 @@ func (o *netOptions) registerNetwork(fs *pflag.FlagSet) {
 		parse: parseDNS}, "dns", "resolver of the guest's queries")
 	fs.Var(&value[tap.Offload]{result: &o.offload, preset: "auto", kind: "auto|on|off",
 		parse: last(tap.ParseOffload)}, "offload", "segmentation and checksum offload")
+	fs.Var(&value[engine.Shortcut]{result: &o.shortcut, preset: "auto", kind: "auto|on|off",
+		parse: last(engine.ParseShortcut)}, "shortcut", "TCP from socket to socket")
 }
 
 func (o *netOptions) registerPolicy(fs *pflag.FlagSet) {
@@ -136,6 +139,7 @@ func (o *netOptions) config() engine.Config {
 		DNS:            o.dns,
 		Announce:       engine.Announce{DNS: !o.dns.Off, Search: true},
 		Offload:        o.offload,
+		Shortcut:       o.shortcut,
 		HostLoopback:   o.hostLoopback,
 		AllowHost:      o.allowHost,
 		AllowLinkLocal: o.allowLinkLocal,

@@ -48,6 +48,7 @@ func (o *options) config(ephemeral portRange) engine.Config {
 		},
 		Auto:     o.automatic(ephemeral),
 		NoFollow: o.noFollow,
+		Shortcut: o.shortcut,
 		Stats:    o.stats,
 	}
 	if o.spliceOnly {

@@ -34,6 +34,9 @@ General:
       --chroot-fallback   no effect, there is no chroot
       --no-follow         do not follow changes of the host's addresses, routes
                           and resolv.conf
+      --shortcut auto|on|off
+                          TCP from socket to socket, by rules in the namespace;
+                          only in taproot (auto)
   -h, --help              print this help and exit
       --version           print the version and exit
 

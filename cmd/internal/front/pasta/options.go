@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"taproot/cmd/internal/getopt"
+	"taproot/internal/engine"
 )
 
 // options are a command line as parsed, each option still by itself.
@@ -51,6 +52,7 @@ type options struct {
 	toLoopback, spliceOnly bool
 	noSplice               bool
 	noFollow               bool
+	shortcut               engine.Shortcut
 	freebind               bool
 
 	ports [4][]portSpec // in the order of portOptions
@@ -339,6 +341,7 @@ func (o *options) addHost(s *getopt.Set) {
 	flag(s, "no-splice", "", &o.noSplice)
 	flag(s, "splice-only", "", &o.spliceOnly)
 	flag(s, "no-follow", "", &o.noFollow)
+	value(s, "shortcut", "", &o.shortcut, parseShortcut)
 }
 
 // mapped takes an address of the guest's view that means one of the host, or

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"taproot/internal/engine"
 )
 
 // An invalidError says which argument makes no sense, in the original's words.
@@ -194,4 +196,13 @@ func number(s string) int {
 		return -1
 	}
 	return int(n)
+}
+
+// parseShortcut reads the argument of an option that pasta does not have.
+func parseShortcut(s string) (engine.Shortcut, error) {
+	way, err := engine.ParseShortcut(s)
+	if err != nil {
+		return 0, invalid("shortcut", s)
+	}
+	return way, nil
 }

@@ -34,6 +34,7 @@ func (o *options) config() engine.Config {
 		AllowLinkLocal: true,
 		Denied:         nat.NetUnreachable,
 		Bind:           nat.Bind{Addr4: o.outbound, Addr6: o.outbound6},
+		Shortcut:       o.shortcut,
 		Sandbox:        engine.Sandbox{Files: o.sandbox, Calls: o.seccomp},
 	}
 	if !o.disableDNS {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"taproot/cmd/internal/getopt"
+	"taproot/internal/engine"
 )
 
 // options are the command line. Values that slirp4netns looks at only when all
@@ -21,6 +22,7 @@ type options struct {
 	disableDNS      bool
 	sandbox         bool
 	seccomp         bool
+	shortcut        engine.Shortcut
 	netnsType       string
 	usernsPath      string
 	targetType      string
@@ -95,11 +97,20 @@ func (o *options) register(warn func(string)) *getopt.Set {
 	s.Flag("disable-dns", "", set(&o.disableDNS))
 	s.Value("macaddress", "", keepPointer(&o.macGiven))
 	s.Value("target-type", "", keep(&o.targetType))
+	s.Value("shortcut", "", o.setShortcut)
 	s.Flag("help", "h", func() error { return errHelp })
 	s.Flag("version", "v", func() error { return errVersion })
 	s.Flag("no-host-loopback", "", deprecated(&o.disableLoopback, warn, "no-host-loopback", "disable-host-loopback"))
 	s.Flag("create-sandbox", "", deprecated(&o.sandbox, warn, "create-sandbox", "enable-sandbox"))
 	return s
+}
+
+// setShortcut keeps the argument of an option that slirp4netns does not have.
+func (o *options) setShortcut(argument string) (err error) {
+	if o.shortcut, err = engine.ParseShortcut(argument); err != nil {
+		return usage("--shortcut must be auto, on or off")
+	}
+	return nil
 }
 
 func set(b *bool) func() error {

@@ -34,6 +34,8 @@ Give an existing network namespace a network without root (this is taproot).
 --disable-dns            do not answer at the address for DNS (10.0.2.3)
 --macaddress=MAC         hardware address of the device (only with -c)
 --target-type=TYPE       what the network is for (netns or bess, default=netns)
+--shortcut=auto|on|off   TCP from socket to socket, by rules in the namespace;
+                         only in taproot (default=auto)
 -h, --help               print this help and exit
 -v, --version            print the version and exit
 `

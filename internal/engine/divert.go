@@ -1,0 +1,207 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"taproot/userns"
+)
+
+// A divertState tells the engine of the rules in the guest's namespace that the
+// shortcut needs.
+type divertState struct {
+	// First is set in the message for which an engine with spec.Divert waits
+	// before it is ready. It comes with the listeners to which the rules lead, or
+	// without any if there is no shortcut.
+	First bool `json:",omitempty"`
+
+	// On says that the rules stand.
+	On bool
+}
+
+// A diversion is the supervisor's side of the shortcut.
+type diversion struct {
+	// doubted tells that the engine sees the rules do nothing.
+	doubted chan struct{}
+
+	// rules is nil if there are none; it does not change after the start.
+	rules *userns.Diversion
+
+	// mu is held while the engine is told, so that what it heard last is true.
+	mu sync.Mutex
+	// +checklocks:mu
+	on bool
+}
+
+// Reasons for all TCP to go by frames.
+var (
+	errDivertOff     = errors.New("shortcut: switched off")
+	errDivertDevice  = errors.New("shortcut: it needs a device with offloads that is set up by us")
+	errDivertCapture = errors.New("shortcut: a capture would miss what takes it")
+	errDivertForeign = errors.New("shortcut: the namespace belongs to another user")
+)
+
+// wantsDivert returns why the shortcut is out of the question, or nil.
+func (s *supervisor) wantsDivert() error {
+	switch {
+	case s.cfg.Shortcut == ShortcutOff || s.cfg.Without.TCP:
+		return errDivertOff
+	case s.device == nil || !s.spec.Features.Header || s.cfg.Down:
+		return errDivertDevice
+	case s.cfg.Capture != nil:
+		return errDivertCapture
+	}
+	ns, err := s.world.namespace()
+	if err != nil {
+		return fmt.Errorf("shortcut: %w", err)
+	}
+	if !ns.Owned() && s.cfg.Shortcut != ShortcutOn {
+		return errDivertForeign
+	}
+	return nil
+}
+
+// divert makes the rules of the shortcut. An error means that the user insists on
+// it.
+func (s *supervisor) divert(ctx context.Context) error {
+	ns, err := s.world.namespace()
+	if err != nil {
+		return err
+	}
+	rules, err := ns.Divert(ctx, userns.Divert{
+		Interface: s.plan.Interface,
+		Gateway:   s.plan.GatewayMAC,
+		Except:    s.exceptDivert(),
+	})
+	if err != nil {
+		return s.noShortcut(err)
+	}
+	s.log.Debug("TCP takes the shortcut", "nested", rules.Nested())
+	s.diversion.rules = rules
+	s.diversion.mu.Lock()
+	defer s.diversion.mu.Unlock()
+	s.diversion.on = true
+	return nil
+}
+
+// noShortcut returns why there is none to a user who insists, and tells others.
+func (s *supervisor) noShortcut(why error) error {
+	if s.cfg.Shortcut == ShortcutOn {
+		return why
+	}
+	s.log.Info("TCP goes by frames", "why", why)
+	return nil
+}
+
+// exceptDivert returns where the gateway itself serves TCP.
+func (s *supervisor) exceptDivert() []netip.Addr {
+	if s.cfg.DNS.Off {
+		return nil
+	}
+	return valid(s.plan.V4.Resolver, s.plan.V6.Resolver)
+}
+
+// tellFirst gives a new engine the listeners.
+func (d *diversion) tellFirst(engine *process) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var listeners []*os.File
+	if d.rules != nil {
+		listeners = d.rules.Listeners()
+	}
+	return engine.wire.send(message{Divert: &divertState{First: true, On: d.on}}, listeners...)
+}
+
+// divertPause is how long rules that were changed are left alone before they are
+// made again: the guest's firewall may be in the middle of it. It doubles each
+// time up to divertLongest, and begins anew after a time of that length without
+// a change.
+const (
+	divertPause   = time.Second
+	divertLongest = 10 * time.Minute
+)
+
+// keepDiversion makes the rules of the shortcut again when somebody in the guest
+// has changed them, until ctx ends. TCP goes by frames meanwhile.
+func (s *supervisor) keepDiversion(ctx context.Context) {
+	pause, since := divertPause, time.Now()
+	for {
+		why := s.diversionLost(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		s.setDivert(false)
+		if time.Since(since) > divertLongest {
+			pause = divertPause
+		}
+		s.log.Warn("TCP goes by frames for a while", "why", why, "pause", pause)
+		for restored := false; !restored; pause = min(2*pause, divertLongest) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+			err := s.diversion.rules.Restore(ctx)
+			if restored = err == nil; !restored {
+				s.log.Debug("rules of the shortcut not made", "error", err)
+			}
+		}
+		since = time.Now()
+		s.setDivert(true)
+		s.log.Debug("TCP takes the shortcut again")
+	}
+}
+
+// Reasons for rules to be made again.
+var (
+	errDivertChanged = errors.New("somebody has changed the rules of the shortcut")
+	errDivertDoubted = errors.New("what the rules of the shortcut divert does not arrive")
+)
+
+// diversionLost waits until the rules are not what they should be, and returns
+// why.
+func (s *supervisor) diversionLost(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	changed := make(chan error, 1)
+	go func() { changed <- s.diversion.rules.Wait(ctx) }() // ends with ctx
+	select {
+	case err := <-changed:
+		cancel()
+		if err != nil {
+			return err
+		}
+		return errDivertChanged
+	case <-s.diversion.doubted:
+	case <-ctx.Done():
+	}
+	cancel()
+	<-changed
+	return errDivertDoubted
+}
+
+// setDivert tells the engine whether the rules stand.
+func (s *supervisor) setDivert(on bool) {
+	d := &s.diversion
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.on = on
+	if err := s.current().wire.send(message{Divert: &divertState{On: on}}); err != nil {
+		s.log.Debug("state of the shortcut not sent", "error", err) // the next engine gets it
+	}
+}
+
+// undivert removes the rules. It comes after the engine's end.
+func (s *supervisor) undivert() {
+	if s.diversion.rules == nil {
+		return
+	}
+	if err := s.diversion.rules.Remove(); err != nil {
+		s.log.Debug("rules of the shortcut not removed", "error", err) // the namespace may be gone
+	}
+	closeAll(s.diversion.rules.Listeners())
+}
