@@ -21,6 +21,7 @@ GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLA
 
 TOOLS   := out/tools
 SUMMARY := $(TOOLS)/summary
+QUIC    := $(TOOLS)/quic
 
 # What needs namespaces of its own, and what only measures.
 E2E  := ./test/e2e/... ./test/callers/... ./test/lab/...
@@ -99,9 +100,27 @@ fuzz: ## each fuzz target for FUZZTIME (30s)
 	done
 
 .PHONY: bench
-bench: build ## measure against slirp4netns, pasta and the kernel (BENCH=-quick)
+bench: build $(QUIC) ## measure against slirp4netns, pasta and the kernel (BENCH=-quick)
 	@internal/tools/deps.sh bench
-	@$(GO) run ./test/bench $(BENCH)
+	@$(GO) run ./test/bench -taproot bin/taproot -quic $(QUIC) $(BENCH)
+
+.PHONY: bench-compare
+bench-compare: $(QUIC) ## measure OLD against NEW, binaries or commits, in turns (BENCH='-rows tcp')
+	@test/bench/compare.sh '$(OLD)' '$(NEW)' -quic $(QUIC) $(BENCH)
+
+.PHONY: bench-plot
+bench-plot: ## draw RUN (docs/benchmarks/NAME.json, default the last) beside it, as SVG
+	@run='$(or $(RUN),$(lastword $(sort $(wildcard docs/benchmarks/*.json))))' && \
+	    $(GO) run -C test/bench/plot . "$(CURDIR)/$$run" "$(CURDIR)/$${run%.json}.svg" && echo "$${run%.json}.svg"
+
+.PHONY: bench-check
+bench-check: ## vet and test the modules that only the benchmark uses
+	@for module in quic plot; do $(GO) vet -C test/bench/$$module ./... && $(GO) test -C test/bench/$$module ./...; done
+
+# Without its module the benchmark goes on, and says that it has no QUIC.
+.PHONY: $(QUIC)
+$(QUIC):
+	@CGO_ENABLED=0 $(GO) build -C test/bench/quic -o $(CURDIR)/$@ . || echo 'the QUIC load generator is not built' >&2
 
 .PHONY: man
 man: ## compress the man pages into bin/
@@ -129,4 +148,4 @@ clean: ## remove what make built
 
 .PHONY: help
 help: ## print this list
-	@awk -F ': .*## |: ## ' '/^[a-z0-9]+:.* ## / { printf "  %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ': .*## |: ## ' '/^[a-z0-9-]+:.* ## / { printf "  %-13s  %s\n", $$1, $$2 }' Makefile

@@ -2,11 +2,17 @@
 // installed (slirp4netns, pasta) and from the kernel's own NAT through a veth
 // pair, which needs real privilege and is here as the limit.
 //
-//	go run ./test/bench                  # everything, under ten minutes
-//	go run ./test/bench -quick           # one short round, under two minutes
-//	go run ./test/bench -rows tcp-1500   # only rows whose key starts so
-//	go run ./test/bench -rows front      # only what container runtimes wait and pay for
-//	go run ./test/bench -markdown        # tables for the README
+//	make bench                           # everything, a quarter of an hour
+//	make bench BENCH=-quick              # one short round
+//	make bench BENCH='-rows tcp-1500'    # only rows whose key starts so
+//	make bench BENCH='-rows front'       # only what container runtimes wait and pay for
+//	make bench BENCH='-format markdown'  # tables for a document
+//	make bench BENCH='-publish docs/benchmarks/NAME'
+//	make bench-compare OLD=HEAD~1        # two builds in turns, judged by benchstat
+//	make bench-plot                      # a picture of the last published run
+//
+// Taproot takes part twice: as it comes, and as taproot-off, with its shortcut
+// switched off, in the rows that say what the stack path alone is worth.
 //
 // # Method
 //
@@ -28,6 +34,7 @@
 //	          ├─ host      starts helpers, namespace host, ordinary user
 //	          ├─ admin     starts the kernel limit, namespace host, its root
 //	          └─ guest     load generators, started by a helper as its command
+//	             └─ guest  the same in a network behind the guest's
 //
 // # What is measured, and where
 //
@@ -35,13 +42,24 @@
 //     after a warm-up. Sender and receiver use 128 KiB buffers.
 //   - CPU: user and system time of all of the helper's processes in the same
 //     window, per 10^9 bytes. What the kernel limit costs is not visible there.
-//   - Ping-pong: one byte each way over one TCP connection, blocking sockets.
+//   - Nested: the same from a network namespace behind the guest's, through a
+//     bridge and a masquerade, as container engines make them inside a guest.
+//   - Delay and loss: the same over a second way between host and outside, where
+//     frames pass two TAP devices and the conductor, which holds each for 10 ms
+//     and loses one in a thousand: the same ones in each run.
+//   - Ping-pong: one byte each way over one TCP connection, blocking sockets;
+//     also beside bulk traffic that began after it had connected.
 //   - Connect/close: connect, read the end of file that the server sends at
 //     once, close. The server closes first, so the ports of the guest do not
 //     run out. Failures and timeouts are counted.
 //   - Datagrams out: the rate offered is raised until more than 1 % is lost;
 //     the figure is the rate received at the highest rate that was not.
+//   - UDP_SEGMENT/GRO: what arrives when the sender, guest or outside, gives its
+//     kernel trains of datagrams as fast as it can, however much is lost.
 //   - Datagram request and response: one request in flight per socket.
+//   - DNS: queries by 32 clients through the helper's own resolver (the kernel's
+//     limit: straight to the server), each from a new socket for a new name.
+//   - QUIC: one stream by the program of test/bench/quic.
 //   - Start-up: from nothing (no namespace) to the first successful connect of
 //     a program in the guest, median of 20.
 //   - Fronts: taproot under the names slirp4netns and pasta against the
@@ -53,4 +71,7 @@
 //     that run; the share of pages that several have (PSS) shrinks with it.
 //   - Memory: PSS (RSS where the kernel refuses PSS) of all of the helper's
 //     processes, idle and per connection with 1,000 idle ones.
+//   - Many connections: 10,000 and then 50,000 are opened a thousand at a time,
+//     until one is refused, the helper dies, takes 4 GB or 45 s. Then each is
+//     used for one byte to and fro. In the first round only.
 package main

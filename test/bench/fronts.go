@@ -23,9 +23,16 @@ func (c *contest) rivals(f front) ([]rival, error) {
 	var found []rival
 	for _, contestant := range c.results.Contestants {
 		helper := c.helpers[contestant.Name]
+		if !contestant.takesPart([]string{f.readyKey()}) {
+			continue
+		}
 		switch helper.Kind {
 		case Taproot:
-			path := filepath.Join(c.lab.Dir, string(f))
+			dir := filepath.Join(c.lab.Dir, contestant.Name)
+			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+				return nil, err
+			}
+			path := filepath.Join(dir, string(f))
 			if err := os.Symlink(helper.Path, path); err != nil && !errors.Is(err, os.ErrExist) {
 				return nil, err
 			}
@@ -45,7 +52,9 @@ func (c *contest) fronts(ctx context.Context, round int) error {
 		if err != nil {
 			return err
 		}
-		slog.Info("turns", "round", round+1, "of", c.pace.rounds, "front", f)
+		if slices.ContainsFunc(f.rows(), func(row Row) bool { return c.chosen.has(row.Key) }) {
+			slog.Info("turns", "round", round+1, "of", c.pace.rounds, "front", f)
+		}
 		if c.chosen.has(f.readyKey(), f.firstKey()) {
 			if rivals, err = c.frontStarts(ctx, f, rivals); err != nil {
 				return err

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -77,11 +78,18 @@ func installed(options options, taproot string, results *Results) map[string]Hel
 			helpers[c.Name] = h
 		}
 	}
-	add(Contestant{Name: "taproot", Version: version(taproot, ""), Standing: Ours},
-		Helper{Kind: Taproot, Path: taproot, Args: strings.Fields(options.taprootArgs)})
+	args := strings.Fields(options.taprootArgs)
+	name := "taproot"
+	if options.old != "" {
+		name = newName
+		add(Contestant{Name: oldName, Version: version(options.old, ""), Standing: Variant},
+			Helper{Kind: Taproot, Path: options.old, Args: args})
+	}
+	add(Contestant{Name: name, Version: version(taproot, ""), Standing: Ours},
+		Helper{Kind: Taproot, Path: taproot, Args: args})
 	if hasShortcut(taproot) {
-		add(Contestant{Name: offName, Version: "taproot run " + offOption, Standing: Variant, only: offRows()},
-			Helper{Kind: Taproot, Path: taproot, Args: append(strings.Fields(options.taprootArgs), offOption)})
+		add(Contestant{Name: offName, Version: name + " run " + offOption, Standing: Variant, only: offRows()},
+			Helper{Kind: Taproot, Path: taproot, Args: append(slices.Clone(args), offOption)})
 	}
 	for _, peer := range []struct {
 		kind            Kind

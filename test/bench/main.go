@@ -41,7 +41,22 @@ func run() int {
 		// How package lab is told what to test.
 		os.Setenv("TAPROOT_BIN", c.options.taproot)
 	}
+	raiseLimit()
 	return lab.Main(&c, programs())
+}
+
+// mostFiles is the limit of descriptors that tens of thousands of connections
+// need: helpers have up to six for each.
+const mostFiles = 400_000
+
+// raiseLimit raises the limit of descriptors, which all processes of the
+// benchmark inherit. Only real root may; for others the rows of many connections
+// are as good as the limit is.
+func raiseLimit() {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Max < mostFiles {
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: mostFiles, Max: mostFiles})
+	}
 }
 
 // exitMisuse is the exit status for a wrong command line.
@@ -51,6 +66,8 @@ const exitMisuse = 2
 type options struct {
 	taproot     string // absolute path; empty means built from this module
 	taprootArgs string
+	old         string   // absolute path; empty means that no two builds are compared
+	publish     string   // prefix of files; empty means none
 	helpers     []string // names; empty means all
 	rows        selection
 	pace        pace
@@ -62,7 +79,10 @@ type options struct {
 
 // wants reports whether a contestant was asked for.
 func (o options) wants(name string) bool {
-	return len(o.helpers) == 0 || slices.Contains(o.helpers, name)
+	if len(o.helpers) == 0 {
+		return o.old == "" || name == newName || name == oldName
+	}
+	return slices.Contains(o.helpers, name)
 }
 
 // parseOptions reads a command line. What is wrong with it has been written
@@ -72,15 +92,16 @@ func parseOptions(args []string, messages io.Writer) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(messages)
 	var (
-		rows     = flags.String("rows", "", "measure only rows whose key begins with one of these, separated by commas (default all)")
-		helpers  = flags.String("helpers", "", "of taproot, taproot-off, slirp4netns, pasta, kernel only these, separated by commas (default all)")
-		taproot  = flags.String("taproot", "", "the taproot to measure (default built from this module)")
-		rounds   = flags.Int("rounds", 0, "rounds (default 3, with -quick 1)")
-		quic     = flags.String("quic", "", "the program of test/bench/quic (default none)")
-		quick    = flags.Bool("quick", false, "one short round, under two minutes")
-		json     = flags.Bool("json", false, "print JSON")
-		markdown = flags.Bool("markdown", false, "print Markdown tables")
+		rows    = flags.String("rows", "", "measure only rows whose key begins with one of these, separated by commas (default all)")
+		helpers = flags.String("helpers", "", "of taproot, taproot-off, slirp4netns, pasta, kernel only these, separated by commas (default all)")
+		old     = flags.String("old", "", "another taproot to compare with: only the two, as old and new, unless -helpers names others too (default none)")
+		taproot = flags.String("taproot", "", "the taproot to measure (default built from this module)")
+		rounds  = flags.Int("rounds", 0, "rounds (default 3, with -quick 1)")
+		quic    = flags.String("quic", "", "the program of test/bench/quic (default none)")
+		quick   = flags.Bool("quick", false, "one short round, under two minutes")
 	)
+	flags.Var(&o.format, "format", "print `FORM`: text, markdown, json or benchstat")
+	flags.StringVar(&o.publish, "publish", "", "write the results also to `PREFIX`.json and PREFIX.md (default none)")
 	flags.StringVar(&o.taprootArgs, "taproot-args", "", "more options for taproot run, separated by spaces (default none)")
 	flags.StringVar(&o.congestion, "congestion", "reno", "TCP congestion control of host, outside and guest; empty leaves the machine's")
 	flags.BoolVar(&o.verbose, "v", false, "tell every value as it is measured")
@@ -91,11 +112,13 @@ func parseOptions(args []string, messages io.Writer) (options, error) {
 	if o.rows, err = parseSelection(*rows); err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("argument %q: none expected", flags.Arg(0))
 	}
-	if err == nil && *taproot != "" {
-		o.taproot, err = filepath.Abs(*taproot)
-	}
-	if err == nil && *quic != "" {
-		o.quic, err = filepath.Abs(*quic)
+	for _, path := range []struct {
+		given string
+		to    *string
+	}{{*taproot, &o.taproot}, {*old, &o.old}, {*quic, &o.quic}} {
+		if err == nil && path.given != "" {
+			*path.to, err = filepath.Abs(path.given)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(messages, "bench:", err)
@@ -110,12 +133,6 @@ func parseOptions(args []string, messages io.Writer) (options, error) {
 	}
 	if *rounds > 0 {
 		o.pace.rounds = *rounds
-	}
-	switch {
-	case *json:
-		o.format = formatJSON
-	case *markdown:
-		o.format = formatMarkdown
 	}
 	return o, nil
 }
@@ -154,15 +171,18 @@ func (c *conductor) Run() int {
 
 // conduct is the whole run.
 func (c *conductor) conduct(ctx context.Context) error {
-	results := &Results{Machine: thisMachine(), Rounds: c.options.pace.rounds}
+	results := &Results{Machine: thisMachine(), Rounds: c.options.pace.rounds, Method: c.options.pace.String()}
 	laboratory := lab.New(c)
 	helpers := installed(c.options, laboratory.TaprootPath(), results)
-	world, err := newWorld(ctx, laboratory, c.options.congestion, c.options.quic)
+	world, err := newWorld(ctx, laboratory, c.options.congestion)
 	if err != nil {
 		return err
 	}
 	if err := world.addPath(ctx); err != nil {
 		results.note("no path with delay and loss: %v", err)
+	}
+	if err := world.startQUIC(c.options.quic); err != nil {
+		results.note("no QUIC: %v", err)
 	}
 	start := time.Now()
 	contest := &contest{world: world, pace: c.options.pace, chosen: c.options.rows, helpers: helpers, results: results}
@@ -178,6 +198,11 @@ func (c *conductor) conduct(ctx context.Context) error {
 	results.Machine.LoadAfter = loadAverage()
 	slog.Info("done", "took", time.Since(start).Round(time.Second))
 	results.finish(allRows())
+	if c.options.publish != "" {
+		if err := results.publish(c.options.publish); err != nil {
+			return err
+		}
+	}
 	return results.write(os.Stdout, c.options.format)
 }
 

@@ -18,12 +18,16 @@ func TestParseOptions(t *testing.T) {
 		args []string
 		hold func(options) bool // of the result
 	}{
-		{"none", nil, func(o options) bool { return o.pace == usualPace() && o.format == formatText && o.wants("pasta") }},
+		{"none", nil, func(o options) bool { return o.pace == usualPace() && o.format == "" && o.wants("pasta") }},
 		{"quick", []string{"-quick"}, func(o options) bool { return o.pace == quickPace() }},
 		{"rounds", []string{"-quick", "-rounds", "5"}, func(o options) bool { return o.pace.rounds == 5 }},
-		{"json", []string{"-json"}, func(o options) bool { return o.format == formatJSON }},
-		{"markdown", []string{"-markdown"}, func(o options) bool { return o.format == formatMarkdown }},
+		{"json", []string{"-format", "json"}, func(o options) bool { return o.format == formatJSON }},
+		{"markdown", []string{"-format", "markdown"}, func(o options) bool { return o.format == formatMarkdown }},
 		{"helpers", []string{"-helpers", "pasta,kernel"}, func(o options) bool { return o.wants("pasta") && !o.wants("taproot") }},
+		{"two builds", []string{"-old", "bin/x"}, func(o options) bool {
+			return o.wants("old") && o.wants("new") && !o.wants("pasta") && o.old == filepath.Join(here, "bin/x")
+		}},
+		{"two builds and a peer", []string{"-old", "x", "-helpers", "old,new,pasta"}, func(o options) bool { return o.wants("pasta") }},
 		{"taproot", []string{"-taproot", "bin/x"}, func(o options) bool { return o.taproot == filepath.Join(here, "bin/x") }},
 		{"rows", []string{"-rows", "tcp-1500,start"}, func(o options) bool {
 			return o.rows.has("tcp-1500-up-1") && o.rows.has("x", "start") && !o.rows.has("tcp-65520-up-1")
@@ -49,6 +53,7 @@ func TestParseOptionsErrors(t *testing.T) {
 		want string // in the message
 	}{
 		{"unknown option", []string{"-slow"}, "slow"},
+		{"unknown format", []string{"-format", "xml"}, "xml"},
 		{"unknown row", []string{"-rows", "tcp-9000"}, "tcp-9000"},
 		{"argument", []string{"-quick", "all"}, "all"},
 	}

@@ -1,6 +1,9 @@
 package main
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // A pace is how long each measurement takes.
 type pace struct {
@@ -17,6 +20,12 @@ type pace struct {
 	request  time.Duration
 	starts   int
 	crowd    int // connections, of the largest crowd
+}
+
+// String is what a reader of the figures must know.
+func (p pace) String() string {
+	return fmt.Sprintf("median of %s in turns; bulk traffic for %v after %v; %v between measurements",
+		plural(p.rounds, "round"), p.window, p.warm, p.settle)
 }
 
 // usualPace keeps the whole run near a quarter of an hour with five contestants.

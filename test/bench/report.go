@@ -2,31 +2,83 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 )
 
-// A format is how results are printed.
-type format int
+// A format is how results are printed. It is the value of an option (flag.Value).
+type format string
 
-// The formats of -json and -markdown, and the one without either.
+// The formats.
 const (
-	formatText format = iota
-	formatMarkdown
-	formatJSON
+	formatText      format = "text"
+	formatMarkdown  format = "markdown"
+	formatJSON      format = "json"
+	formatBenchstat format = "benchstat"
 )
+
+// String is the format's name. The zero value is text.
+func (f *format) String() string {
+	if *f == "" {
+		return string(formatText)
+	}
+	return string(*f)
+}
+
+// Set takes a name from the command line.
+func (f *format) Set(name string) error {
+	all := []format{formatText, formatMarkdown, formatJSON, formatBenchstat}
+	if !slices.Contains(all, format(name)) {
+		return fmt.Errorf("not one of %v", all)
+	}
+	*f = format(name)
+	return nil
+}
 
 // write prints the results.
 func (r *Results) write(w io.Writer, as format) error {
-	if as == formatJSON {
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "\t")
-		return encoder.Encode(struct {
-			*Results
-			Bars []Verdict
-		}{r, r.verdicts()})
+	switch as {
+	case formatJSON:
+		return r.writeJSON(w)
+	case formatBenchstat:
+		return r.writeBenchstat(w)
 	}
+	return r.writeTables(w, as)
+}
+
+// publish writes the results to files for docs/benchmarks.
+func (r *Results) publish(prefix string) error {
+	for suffix, as := range map[string]format{".json": formatJSON, ".md": formatMarkdown} {
+		file, err := os.Create(prefix + suffix)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(r.write(file, as), file.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeJSON writes everything.
+func (r *Results) writeJSON(w io.Writer) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "\t")
+	return encoder.Encode(struct {
+		*Results
+		Bars []Verdict
+	}{r, r.verdicts()})
+}
+
+// writeTables writes tables for people.
+func (r *Results) writeTables(w io.Writer, as format) error {
 	for _, line := range r.preface() {
+		if as == formatMarkdown {
+			line = "- " + line
+		}
 		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err
 		}
@@ -60,7 +112,7 @@ func writeTable(w io.Writer, t table, as format) error {
 
 // preface says where and with what the numbers were taken.
 func (r *Results) preface() []string {
-	lines := []string{r.Machine.String()}
+	lines := []string{r.Machine.String(), r.Method}
 	for _, c := range r.Contestants {
 		lines = append(lines, fmt.Sprintf("%s (%s): %s", c.Name, c.Standing, c.Version))
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -177,5 +179,53 @@ func TestNotesAreSaidOnce(t *testing.T) {
 	r.note("%s is missing", "pasta")
 	if got, want := len(r.Notes), 1; got != want {
 		t.Errorf("got %d notes, want %d", got, want)
+	}
+}
+
+func TestBenchstat(t *testing.T) {
+	var b strings.Builder
+	if err := sample().write(&b, formatBenchstat); err != nil {
+		t.Fatal(err)
+	}
+	rest := b.String()
+	for _, line := range []string{
+		"Unit Gbit/s better=higher",
+		"Unit µs better=lower",
+		"build: taproot",
+		"BenchmarkRow/tcp-1500-up-1-0 1 18 Gbit/s",
+		"build: pasta",
+		"BenchmarkRow/pingpong-p50-0 1 105 µs",
+	} {
+		_, after, found := strings.Cut(rest, line+"\n")
+		if !found {
+			t.Fatalf("got\n%s\nwant in it, in this order: %q", b.String(), line)
+		}
+		rest = after
+	}
+}
+
+// TestUnits wants all rows of a unit to have one sense, because benchstat knows
+// it by unit.
+func TestUnits(t *testing.T) {
+	lower := make(map[string]bool)
+	for _, row := range allRows() {
+		unit := row.statUnit()
+		if sense, known := lower[unit]; known && sense != row.Lower {
+			t.Errorf("%s: %s is better when less, and when more", row.Key, unit)
+		}
+		lower[unit] = row.Lower
+	}
+}
+
+func TestPublish(t *testing.T) {
+	prefix := filepath.Join(t.TempDir(), "run")
+	if err := sample().publish(prefix); err != nil {
+		t.Fatal(err)
+	}
+	for suffix, want := range map[string]string{".json": `"Bars"`, ".md": "|---|"} {
+		text, err := os.ReadFile(prefix + suffix)
+		if err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s: got %q and %v, want %q in it", suffix, text, err, want)
+		}
 	}
 }

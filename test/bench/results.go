@@ -35,6 +35,7 @@ func (c Contestant) takesPart(keys []string) bool {
 // Results is all that a run found out. Its JSON form is what -json prints.
 type Results struct {
 	Machine     Machine
+	Method      string
 	Rounds      int
 	Contestants []Contestant
 	Rows        []Row                           // only those with a value

@@ -114,7 +114,7 @@ type world struct {
 }
 
 // newWorld lays the cable and starts the agents. They end with l's test.
-func newWorld(ctx context.Context, l *lab.Lab, congestion, quic string) (*world, error) {
+func newWorld(ctx context.Context, l *lab.Lab, congestion string) (*world, error) {
 	if err := layCable(l); err != nil {
 		return nil, err
 	}
@@ -149,7 +149,7 @@ func newWorld(ctx context.Context, l *lab.Lab, congestion, quic string) (*world,
 		return nil, err
 	}
 	w.host.pid, w.admin.pid = host.Process.Pid, admin.Process.Pid
-	return w, errors.Join(w.serve(ctx, cableOutside, &w.servers), w.startQUIC(quic))
+	return w, w.serve(ctx, cableOutside, &w.servers)
 }
 
 // serve opens the servers of the outside at an address of it.

@@ -75,9 +75,10 @@ var sources = sync.OnceValues(func() ([]*source, error) {
 const root = "../.."
 
 // walk calls f with the path of each file of the repository but built and
-// foreign ones. internal/tools is a module of its own.
+// foreign ones. Directories with a go.mod are modules of their own: tools, and
+// what the benchmark needs.
 func walk(f func(path string) error) error {
-	skip := []string{".git", "bin", "out", "internal/tools"}
+	skip := []string{".git", "bin", "out"}
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -86,13 +87,19 @@ func walk(f func(path string) error) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && slices.Contains(skip, path):
+		case d.IsDir() && (slices.Contains(skip, path) || path != "." && isModule(path)):
 			return filepath.SkipDir
 		case d.Type().IsRegular():
 			return f(path)
 		}
 		return nil
 	})
+}
+
+// isModule reports whether a directory has a go.mod.
+func isModule(dir string) bool {
+	_, err := os.Stat(filepath.Join(root, dir, "go.mod"))
+	return err == nil
 }
 
 // goFiles returns the Go files, without those of tests.
