@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -105,6 +107,7 @@ type Conn struct {
 	readable, writable chan struct{}
 	entries            []*waiter.Entry
 	closeOnce          sync.Once
+	aborted            atomic.Bool // by the guest's RST after its FIN
 }
 
 // open makes c the connection of ep, whose queue is c's.
@@ -178,9 +181,18 @@ func (c *Conn) CloseWrite() error { return toError(c.ep.Shutdown(tcpip.ShutdownW
 // Err returns the error that ended the connection, nil while it lives or when
 // both sides closed it.
 func (c *Conn) Err() error {
-	state := tcp.EndpointState(c.ep.State())
-	if state == tcp.StateError {
+	switch tcp.EndpointState(c.ep.State()) {
+	case tcp.StateError:
 		return c.hardError()
+	case tcp.StateClose:
+		// After the guest's FIN, its RST makes this state too, with an error
+		// that is told once.
+		if c.ep.LastError() != nil {
+			c.aborted.Store(true)
+		}
+		if c.aborted.Load() {
+			return syscall.ECONNRESET
+		}
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func (p *pair) inbound() {
 				return
 			}
 		case io.EOF:
-			if p.guest.CloseWrite() != nil {
+			if p.wasReset() || p.guest.CloseWrite() != nil {
 				p.abort()
 				return
 			}
@@ -66,6 +66,19 @@ func (p *pair) inbound() {
 			return
 		}
 	}
+}
+
+// wasReset tells whether an end of the host's data was none: a socket reports a
+// reset once, and if that was to the other direction, looks like one after FIN.
+// But it is closed both ways, although we have not closed ours.
+func (p *pair) wasReset() bool {
+	hangUp := false
+	_ = p.host.Control(func(fd uintptr) {
+		state := []unix.PollFd{{Fd: int32(fd)}}
+		_, err := unix.Poll(state, 0)
+		hangUp = err == nil && state[0].Revents&unix.POLLHUP != 0
+	})
+	return hangUp && !p.hostShut.Load()
 }
 
 // receiveAll moves what the host sends until its turn is over, which is errTurn, the

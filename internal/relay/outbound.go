@@ -55,6 +55,7 @@ func (p *pair) outbound() {
 				return
 			}
 		case io.EOF:
+			p.hostShut.Store(true)
 			_ = p.host.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
 			p.end()
 			p.watchGuest()

@@ -52,6 +52,8 @@ type pair struct {
 	guest Stream
 	host  syscall.RawConn
 	count Counters
+
+	hostShut atomic.Bool // before the host is told that there is no more
 }
 
 // Run moves bytes until both halves are closed, one end fails or ctx ends,

@@ -22,10 +22,12 @@ const (
 	KeepAliveCount    = 9
 )
 
-// Stream sets what makes a relay of a TCP socket faithful: no delay, and
-// keep-alive probes. None of it is essential.
+// Stream sets what makes a relay of a TCP socket faithful: no delay, urgent
+// data in its place in the stream, where it is lost otherwise, and keep-alive
+// probes. None of it is essential.
 func Stream(fd int) {
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(KeepAliveIdle/time.Second))
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(KeepAliveInterval/time.Second))
