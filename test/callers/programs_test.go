@@ -63,14 +63,14 @@ func whoAmI(from *lab.Namespace, network, address string) (netip.Addr, error) {
 }
 
 func ask(dial func(context.Context) (net.Conn, error)) (netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience/4)
 	defer cancel()
 	conn, err := dial(ctx)
 	if err != nil {
 		return netip.Addr{}, err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(lab.Patience / 4))
 	b := make([]byte, 1500)
 	if _, ok := conn.(*net.UDPConn); ok {
 		if _, err := io.WriteString(conn, "who am I?"); err != nil {

@@ -145,6 +145,6 @@ func TestRouterAdvertisement(t *testing.T) {
 	lab.Need(t, lab.IPv6)
 	lab.NeedProgram(t, "rdisc6")
 	l := newLab(t)
-	out := guest(l, nil, "rdisc6", "-1", "-r", "5", "-w", "2000", "tap0").MustRun()
+	out := guest(l, nil, "rdisc6", "-1", "-r", "10", "-w", "2000", "tap0").MustRun()
 	wantContains(t, "advertisement", out, "fd00::/64", resolver6, "1500 bytes")
 }

@@ -30,7 +30,7 @@ func TestDNS(t *testing.T) {
 				if server == "@"+resolver6 {
 					lab.Need(t, lab.IPv6)
 				}
-				wantText(t, "answer", s.with(t).must("dig +short +tries=3 "+server+" "+tt.options), tt.want)
+				wantText(t, "answer", s.with(t).must("dig +short +tries=4 +time=10 "+server+" "+tt.options), tt.want)
 			})
 		}
 	}
@@ -60,7 +60,7 @@ func TestDNSBig(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			out := s.with(t).must("dig +tries=3 " + tt.options + " big.example.test TXT")
+			out := s.with(t).must("dig +tries=4 +time=10 " + tt.options + " big.example.test TXT")
 			m := size.FindStringSubmatch(out)
 			if m == nil {
 				t.Fatalf("no answer: %s", out)
@@ -82,7 +82,7 @@ func TestDNSOnLoopback(t *testing.T) {
 	l := newLab(t)
 	serveDNS(t, l.Host, "127.0.0.53", "stub")
 	setResolvConf(t, l, "nameserver 127.0.0.53\n")
-	got := guest(l, nil, "dig", "+short", "+tries=3", "name.example.test", "TXT").MustRun()
+	got := guest(l, nil, "dig", "+short", "+tries=4", "+time=10", "name.example.test", "TXT").MustRun()
 	wantText(t, "who answers", got, `"stub"`)
 	// The way to the stub is for queries only.
 	at := guestProgram(l, nil, "connect", "127.0.0.53:53").MustRun()
@@ -95,7 +95,7 @@ func TestDNSOption(t *testing.T) {
 	l := newLab(t)
 	serveDNS(t, l.Outside, lab.Outside4, "first")
 	serveDNS(t, l.Outside, lab.Second4, "second")
-	dig := []string{"dig", "+short", "+tries=2", "name.example.test", "TXT"}
+	dig := []string{"dig", "+short", "+tries=4", "+time=10", "name.example.test", "TXT"}
 	tests := []struct {
 		name, option, want string
 	}{
@@ -139,7 +139,7 @@ func TestResolvConfFollowed(t *testing.T) {
 	for _, step := range steps {
 		l.Host.Command("sh", "-ec", "cd /etc; "+step.script).MustRun()
 		l.Eventually(step.name+": "+step.want+" answers", func() bool {
-			out, _ := s.do("dig +short +tries=1 +time=1 name.example.test TXT")
+			out, _ := s.do("dig +short +tries=1 +time=10 name.example.test TXT")
 			return out == `"`+step.want+"\"\n"
 		})
 	}
@@ -162,7 +162,7 @@ func TestDNSNobody(t *testing.T) {
 	for _, way := range []string{"+notcp", "+tcp"} {
 		t.Run(way, func(t *testing.T) {
 			// Less than the forwarder's own patience.
-			out, _ := s.with(t).do("dig +tries=1 +time=2 " + way + " www.example.test")
+			out, _ := s.with(t).do("dig +tries=1 +time=4 " + way + " www.example.test")
 			wantContains(t, "dig", out, "status: SERVFAIL")
 		})
 	}

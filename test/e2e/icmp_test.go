@@ -100,7 +100,9 @@ func TestTraceroute(t *testing.T) {
 		for _, method := range []string{"", "-I"} {
 			t.Run(h.name+method, func(t *testing.T) {
 				lab.Need(t, h.needs...)
-				out := s.with(t).must("traceroute " + h.name + " " + method + " -n -q 1 -w 5 -m 6 " + h.outside)
+				// Without the other two numbers it does not wait for a hop that
+				// takes ten times as long as the next one.
+				out := s.with(t).must("traceroute " + h.name + " " + method + " -n -q 1 -w 20,10000,10000 -m 6 " + h.outside)
 				var got []string
 				for _, m := range line.FindAllStringSubmatch(out, -1) {
 					got = append(got, m[1])

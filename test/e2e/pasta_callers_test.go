@@ -80,7 +80,7 @@ func wantNames(t *testing.T, h *host, c *container, server string) {
 		ways = ways[:1] // It did not forward TCP yet.
 	}
 	for _, way := range ways {
-		out := c.Command("dig", "+short", "+tries=2", way, "@"+server, "www.example.test").MustRun()
+		out := c.Command("dig", "+short", "+tries=4", "+time=10", way, "@"+server, "www.example.test").MustRun()
 		wantText(t, "dig "+way+" @"+server, out, lab.Outside4)
 	}
 }

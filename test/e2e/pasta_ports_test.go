@@ -34,7 +34,7 @@ func reached(n *lab.Namespace, network, host string, ports []int) []string {
 	var all sync.WaitGroup
 	for i, port := range ports {
 		all.Go(func() {
-			name, _, ok := strings.Cut(call(n, network, join(host, port)), " ")
+			name, _, ok := strings.Cut(insist(n, network, join(host, port)), " ")
 			switch {
 			case !ok:
 			case name == fmt.Sprint(port):

@@ -11,7 +11,7 @@ import (
 // answers in the end.
 func dig(t *testing.T, c *container, options ...string) string {
 	t.Helper()
-	args := append([]string{"+short", "+tries=2", "+time=2"}, options...)
+	args := append([]string{"+short", "+tries=4", "+time=10"}, options...)
 	query := c.Command("dig", append(args, "name.example.test", "TXT")...)
 	if err := query.Run(); err != nil {
 		return silence
@@ -102,8 +102,7 @@ func TestPastaDNSFollows(t *testing.T) {
 func (h *host) newLink(options ...string) *container {
 	h.t.Helper()
 	c := h.container()
-	c.Sysctl("net/ipv6/conf/default/accept_dad", "0")
-	c.Sysctl("net/ipv6/conf/all/accept_dad", "0")
+	c.calm()
 	h.attach(append(options, c.pid)...)
 	c.Command("ip", "link", "set", "lo", "up").MustRun()
 	c.Command("ip", "link", "set", lab.HostInterface, "up").MustRun()
@@ -172,7 +171,7 @@ func TestPastaRouterAdvertisement(t *testing.T) {
 	bothPastas(t, func(t *testing.T, h *host) {
 		lab.NeedProgram(t, "rdisc6")
 		c := h.newLink()
-		out := c.Command("rdisc6", "-1", "-r", "5", "-w", "2000", lab.HostInterface).MustRun()
+		out := c.Command("rdisc6", "-1", "-r", "10", "-w", "2000", lab.HostInterface).MustRun()
 		wantContains(t, "advertisement", out, "2001:db8:0:1::/64", "65520 bytes")
 		h.Eventually("an address from the prefix", func() bool {
 			for _, a := range onlyLink(t, c).Addresses {

@@ -158,7 +158,21 @@ type container struct {
 // container starts a process in new user and network namespaces.
 func (h *host) container() *container {
 	h.t.Helper()
-	return h.hold(h.command("unshare", "--user", "--map-root-user", "--net", "cat"))
+	c := h.hold(h.command("unshare", "--user", "--map-root-user", "--net", "cat"))
+	if h.original {
+		c.calm()
+	}
+	return c
+}
+
+// calm turns duplicate address detection off in a container. For the second or
+// two that it takes (RFC 4862 section 5.4), the kernel also sends packets from
+// the address ::, and the old program, which believes every source address,
+// sends to :: what comes in for the container then.
+func (c *container) calm() {
+	for _, which := range []string{"all", "default"} {
+		c.Sysctl("net/ipv6/conf/"+which+"/accept_dad", "0")
+	}
 }
 
 // hold starts what becomes cat in another network namespace, and waits until it
@@ -208,6 +222,9 @@ func (e *engineer) command(name string, args ...string) *lab.Cmd {
 func (e *engineer) container() *container {
 	e.t.Helper()
 	c := e.hold(e.command("unshare", "--net", "cat"))
+	if e.original {
+		c.calm()
+	}
 	c.netns = e.nsfile(c.pid)
 	return c
 }
@@ -232,11 +249,15 @@ func (e *engineer) remove(path string) {
 func (e *engineer) pasta(args ...string) *lab.Cmd { return e.command(e.path, args...) }
 
 // wake lets a container send a packet of each family: the old program does not
-// know before how to reach it.
+// know before how to reach it (see calm).
 func (h *host) wake(c *container) {
+	h.t.Helper()
 	if !h.original {
 		return
 	}
+	h.Eventually("the container has an address for all it sends", func() bool {
+		return !slices.ContainsFunc(c.Links(), func(l lab.Link) bool { return l.Silent })
+	})
 	for _, f := range families {
 		if conn, err := c.Dial(context.Background(), "udp", join(f.outside, 9)); err == nil {
 			conn.Write(nil)
@@ -303,21 +324,21 @@ const (
 	silence = "silence"
 )
 
-// callLimit is how long call waits for an answer: an answer takes a few
-// milliseconds, on a busy machine some hundred.
-const callLimit = 2 * time.Second
+// nobodyLimit is how long a test waits for the answer that it does not want: an
+// answer takes a few milliseconds, on a busy machine some hundred.
+const nobodyLimit = 2 * time.Second
 
-// call asks a server of serveName and returns its answer, or refused, or
-// silence.
-func call(n *lab.Namespace, network, address string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+// call asks a server of serveName and returns its answer, or refused, or, after
+// limit, silence.
+func call(n *lab.Namespace, network, address string, limit time.Duration) string {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	conn, err := n.Dial(ctx, network, address)
 	if err != nil {
 		return failure(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(callLimit))
+	conn.SetDeadline(time.Now().Add(limit))
 	if _, err := conn.Write([]byte("?")); err != nil {
 		return failure(err)
 	}
@@ -352,15 +373,24 @@ func failure(err error) string {
 	}
 }
 
-// wantCall fails the test unless the answer is want. A datagram gets a second
-// chance: it may have been lost.
+// insist is call for an answer that has to come, however slow the machine is. A
+// datagram gets several chances: it may have been lost.
+func insist(n *lab.Namespace, network, address string) string {
+	chances := 1
+	if strings.HasPrefix(network, "udp") {
+		chances = 5
+	}
+	got := silence
+	for i := 0; i < chances && got == silence; i++ {
+		got = call(n, network, address, lab.Patience/time.Duration(chances))
+	}
+	return got
+}
+
+// wantCall fails the test unless the answer is want.
 func wantCall(t *testing.T, n *lab.Namespace, network, address, want string) {
 	t.Helper()
-	got := call(n, network, address)
-	if got == silence && want != silence && strings.HasPrefix(network, "udp") {
-		got = call(n, network, address)
-	}
-	if got != want {
+	if got := insist(n, network, address); got != want {
 		t.Errorf("%s %s from %s: got %q, want %q", network, address, n.Name, got, want)
 	}
 }
@@ -368,17 +398,20 @@ func wantCall(t *testing.T, n *lab.Namespace, network, address, want string) {
 // wantNobody fails the test if somebody answers.
 func wantNobody(t *testing.T, n *lab.Namespace, network, address string) {
 	t.Helper()
-	if got := call(n, network, address); strings.Contains(got, " ") {
+	if got := call(n, network, address, nobodyLimit); strings.Contains(got, " ") {
 		t.Errorf("%s %s from %s: got %q, want nobody", network, address, n.Name, got)
 	}
 }
 
-// awaitCall waits until the answer is want.
+// awaitCall waits until the answer is want. Each call may take longer than the
+// one before it: what does not answer yet need not do so later, and what does
+// may be slow.
 func awaitCall(t *testing.T, n *lab.Namespace, network, address, want string) {
 	t.Helper()
-	var got string
+	limit := time.Second
 	lab.Eventually(t, fmt.Sprintf("%s %s from %s answers %q", network, address, n.Name, want), func() bool {
-		got = call(n, network, address)
+		got := call(n, network, address, limit)
+		limit = min(2*limit, lab.Patience/4)
 		return got == want
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -200,8 +201,9 @@ func report(results []error) int {
 }
 
 // churnProgram ADDRESS CLIENTS ROUNDS opens, uses and closes connections with
-// so many clients at a time, so often each, and prints how many went well
-// within a second, which is when a kernel sends a lost SYN again.
+// so many clients at a time, so often each. It prints how many went well, and
+// how many of these were open only after a second, which is when a kernel sends
+// a lost SYN again.
 func churnProgram(args []string) int {
 	clients, err1 := strconv.Atoi(args[1])
 	rounds, err2 := strconv.Atoi(args[2])
@@ -210,27 +212,30 @@ func churnProgram(args []string) int {
 	}
 	results := make([]error, clients*rounds)
 	var all sync.WaitGroup
+	var late atomic.Int32
 	for c := range clients {
 		all.Go(func() {
 			for r := range rounds {
 				i := c*rounds + r
-				results[i] = visit(args[0], uint32(i))
+				results[i] = visit(args[0], uint32(i), &late)
 			}
 		})
 	}
 	all.Wait()
-	return report(results)
+	status := report(results)
+	fmt.Println(late.Load())
+	return status
 }
 
-func visit(address string, number uint32) error {
+func visit(address string, number uint32, late *atomic.Int32) error {
 	start := time.Now()
 	conn, err := connect("tcp", address)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if took := time.Since(start); took > time.Second {
-		return fmt.Errorf("connecting took %v", took.Round(time.Second))
+	if time.Since(start) >= time.Second {
+		late.Add(1)
 	}
 	return exchange(conn, number)
 }

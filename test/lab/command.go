@@ -17,7 +17,7 @@ const UserID = 1000
 
 // commandLimit is when a command that should have ended is killed: longer
 // than anything here takes, shorter than go test's own limit.
-const commandLimit = 90 * time.Second
+const commandLimit = 3 * time.Minute
 
 // sessionLimit is the same for what lives as long as a test.
 const sessionLimit = 10 * time.Minute
@@ -47,7 +47,7 @@ func (n *Namespace) Command(name string, args ...string) *Cmd {
 	c.SysProcAttr = &syscall.SysProcAttr{}
 	// After the command itself has ended, its descendants get this long to
 	// let go of its output; then Wait reports [exec.ErrWaitDelay].
-	c.WaitDelay = 5 * time.Second
+	c.WaitDelay = Patience
 	return c
 }
 

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 
 // dialProgram connects and says what came of it.
 func dialProgram(args []string) int {
-	conn, err := net.DialTimeout(args[0], args[1], time.Second)
+	conn, err := net.DialTimeout(args[0], args[1], Patience)
 	if err != nil {
 		fmt.Println(err)
 		return 1

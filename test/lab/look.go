@@ -40,6 +40,7 @@ type Link struct {
 	MAC       string
 	Addresses []string // with prefix lengths, sorted; not those of the link only
 	Tentative []string // those of Addresses that cannot be used yet
+	Silent    bool     // it has an address of the link only, which cannot be used yet
 	Routes    []string // "DESTINATION[ via GATEWAY]", sorted; only those somebody has set
 }
 
@@ -82,11 +83,13 @@ func describe(l netlink.Link) (Link, error) {
 		return d, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 	}
 	for _, address := range addresses {
+		tentative := address.Flags&unix.IFA_F_TENTATIVE != 0
 		if address.Scope == unix.RT_SCOPE_LINK {
+			d.Silent = d.Silent || tentative
 			continue
 		}
 		d.Addresses = append(d.Addresses, address.IPNet.String())
-		if address.Flags&unix.IFA_F_TENTATIVE != 0 {
+		if tentative {
 			d.Tentative = append(d.Tentative, address.IPNet.String())
 		}
 	}

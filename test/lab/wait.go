@@ -5,8 +5,9 @@ import (
 )
 
 // Patience is how long a test waits for something that should come soon. It
-// only has to be longer than a busy machine is slow.
-const Patience = 20 * time.Second
+// only has to be longer than a busy machine is slow: no test waits it out to
+// pass.
+const Patience = 40 * time.Second
 
 // Eventually waits until condition holds, asking again every few milliseconds,
 // and fails the test if it does not within [Patience]. what completes the
