@@ -187,7 +187,8 @@ func TestStopBeforeRun(t *testing.T) {
 	b.wantReset(t)
 }
 
-// rests tells whether calls, which are counted, have stopped.
+// rests tells whether calls, which are counted, have stopped. They may only
+// seem to have: a busy machine can keep a relay from running for so long.
 func (b *bench) rests(calls interface{ Load() int64 }) bool {
 	before := calls.Load()
 	for range 20 {
@@ -204,8 +205,8 @@ func TestSlowReaders(t *testing.T) {
 		sent := pattern(32<<20, 10)
 		b.guest.send(sent)
 		b.guest.sendFIN()
-		settle.Until(t, "the relay rests", func() bool { return b.rests(&b.guest.reads) })
-		if moved := b.outbound.Load(); moved == 0 || moved == int64(len(sent)) {
+		settle.Until(t, "the relay rests", func() bool { return b.rests(&b.guest.reads) && b.outbound.Load() > 0 })
+		if moved := b.outbound.Load(); moved == int64(len(sent)) {
 			t.Errorf("moved: got %d bytes, want some but not all", moved)
 		}
 		wantBytes(t, "peer", b.readAll(t), sent)
@@ -219,7 +220,7 @@ func TestSlowReaders(t *testing.T) {
 			b.peer.Write(sent)
 			b.peer.Close()
 		}()
-		settle.Until(t, "the relay rests", func() bool { return b.rests(&b.guest.writes) })
+		settle.Until(t, "the relay rests", func() bool { return b.rests(&b.guest.writes) && b.inbound.Load() >= 1000 })
 		if moved := b.inbound.Load(); moved != 1000 {
 			t.Errorf("moved: got %d bytes, want the window's 1000", moved)
 		}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"taproot/test/settle"
 )
 
 func netipFrom(b []byte) string {
@@ -41,7 +43,7 @@ func serve(t *testing.T, ctx context.Context, f *Forwarder) (*net.TCPConn, <-cha
 		result <- f.ServeConn(ctx, conn)
 	}()
 	t.Cleanup(func() { guest.Close(); <-ended })
-	guest.SetDeadline(time.Now().Add(10 * time.Second))
+	guest.SetDeadline(time.Now().Add(settle.Patience))
 	return guest.(*net.TCPConn), result
 }
 
@@ -127,7 +129,8 @@ func TestServeConnRetriesAndFails(t *testing.T) {
 		}).start(t)}, rcodeServFail},
 	} {
 		t.Run(name, func(t *testing.T) {
-			guest, _ := serve(t, t.Context(), forwarder(short, tt.servers...))
+			t.Parallel()
+			guest, _ := serve(t, t.Context(), forwarder(fair, tt.servers...))
 			send(t, guest, query)
 			reply := receive(t, guest, 1)[id(query)]
 			if got := flags(reply) & maskRcode; got != tt.rcode {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"taproot/test/settle"
 )
 
 // An upstream is a fake server: it gets a query and returns the messages to
@@ -158,7 +160,7 @@ func checkLeaks(t testing.TB) {
 	t.Helper()
 	goroutines, descriptors := runtime.NumGoroutine(), openDescriptors(t)
 	t.Cleanup(func() {
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(settle.Patience)
 		for runtime.NumGoroutine() > goroutines || openDescriptors(t) > descriptors {
 			if time.Now().After(deadline) {
 				stacks := make([]byte, 1<<20)
