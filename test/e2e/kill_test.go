@@ -48,9 +48,9 @@ func TestKill(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.victim, func(t *testing.T) {
 			l := newLab(t)
-			before, met := mounts(t, l), 0
+			before, met, round := mounts(t, l), 0, 0
 			// Some lives are over before their moment comes.
-			for round := 0; met < 20 && round < 100; round++ {
+			for ; met < 20 && round < 100; round++ {
 				c := guest(l, nil, "sh", "-c", "sleep 0.1; echo done").MustStart()
 				is := func(p lab.Process) bool { return tt.is(c, p) }
 				l.Eventually("its life begins", func() bool { return slices.ContainsFunc(l.Processes(), is) || ended(c) })
@@ -64,6 +64,7 @@ func TestKill(t *testing.T) {
 					t.Fatalf("round %d: left behind: mounts:\n%s", round, d)
 				}
 			}
+			t.Logf("%d rounds", round)
 			if met < 20 {
 				t.Errorf("killed %d times, want 20", met)
 			}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -115,6 +116,10 @@ func TestStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Eventually("the command is stopped", func() bool { return state() == 'T' })
+	// A shell, too, knows that taproot has stopped before it continues it.
+	l.Eventually("taproot is stopped", func() bool {
+		return slices.ContainsFunc(l.Processes(), func(p lab.Process) bool { return p.PID == c.Process.Pid && p.State == 'T' })
+	})
 	if err := c.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
