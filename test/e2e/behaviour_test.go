@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"strings"
+	"sync"
+	"testing"
+
+	"taproot/test/lab"
+)
+
+// atOnce is how many rows are performed at a time. Most of them wait for
+// timers of the kernel, and need the machine for some milliseconds only.
+const atOnce = 8
+
+// TestBehaviour: whichever way a connection takes, both of its ends see what
+// they would see if the host's kernel had forwarded it. The rows are in
+// behaviour_rows_test.go.
+func TestBehaviour(t *testing.T) {
+	t.Parallel()
+	var all sync.WaitGroup
+	defer all.Wait()
+	slots := make(chan struct{}, atOnce)
+	for _, row := range behaviours() {
+		on := row.on
+		if on == "" {
+			on = "4"
+		}
+		for i, f := range families {
+			if number := strings.TrimPrefix(f.name, "ipv"); !strings.Contains(on, number) {
+				continue
+			}
+			slots <- struct{}{}
+			all.Go(func() {
+				defer func() { <-slots }()
+				t.Run(row.name+" "+f.name, func(t *testing.T) {
+					lab.Need(t, f.needs...)
+					for _, c := range columns() {
+						t.Run(c.name, func(t *testing.T) { checkBehaviour(t, row, c, i) })
+					}
+				})
+			})
+		}
+	}
+}
+
+// checkBehaviour performs a row in a column, in a laboratory of its own.
+func checkBehaviour(t *testing.T, row behaviour, c column, family int) {
+	p := newPlay(t, c, family)
+	if row.guest != nil {
+		row.guest(p)
+	}
+	want := plain(row.script)
+	if c.name != "kernel" && row.ours != "" {
+		want = plain(row.ours)
+	}
+	if got := p.perform(want); got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// plain is a script without what is only for the eye.
+func plain(script string) string {
+	var b strings.Builder
+	for line := range strings.Lines(script) {
+		if fields := strings.Fields(line); len(fields) > 0 {
+			b.WriteString(strings.Join(fields, " ") + "\n")
+		}
+	}
+	return b.String()
+}
