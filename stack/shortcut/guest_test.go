@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -47,6 +49,7 @@ type guest struct {
 	shortcut *Shortcut
 	tcp      *nat.TCP
 	flows    *flow.Table
+	before   counts // of this test
 }
 
 // device makes the guest's TAP device.
@@ -70,7 +73,9 @@ var (
 // newGuest makes a guest, until the test ends.
 func newGuest(t testing.TB) *guest {
 	t.Helper()
-	g := &guest{flows: flow.New(flow.Config{}), ns: holdNamespace(t)}
+	g := &guest{flows: flow.New(flow.Config{})}
+	var pid int
+	g.ns, pid = holdNamespace(t)
 	var features tap.Features
 	file, _, err := g.ns.Attach(context.Background(), userns.Setup{
 		Interface: "tap0", MTU: 1500, Addresses: own, Device: device{&features},
@@ -93,6 +98,12 @@ func newGuest(t testing.TB) *guest {
 		t.Fatal(err)
 	}
 	g.start(t, d)
+	// The kernel makes an address of IPv6 its own when the device's carrier has
+	// been noticed, which may take a second.
+	settle.Until(t, "the guest has its address of IPv6", func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/ipv6_route", pid))
+		return err == nil && strings.Contains(string(b), fmt.Sprintf("%x 80", own[1].Addr().As16()))
+	})
 	return g
 }
 
@@ -111,7 +122,7 @@ func pollable(t testing.TB, f *os.File) *os.File {
 }
 
 // holdNamespace makes a network namespace, until the test ends.
-func holdNamespace(t testing.TB) *userns.Namespace {
+func holdNamespace(t testing.TB) (ns *userns.Namespace, pid int) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
 	cmd.Env = append(os.Environ(), guestEnv+"=1", "GORACE=atexit_sleep_ms=0")
@@ -129,12 +140,12 @@ func holdNamespace(t testing.TB) *userns.Namespace {
 			t.Error(err)
 		}
 	})
-	ns, err := userns.OpenTarget(userns.Target{PID: cmd.Process.Pid, NetOnly: true})
+	ns, err = userns.OpenTarget(userns.Target{PID: cmd.Process.Pid, NetOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ns.Close() })
-	return ns
+	return ns, cmd.Process.Pid
 }
 
 // start makes the gateway, which runs until the test ends.
@@ -214,15 +225,45 @@ func (g *guest) dial(t testing.TB, f family, to netip.AddrPort) *net.TCPConn {
 	return c
 }
 
-// inGuest runs a test in namespaces, for each family. to is where the guest
-// finds the host's loopback.
-func inGuest(t *testing.T, test func(t *testing.T, g *guest, f family)) {
+// TestGuest runs tests in both families with one guest, which takes a second to
+// make: the kernel needs that to notice the carrier of a device (linkwatch).
+func TestGuest(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	for i, f := range families() {
-		f.gateway = gateways[i]
-		t.Run(f.name, func(t *testing.T) { test(t, newGuest(t), f) })
+	g := newGuest(t)
+	for name, test := range map[string]func(*testing.T, *guest, family){
+		"echo": testEcho, "refused": testRefused, "reset": testReset, "connect and close": testConnectClose, "port again": testPortAgain,
+	} {
+		for i, f := range families() {
+			f.gateway = gateways[i]
+			t.Run(name+"/"+f.name, func(t *testing.T) {
+				g.before = counts{}
+				g.before = g.count()
+				test(t, g, f)
+				settle.Until(t, "all flows are gone", func() bool { return g.flows.Len(flow.TCP) == 0 })
+			})
+		}
+	}
+}
+
+// counts are statistics of both ways.
+type counts struct{ connected, refused, unreachable, putBack, handed, unknown, byFrames uint64 }
+
+// count returns the statistics since the test began.
+func (g *guest) count() counts {
+	s, b := &g.shortcut.Stats, &g.before
+	return counts{
+		s.Connected.Load() - b.connected, s.Refused.Load() - b.refused, s.Unreachable.Load() - b.unreachable,
+		s.PutBack.Load() - b.putBack, s.Handed.Load() - b.handed, s.Unknown.Load() - b.unknown, g.tcp.Stats.Connected.Load() - b.byFrames,
+	}
+}
+
+// want compares the statistics since the test began.
+func (g *guest) want(t *testing.T, want counts) {
+	t.Helper()
+	if got := g.count(); got != want {
+		t.Errorf("counts: got %+v, want %+v", got, want)
 	}
 }
 
@@ -257,114 +298,90 @@ func (f family) listenTCP(t testing.TB, handle func(*net.TCPConn)) netip.AddrPor
 
 func echo(c *net.TCPConn) { _, _ = io.Copy(struct{ io.Writer }{c}, c) }
 
-// wantShortcut wants all connections so far to have gone by the shortcut.
-func (g *guest) wantShortcut(t *testing.T, n uint64) {
-	t.Helper()
-	s := &g.shortcut.Stats
-	if s.Connected.Load() != n || s.Handed.Load() != 0 || s.Unknown.Load() != 0 || g.tcp.Stats.Connected.Load() != 0 {
-		t.Errorf("got %d by the shortcut, %d handed over, %d unknown, %d by the stack, want %d and none",
-			s.Connected.Load(), s.Handed.Load(), s.Unknown.Load(), g.tcp.Stats.Connected.Load(), n)
+func testEcho(t *testing.T, g *guest, f family) {
+	c := g.dial(t, f, f.listenTCP(t, echo))
+	sent := bytes.Repeat([]byte("0123456789abcdef!"), 8<<20/17)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := c.Write(sent); err != nil {
+			t.Errorf("write: %v", err)
+		}
+		c.CloseWrite()
+	})
+	got, err := io.ReadAll(c)
+	wg.Wait()
+	if err != nil || sha256.Sum256(got) != sha256.Sum256(sent) {
+		t.Errorf("got %d bytes and error %v, want the %d sent", len(got), err, len(sent))
 	}
+	g.want(t, counts{connected: 1, putBack: 1})
 }
 
-func TestGuestEcho(t *testing.T) {
-	inGuest(t, func(t *testing.T, g *guest, f family) {
-		c := g.dial(t, f, f.listenTCP(t, echo))
-		sent := bytes.Repeat([]byte("0123456789abcdef!"), 8<<20/17)
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if _, err := c.Write(sent); err != nil {
-				t.Errorf("write: %v", err)
-			}
-			c.CloseWrite()
-		})
-		got, err := io.ReadAll(c)
-		wg.Wait()
-		if err != nil || sha256.Sum256(got) != sha256.Sum256(sent) {
-			t.Errorf("got %d bytes and error %v, want the %d sent", len(got), err, len(sent))
-		}
-		settle.Until(t, "the flow is gone", func() bool { return g.flows.Len(flow.TCP) == 0 })
-		g.wantShortcut(t, 1)
-	})
+func testRefused(t *testing.T, g *guest, f family) {
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.host, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	sockets := g.sockets(t, f, 2)
+	to := netip.AddrPortFrom(f.gateway, l.Addr().(*net.TCPAddr).AddrPort().Port())
+	if _, err := connect(sockets[0], to); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("refused: got %v, want %v", err, syscall.ECONNREFUSED)
+	}
+	nowhere := map[string]string{"ipv4": "203.0.113.1:80", "ipv6": "[2001:db8:1::1]:80"}[f.name]
+	if _, err := connect(sockets[1], netip.MustParseAddrPort(nowhere)); !errors.Is(err, syscall.ENETUNREACH) {
+		t.Errorf("unreachable: got %v, want %v", err, syscall.ENETUNREACH)
+	}
+	g.want(t, counts{refused: 1, unreachable: 1})
 }
 
-func TestGuestRefused(t *testing.T) {
-	inGuest(t, func(t *testing.T, g *guest, f family) {
-		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.host, 0)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.Close()
-		sockets := g.sockets(t, f, 2)
-		to := netip.AddrPortFrom(f.gateway, l.Addr().(*net.TCPAddr).AddrPort().Port())
-		if _, err := connect(sockets[0], to); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("refused: got %v, want %v", err, syscall.ECONNREFUSED)
-		}
-		nowhere := map[string]string{"ipv4": "203.0.113.1:80", "ipv6": "[2001:db8:1::1]:80"}[f.name]
-		if _, err := connect(sockets[1], netip.MustParseAddrPort(nowhere)); !errors.Is(err, syscall.ENETUNREACH) {
-			t.Errorf("unreachable: got %v, want %v", err, syscall.ENETUNREACH)
-		}
-		s := &g.shortcut.Stats
-		if s.Refused.Load() != 1 || s.Unreachable.Load() != 1 || s.PutBack.Load() != 0 {
-			t.Errorf("stats: got %d refused, %d unreachable, %d put back, want 1, 1, 0", s.Refused.Load(), s.Unreachable.Load(), s.PutBack.Load())
-		}
-	})
-}
-
-// The listener itself is no way anywhere.
-func TestGuestResets(t *testing.T) {
-	inGuest(t, func(t *testing.T, g *guest, f family) {
-		to := f.listenTCP(t, func(c *net.TCPConn) {
-			io.ReadFull(c, make([]byte, 1))
-			c.SetLinger(0)
-		})
-		c := g.dial(t, f, to)
-		c.Write([]byte("x"))
-		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("reset by the host: got %v, want %v", err, syscall.ECONNRESET)
-		}
-		at := make(chan error, 1)
-		to = f.listenTCP(t, func(c *net.TCPConn) {
-			io.ReadFull(c, make([]byte, 1))
-			_, err := c.Read(make([]byte, 1))
-			at <- err
-		})
-		c = g.dial(t, f, to)
-		c.Write([]byte("x"))
+func testReset(t *testing.T, g *guest, f family) {
+	to := f.listenTCP(t, func(c *net.TCPConn) {
+		io.ReadFull(c, make([]byte, 1))
 		c.SetLinger(0)
-		c.Close()
-		if err := receive(t, at, "the host's end"); !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("reset by the guest: got %v, want %v", err, syscall.ECONNRESET)
-		}
-		g.wantShortcut(t, 2)
 	})
+	c := g.dial(t, f, to)
+	c.Write([]byte("x"))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("reset by the host: got %v, want %v", err, syscall.ECONNRESET)
+	}
+	at := make(chan error, 1)
+	to = f.listenTCP(t, func(c *net.TCPConn) {
+		io.ReadFull(c, make([]byte, 1))
+		_, err := c.Read(make([]byte, 1))
+		at <- err
+	})
+	c = g.dial(t, f, to)
+	c.Write([]byte("x"))
+	c.SetLinger(0)
+	c.Close()
+	if err := receive(t, at, "the host's end"); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("reset by the guest: got %v, want %v", err, syscall.ECONNRESET)
+	}
+	g.want(t, counts{connected: 2, putBack: 2})
 }
 
 // 32 clients connect and close, and the host closes first every other time.
-func TestGuestConnectClose(t *testing.T) {
+func testConnectClose(t *testing.T, g *guest, f family) {
 	const clients, rounds = 32, 32
-	inGuest(t, func(t *testing.T, g *guest, f family) {
-		to := f.listenTCP(t, echo)
-		sockets := g.sockets(t, f, clients*rounds)
-		var wg sync.WaitGroup
-		for i := range clients {
-			wg.Go(func() {
-				for _, s := range sockets[i*rounds:][:rounds] {
-					c, err := connect(s, to)
-					if err != nil {
-						t.Error(err)
-						continue
-					}
-					c.CloseWrite()
-					if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
-						t.Errorf("got %q and error %v, want the end", b, err)
-					}
-					c.Close()
+	to := f.listenTCP(t, echo)
+	sockets := g.sockets(t, f, clients*rounds)
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() {
+			for _, s := range sockets[i*rounds:][:rounds] {
+				c, err := connect(s, to)
+				if err != nil {
+					t.Error(err)
+					continue
 				}
-			})
-		}
-		wg.Wait()
-		settle.Until(t, "all flows are gone", func() bool { return g.flows.Len(flow.TCP) == 0 })
-		g.wantShortcut(t, clients*rounds)
-	})
+				c.CloseWrite()
+				if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+					t.Errorf("got %q and error %v, want the end", b, err)
+				}
+				c.Close()
+			}
+		})
+	}
+	wg.Wait()
+	g.want(t, counts{connected: clients * rounds, putBack: clients * rounds})
 }
