@@ -61,7 +61,7 @@ func (d vethDevice) Attach(_ *os.File, name string) error {
 	}
 	defer w.close()
 	const peer = "peer0"
-	if err := makeVeth(w.routes, name, peer); err != nil {
+	if err := makeVeth(w.routes, name, peer, 0); err != nil {
 		return err
 	}
 	link, err := w.routes.link(peer)
@@ -71,14 +71,18 @@ func (d vethDevice) Attach(_ *os.File, name string) error {
 	return w.routes.up(link) // carrier for the other end
 }
 
-// makeVeth makes a virtual cable.
-func makeVeth(r *rtnl, name, peer string) error {
+// makeVeth makes a virtual cable, whose other end is in the network namespace of
+// a process if that is not 0.
+func makeVeth(r *rtnl, name, peer string, pid int) error {
 	header, err := marshal(unix.IfInfomsg{})
 	if err != nil {
 		return err
 	}
 	other := netlink.NewAttributeEncoder()
 	other.String(unix.IFLA_IFNAME, peer)
+	if pid != 0 {
+		other.Uint32(unix.IFLA_NET_NS_PID, uint32(pid))
+	}
 	tail, err := other.Encode()
 	if err != nil {
 		return err

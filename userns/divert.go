@@ -34,17 +34,19 @@ type Divert struct {
 // networks that are nested in it. It has no goroutine; its methods are safe for
 // concurrent use.
 type Diversion struct {
-	Divert
+	want      Divert
 	link      int32
 	listeners []*os.File
 	sides     []*side // one for each family
 	conf      map[uint8]*os.File
 	routes    *rtnl
 	rules     *nft.Conn
-	sockets   []*os.File // to close at the end
-	watched   watched
+
+	ruleSocket *os.File // of rules
 
 	mu sync.Mutex
+	// +checklocks:mu
+	lookout lookout
 	// +checklocks:mu
 	options options
 	// +checklocks:mu
@@ -74,8 +76,8 @@ type Diversion struct {
 // connection marks, and keep the source of diverted connections from being
 // translated. See package mark for what is in the frames.
 func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
-	v := &Diversion{Divert: d, options: options{nested: true, fib: true}, conf: map[uint8]*os.File{}}
-	v.Except = slices.Clone(d.Except)
+	d.Except = slices.Clone(d.Except)
+	v := &Diversion{want: d, options: options{nested: true, fib: true}, conf: map[uint8]*os.File{}}
 	err := v.reach(ctx, n)
 	if err == nil {
 		err = v.install()
@@ -148,7 +150,7 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 	}
 	made = made[len(files):]
 	d.listeners = made[fixed:]
-	d.watched = watched{route: made[2], rules: made[3]}
+	d.lookout = lookout{routing: made[2], rules: made[3]}
 	if d.routes, err = newRTNL(made[0]); err != nil {
 		made[1].Close()
 		return fmt.Errorf("netlink: %w", err)
@@ -157,9 +159,8 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
-	d.sockets = append(d.sockets, made[1])
-	d.rules = nft.NewConn(rules)
-	return d.watched.subscribe()
+	d.ruleSocket, d.rules = made[1], nft.NewConn(rules)
+	return d.lookout.subscribe()
 }
 
 // reachError explains why there is nothing of the namespace.
@@ -176,13 +177,15 @@ const hintModules = "as root: modprobe -a nf_tables nft_ct nft_tproxy nft_fib_ip
 
 // install makes all that is not there.
 func (d *Diversion) install() error {
-	link, err := d.routes.link(d.Interface)
-	if err != nil {
-		return err
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.link = link
+	if d.removed {
+		return os.ErrClosed
+	}
+	var err error
+	if d.link, err = d.routes.link(d.want.Interface); err != nil {
+		return err
+	}
 	if err := d.setSysctls(); err != nil {
 		return err
 	}
@@ -232,7 +235,7 @@ func (d *Diversion) tables() []nft.Table {
 			family: s.family, link: uint32(d.link), to: s.listener, wants: d.options,
 			bound: s.bound,
 		}
-		for _, addr := range d.Except {
+		for _, addr := range d.want.Except {
 			if family(addr.Unmap()) == int(s.family) {
 				r.except = append(r.except, addr.Unmap())
 			}

@@ -17,7 +17,7 @@ import (
 func (d *Diversion) routingRules(family uint8) []routingRule {
 	return []routingRule{
 		{family: family, preference: mark.Preference, table: mark.RouteInside, marked: true},
-		{family: family, preference: mark.Preference + 1, table: mark.RouteBound, oif: d.Interface},
+		{family: family, preference: mark.Preference + 1, table: mark.RouteBound, oif: d.want.Interface},
 	}
 }
 
@@ -36,7 +36,7 @@ func (d *Diversion) route(s *side) error {
 			continue
 		}
 		if t.gateway.IsValid() {
-			if err := d.routes.neighbour(unix.RTM_NEWNEIGH, netlink.Create|netlink.Replace, d.link, s.bound, d.Gateway); err != nil {
+			if err := d.routes.neighbour(unix.RTM_NEWNEIGH, netlink.Create|netlink.Replace, d.link, s.bound, d.want.Gateway); err != nil {
 				return fmt.Errorf("neighbour %v: %w", s.bound, err)
 			}
 		}
@@ -74,7 +74,7 @@ func (d *Diversion) without(s *side) bool {
 	if s.family != unix.AF_INET6 {
 		return false
 	}
-	off, err := readAt(d.conf[s.family], d.Interface+"/disable_ipv6")
+	off, err := readAt(d.conf[s.family], d.want.Interface+"/disable_ipv6")
 	return err == nil && off == "1"
 }
 
@@ -92,7 +92,7 @@ func (d *Diversion) setSysctls() error {
 	if conf == nil {
 		return nil
 	}
-	own, all := d.Interface+"/", "all/"
+	own, all := d.want.Interface+"/", "all/"
 	values := map[string]string{}
 	for _, name := range []string{all + "accept_local", own + "accept_local", all + "rp_filter", own + "rp_filter"} {
 		value, err := readAt(conf, name)

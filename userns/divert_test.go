@@ -5,13 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -86,6 +84,7 @@ type world struct {
 	device    *os.File
 	diversion *Diversion
 	frames    chan frame // SYNs with a code point of ours that the guest sent
+	plain     chan frame // other SYNs
 	others    chan frame // everything else of TCP
 }
 
@@ -98,32 +97,39 @@ var gatewayMAC = net.HardwareAddr{0x02, 0, 0, 1, 2, 4}
 func newWorld(t testing.TB, d Divert) *world {
 	t.Helper()
 	w := newUndiverted(t)
+	w.divert(d)
+	return w
+}
+
+// divert begins to divert the guest's TCP.
+func (w *world) divert(d Divert) {
+	w.t.Helper()
 	d.Interface, d.Gateway = "tap0", gatewayMAC
 	v, err := w.ns.Divert(context.Background(), d)
 	if err != nil {
 		var h interface{ Hint() string }
 		if errors.As(err, &h) {
-			t.Log(h.Hint())
+			w.t.Log(h.Hint())
 		}
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	w.diversion = v
-	t.Cleanup(func() {
+	w.t.Cleanup(func() {
 		if err := v.Remove(); err != nil {
-			t.Error(err)
+			w.t.Error(err)
 		}
 		closeFiles(v.Listeners())
 	})
-	return w
 }
 
 // newUndiverted makes a guest with a device.
 func newUndiverted(t testing.TB) *world {
 	t.Helper()
-	p := newTarget(t, "answer", rootTarget())
-	w := &world{t: t, p: p, ns: openTarget(t, Target{PID: p.pid}), frames: make(chan frame, 1000), others: make(chan frame, 1000)}
-	var err error
-	w.device, _, err = w.ns.Attach(context.Background(), Setup{
+	p := newTarget(t, "contain", rootTarget())
+	w := &world{t: t, p: p, ns: openTarget(t, Target{PID: p.pid}),
+		frames: make(chan frame, 1000), plain: make(chan frame, 1000), others: make(chan frame, 1000),
+	}
+	attached, _, err := w.ns.Attach(context.Background(), Setup{
 		Interface: "tap0", MTU: 1500, MAC: net.HardwareAddr{0x02, 0, 0, 1, 2, 3},
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.100/24"), netip.MustParsePrefix("fd00::64/64")},
 		Routes:    defaultRoutes("10.0.2.2", "fd00::2"),
@@ -141,23 +147,30 @@ func newUndiverted(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []string{"10.0.2.2", "fd00::2"} {
+	for _, s := range []string{"10.0.2.2", "10.0.2.3", "fd00::2", "fd00::3"} {
 		if err := network.routes.neighbour(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE, link, netip.MustParseAddr(s), gatewayMAC); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := unix.SetNonblock(int(w.device.Fd()), true); err != nil {
+	defer attached.Close()
+	fd, err := unix.FcntlInt(attached.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	device := os.NewFile(w.device.Fd(), "tap0")
-	runtime.SetFinalizer(w.device, nil)
+	if err := unix.SetNonblock(fd, true); err != nil { // which os.NewFile goes by
+		t.Fatal(err)
+	}
+	device := os.NewFile(uintptr(fd), "tap0")
 	w.device = device
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
 		w.read()
 	}()
-	t.Cleanup(func() { device.Close(); <-read })
+	t.Cleanup(func() {
+		device.Close()
+		<-read
+	})
 	return w
 }
 
@@ -174,8 +187,11 @@ func (w *world) read() {
 			continue
 		}
 		c := w.others
-		if dscp := f.dscp(); f.flags()&bareMask == bareSYN && (dscp == mark.Local || dscp == mark.Nested) {
-			c = w.frames
+		if f.flags()&bareMask == bareSYN {
+			c = w.plain
+			if dscp := f.dscp(); dscp == mark.Local || dscp == mark.Nested {
+				c = w.frames
+			}
 		}
 		select {
 		case c <- f:
@@ -261,14 +277,16 @@ func (w *world) putBack(f frame) {
 	}
 }
 
-// wait returns what comes next, or fails the test.
-func (w *world) next(c chan frame) frame {
+// next returns the next frame to a destination, or fails the test. Those before
+// it are forgotten: SYNs are sent again.
+func (w *world) next(c chan frame, to string) frame {
 	w.t.Helper()
 	var f frame
-	eventually(w.t, "a frame", func() bool {
+	eventually(w.t, "a frame to "+to, func() bool {
 		select {
 		case f = <-c:
-			return true
+			_, destination := f.ends()
+			return destination.String() == to
 		default:
 			return false
 		}
@@ -279,8 +297,14 @@ func (w *world) next(c chan frame) frame {
 // dial begins a connection of a socket in the guest; setup may change it first.
 func (w *world) dial(to string, setup func(fd int) error) *os.File {
 	w.t.Helper()
+	return w.dialIn(w.ns, to, setup)
+}
+
+// dialIn is dial in another namespace.
+func (w *world) dialIn(ns *Namespace, to string, setup func(fd int) error) *os.File {
+	w.t.Helper()
 	target := netip.MustParseAddrPort(to)
-	files, err := w.ns.Sockets(context.Background(), []Socket{{Family: family(target.Addr()), Type: unix.SOCK_STREAM}})
+	files, err := ns.Sockets(context.Background(), []Socket{{Family: family(target.Addr()), Type: unix.SOCK_STREAM}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -297,6 +321,8 @@ func (w *world) dial(to string, setup func(fd int) error) *os.File {
 	}
 	return files[0]
 }
+
+func addrOf(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 func sockaddrOf(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
@@ -408,11 +434,17 @@ func TestDivert(t *testing.T) {
 // converse connects, puts the SYN back and exchanges bytes.
 func (w *world) converse(t *testing.T, to string, setup func(fd int) error) {
 	t.Helper()
-	guest := w.dial(to, setup)
-	syn := w.next(w.frames)
+	w.converseIn(t, w.ns, to, mark.Local, setup)
+}
+
+// converseIn is converse in a namespace, whose SYNs have a code point.
+func (w *world) converseIn(t *testing.T, ns *Namespace, to string, dscp int, setup func(fd int) error) {
+	t.Helper()
+	guest := w.dialIn(ns, to, setup)
+	syn := w.next(w.frames, to)
 	source, destination := syn.ends()
-	if destination.String() != to || syn.dscp() != mark.Local {
-		t.Fatalf("got a SYN to %v with DSCP %d, want %s and %d", destination, syn.dscp(), to, mark.Local)
+	if syn.dscp() != dscp {
+		t.Fatalf("got a SYN with DSCP %d, want %d", syn.dscp(), dscp)
 	}
 	w.putBack(syn)
 	fd, peer, own := w.accept(syn.is4())
@@ -420,13 +452,14 @@ func (w *world) converse(t *testing.T, to string, setup func(fd int) error) {
 		t.Fatalf("got a connection from %v to %v, want %v to %v", peer, own, source, destination)
 	}
 	exchange(t, guest, fd)
-	select {
-	case f := <-w.others:
-		a, b := f.ends()
-		t.Errorf("a frame came out, with flags %#x, from %v to %v", f.flags(), a, b)
-	default:
+	for len(w.others)+len(w.plain) > 0 {
+		var f frame
+		select {
+		case f = <-w.plain:
+		case f = <-w.others:
+		}
+		if a, b := f.ends(); a == source {
+			t.Errorf("a frame came out, with flags %#x, from %v to %v", f.flags(), a, b)
+		}
 	}
 }
-
-var _ = io.EOF
-var _ = syscall.EIO

@@ -2,29 +2,39 @@ package userns
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"taproot/userns/nft"
+	"taproot/stack/shortcut/mark"
 )
 
-// watched are two netlink sockets that tell of changes.
-type watched struct {
-	route *os.File // links and routing rules
-	rules *os.File // nf_tables
+// A lookout are two netlink sockets that collect changes of a namespace.
+type lookout struct {
+	routing *os.File       // links and routing rules
+	rules   *os.File       // nf_tables
+	down    map[int32]bool // links that were seen to be down
 }
 
-// subscribe begins to collect changes.
-func (w watched) subscribe() error {
+// subscribe begins to collect.
+func (l *lookout) subscribe() error {
+	l.down = map[int32]bool{}
+	for _, f := range []*os.File{l.routing, l.rules} {
+		// The kernel does not tell a socket without an address of its own.
+		if err := unix.Bind(int(f.Fd()), &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			return os.NewSyscallError("bind netlink", err)
+		}
+	}
 	for _, g := range []struct {
 		file  *os.File
 		group int
 	}{
-		{w.route, unix.RTNLGRP_LINK}, {w.route, unix.RTNLGRP_IPV4_RULE}, {w.route, unix.RTNLGRP_IPV6_RULE},
-		{w.rules, unix.NFNLGRP_NFTABLES},
+		{l.routing, unix.RTNLGRP_LINK}, {l.routing, unix.RTNLGRP_IPV4_RULE}, {l.routing, unix.RTNLGRP_IPV6_RULE},
+		{l.rules, unix.NFNLGRP_NFTABLES},
 	} {
 		if err := unix.SetsockoptInt(int(g.file.Fd()), unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g.group); err != nil {
 			return fmt.Errorf("netlink group %d: %w", g.group, err)
@@ -33,48 +43,107 @@ func (w watched) subscribe() error {
 	return nil
 }
 
+// close may be called of one that was never made.
+func (l *lookout) close() {
+	closeFile(l.routing)
+	closeFile(l.rules)
+}
+
 // Wait returns nil when something of the diversion was changed or removed by
 // somebody else: then Restore is what helps, and connections that are diverted
-// may have been reset. Otherwise it returns why it cannot tell, ctx's error for
-// one. It has no timer.
+// may have been reset meanwhile. Otherwise it returns why it cannot tell, ctx's
+// error for one. It has no timer; of several calls at once, one gets the news.
+//
+// Sysctls are not watched. That they are wrong shows in what is put back and
+// never comes to a listener.
 func (d *Diversion) Wait(ctx context.Context) error {
 	w, err := newWatcher()
 	if err != nil {
 		return err
 	}
 	defer w.close()
-	if err := errors.Join(w.add(int(d.watched.route.Fd()), unix.EPOLLIN), w.add(int(d.watched.rules.Fd()), unix.EPOLLIN)); err != nil {
-		return err
+	for _, f := range []*os.File{d.lookout.routing, d.lookout.rules} {
+		if err := w.add(int(f.Fd()), unix.EPOLLIN); err != nil {
+			return err
+		}
 	}
 	return w.until(ctx, d.changed)
 }
 
-// changed takes the news and tells whether they are of us.
+// changed takes the news and tells whether they concern us.
 func (d *Diversion) changed() (bool, error) {
-	d.watched.drain()
-	intact, err := d.intact()
-	return !intact, err
-}
-
-func (w watched) drain() {
-	var b [4096]byte
-	for _, f := range []*os.File{w.route, w.rules} {
-		for {
-			if _, _, err := unix.Recvfrom(int(f.Fd()), b[:], unix.MSG_DONTWAIT); err != nil && err != unix.EINTR && err != unix.ENOBUFS {
-				break
-			}
-		}
-	}
-}
-
-// intact tells whether all is there.
-func (d *Diversion) intact() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.removed {
 		return false, os.ErrClosed
 	}
-	return d.hasRules()
+	routing, err := take(d.lookout.routing, d.disturbs)
+	if err != nil || routing {
+		return routing, err
+	}
+	// Most of these are our own. The rules themselves tell.
+	news, err := take(d.lookout.rules, func(netlink.Message) bool { return true })
+	if err != nil || !news {
+		return false, err
+	}
+	whole, err := d.hasRules()
+	return !whole, err
+}
+
+// take takes all messages that wait in a socket and tells whether one of them
+// matters. That some were lost matters.
+func take(f *os.File, matters func(netlink.Message) bool) (bool, error) {
+	found := false
+	b := make([]byte, 1<<14) // more than the kernel puts in one packet
+	for {
+		n, _, err := unix.Recvfrom(int(f.Fd()), b, unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return found, nil
+		case err == unix.ENOBUFS:
+			found = true
+			continue
+		case err != nil:
+			return false, os.NewSyscallError("recvfrom", err)
+		}
+		messages, err := parseMessages(b[:n:n])
+		if err != nil {
+			return false, err
+		}
+		for _, m := range messages {
+			found = matters(m) || found
+		}
+	}
+}
+
+// disturbs tells whether a message says that one of our routing rules was
+// removed, or that a device is up again, which has lost its routes while it was
+// down.
+//
+// +checklocks:d.mu
+func (d *Diversion) disturbs(m netlink.Message) bool {
+	switch {
+	case m.Header.Type == unix.RTM_DELRULE && len(m.Data) >= unix.SizeofRtMsg:
+		a, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofRtMsg:])
+		for err == nil && a.Next() {
+			if a.Type() == unix.FRA_PRIORITY {
+				p := a.Uint32()
+				return p == mark.Preference || p == mark.Preference+1
+			}
+		}
+	case m.Header.Type == unix.RTM_NEWLINK && len(m.Data) >= unix.SizeofIfInfomsg:
+		link := int32(binary.NativeEndian.Uint32(m.Data[4:]))
+		if link != d.link && link != loopbackIndex {
+			return false
+		}
+		up := binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0
+		was := d.lookout.down[link]
+		d.lookout.down[link] = !up
+		return up && was
+	}
+	return false
 }
 
 // hasRules tells whether our tables have as many rules as we made.
@@ -90,16 +159,22 @@ func (d *Diversion) hasRules() (bool, error) {
 	return true, nil
 }
 
-// Restore makes what is missing again. The listeners stay.
+// Restore makes what is missing again, and the tables of nf_tables anew in any
+// case. The listeners stay the same, and connections go on if nothing of theirs
+// was lost meanwhile.
 func (d *Diversion) Restore(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if err := d.install(); err != nil {
-		return fmt.Errorf("divert TCP of %s: %w", d.Interface, err)
+		return fmt.Errorf("divert TCP of %s: %w", d.want.Interface, err)
 	}
 	return nil
 }
 
 // Remove removes all that Divert has made but the listeners, which are the
-// caller's, and resets the sysctls. Connections that are diverted end with it.
+// caller's, and resets the sysctls that are still as it left them. Connections
+// that are diverted do not survive it. Wait must have returned before.
 func (d *Diversion) Remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -109,32 +184,24 @@ func (d *Diversion) Remove() error {
 	d.removed = true
 	var errs []error
 	if d.rules != nil {
-		errs = append(errs, d.rules.Remove(d.bare()))
-	}
-	if d.routes != nil {
+		errs = append(errs, d.rules.Remove(d.tables()))
 		for _, s := range d.sides {
 			errs = append(errs, d.unroute(s))
 		}
 		errs = append(errs, d.resetSysctls())
+	}
+	d.close()
+	return errors.Join(errs...)
+}
+
+// close closes all but the listeners.
+func (d *Diversion) close() {
+	if d.routes != nil {
 		d.routes.close()
 	}
 	for _, f := range d.conf {
 		f.Close()
 	}
-	closeFiles(d.sockets)
-	closeFile(d.watched.route)
-	closeFile(d.watched.rules)
-	return errors.Join(errs...)
-}
-
-// bare returns our tables without their chains.
-func (d *Diversion) bare() []nft.Table {
-	var tables []nft.Table
-	for _, s := range d.sides {
-		r := ruleset{family: s.family}
-		t := r.table()
-		t.Chains = nil
-		tables = append(tables, t)
-	}
-	return tables
+	closeFile(d.ruleSocket)
+	d.lookout.close()
 }

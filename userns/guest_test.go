@@ -46,6 +46,8 @@ func guest(name string, args []string) int {
 		return guestAnswer()
 	case "trace":
 		return guestTrace()
+	case "contain":
+		return guestContain()
 	case "hidden":
 		unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 		return guestAnswer()
@@ -141,6 +143,21 @@ func guestAnswer() int {
 	fmt.Println("ready")
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		guestReport()
+	}
+	return 0
+}
+
+// guestContain starts a program in a network namespace below its user namespace
+// for each line, and says its process id. It says "ready" first.
+func guestContain() int {
+	fmt.Println("ready")
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		cmd := exec.Command(selfExe, guestArg, "sleep")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			return complain(err)
+		}
+		fmt.Println(cmd.Process.Pid)
 	}
 	return 0
 }
