@@ -90,6 +90,7 @@ type Stack struct {
 	echo         func(Echo)
 	solicitation func()
 	idle         func()
+	late         chan lateSYN // see settle
 
 	// scratch is a datagram in one piece, headScratch its headers. The link's
 	// reader owns both.
@@ -127,6 +128,7 @@ func New(cfg Config) (*Stack, error) {
 		neighbours: cfg.Neighbours,
 		scratch:    make([]byte, 0, 65536),
 		heads:      make(map[stack.TransportEndpointID][]byte),
+		late:       make(chan lateSYN, maxLate),
 	}
 	if !s.linkLocal.IsValid() {
 		s.linkLocal = linkLocal(cfg.MAC)
@@ -251,7 +253,12 @@ func (s *Stack) Stop() error { return s.link.Stop() }
 // Run moves packets until ctx ends, which is no error, or the device is gone.
 // All goroutines of the stack have returned when Run returns.
 func (s *Stack) Run(ctx context.Context) error {
+	lateCtx, stopLate := context.WithCancel(ctx)
+	var late sync.WaitGroup
+	late.Go(func() { s.deliverLate(lateCtx) })
 	err := s.link.Run(ctx)
+	stopLate()
+	late.Wait()
 	s.stack.Close()
 	for _, ep := range s.stack.CleanupEndpoints() {
 		ep.Abort()

@@ -48,11 +48,12 @@ func (s *Stack) HandleSYN(h func(*SYN) bool, points ...uint8) {
 
 // classifyTCP hands a SYN to its handler.
 func (s *Stack) classifyTCP(f *link.Frame) bool {
-	if s.syn == nil || s.synPoints&(1<<dscpOf(f.Head)) == 0 {
-		return false
+	if s.syn != nil && s.synPoints&(1<<dscpOf(f.Head)) != 0 {
+		if syn := synOf(f); syn != nil && s.syn(syn) {
+			return true
+		}
 	}
-	syn := synOf(f)
-	return syn != nil && s.syn(syn)
+	return s.settle(f)
 }
 
 // dscpOf returns the code point of an IP packet's header in a frame.
