@@ -25,7 +25,7 @@ func receive(fd uintptr, b []byte) (int, error) {
 
 // spliceOnce is splice(2) without waiting; one of the two is a pipe. It
 // returns 0 after a FIN.
-func spliceOnce(from, to, n int) (int, error) {
+func spliceOnce(from, to int32, n int) (int, error) {
 	const flags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
 	for {
 		moved, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), flags)
@@ -40,7 +40,7 @@ func spliceOnce(from, to, n int) (int, error) {
 }
 
 // send is send(2) without waiting.
-func send(fd int, b []byte) (int, error) {
+func send(fd int32, b []byte) (int, error) {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)
 		switch errno {

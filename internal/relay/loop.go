@@ -38,8 +38,9 @@ type loop struct {
 	pipes   pipes
 	err     error // of epoll
 
-	// Ways whose turn was over, first come, first served.
+	// Ways that move much or have more to move, first come, first served.
 	first, last *way
+	hurry       int // turns until a way may move much at once
 
 	mu sync.Mutex
 	// +checklocks:mu
@@ -146,8 +147,14 @@ func (l *loop) arm(j *joint, side uint8) error {
 	return l.control(unix.EPOLL_CTL_MOD, j, side, age, events|unix.EPOLLOUT)
 }
 
-// removeLocked gives up a joint's slot.
-//
+// remove gives up a joint's slot. It returns false if no joint is left.
+func (l *loop) remove(j *joint) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.removeLocked(j)
+	return len(l.free) < len(l.slots)
+}
+
 // +checklocks:l.mu
 func (l *loop) removeLocked(j *joint) {
 	l.slots[j.slot].joint = nil
@@ -214,6 +221,7 @@ func (l *loop) serve(uintptr) bool {
 			}
 		}
 		if w := l.dequeue(); w != nil {
+			l.hurry = max(0, l.hurry-1)
 			l.turn(w)
 		}
 		if l.first == nil && n < batch {
@@ -249,12 +257,31 @@ func (l *loop) handle(j *joint, side int, events uint32) {
 	}
 	if events&^unix.EPOLLOUT != 0 {
 		in.readable = true
-		l.turn(in)
+		l.begin(in)
 	}
 	if events&unix.EPOLLOUT != 0 && out.stalled {
 		out.stalled = false
-		l.turn(out)
+		l.begin(out)
 	}
+}
+
+// begin lets a way move, at once if it moves little at a time, else when it is
+// its turn: what is small never waits for more than one turn of what is large.
+func (l *loop) begin(w *way) {
+	if w.bulk && !w.queued {
+		l.enqueue(w)
+		return
+	}
+	l.hurry = patience
+	l.turn(w)
+}
+
+// stint is how much a way may move before others have their turn, in bytes.
+func (l *loop) stint() int {
+	if l.hurry > 0 {
+		return bite
+	}
+	return pipeSize
 }
 
 // fail begins the end of a joint one end of which is dead.
@@ -291,11 +318,11 @@ func (l *loop) end(j *joint, inOrder bool) {
 		return
 	}
 	j.over = true
-	l.mu.Lock()
-	l.removeLocked(j)
-	l.mu.Unlock()
 	for i := range j.ways {
 		l.release(&j.ways[i])
+	}
+	if !l.remove(j) {
+		l.pipes.close() // an idle process shall not have its share of them
 	}
 	if inOrder {
 		j.close()

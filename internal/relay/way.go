@@ -12,7 +12,7 @@ import (
 //
 // In the first two cases the loop will be told when there is more to do.
 func (l *loop) move(w *way) error {
-	for left := turn; !w.stalled; {
+	for left := l.stint(); !w.stalled; {
 		if err := l.flush(w); err != nil {
 			return err
 		}
@@ -67,7 +67,7 @@ func (l *loop) fillBuffer(w *way) error {
 // data.
 func (l *loop) fillPipe(w *way, p pipe) error {
 	e := w.source()
-	n, err := spliceOnce(int(e.fd), p.w, pipeSize)
+	n, err := spliceOnce(e.fd, p.w, l.stint())
 	if err == nil && n > 0 {
 		w.pipe, w.held = p, int32(n)
 		w.bulk = n >= worthwhile
@@ -86,7 +86,7 @@ func (l *loop) fillPipe(w *way, p pipe) error {
 func (l *loop) flush(w *way) error {
 	to := w.sink()
 	for w.held > 0 {
-		n, err := w.write(int(to.fd))
+		n, err := w.write(to.fd)
 		switch {
 		case err == syscall.EAGAIN:
 			w.stalled = true
@@ -103,7 +103,7 @@ func (l *loop) flush(w *way) error {
 }
 
 // write writes once.
-func (w *way) write(fd int) (int, error) {
+func (w *way) write(fd int32) (int, error) {
 	if w.buffer != nil {
 		return send(fd, w.buffer[w.at:w.at+w.held])
 	}
@@ -133,7 +133,7 @@ func (l *loop) release(w *way) {
 		l.buffers.give(w.buffer)
 	case w.pipe == pipe{}:
 	case w.held > 0:
-		w.pipe.close()
+		l.pipes.drop(w.pipe)
 	default:
 		l.pipes.give(w.pipe)
 	}
