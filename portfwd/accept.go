@@ -104,8 +104,6 @@ func (p *Publisher) admit(l Listener, f *os.File, client netip.AddrPort) {
 			p.serveLocal(l, f, client, entry)
 			return
 		}
-		defer p.free()
-		defer entry.Close()
 		p.serveStack(f, source, target, entry)
 	})
 }

@@ -24,18 +24,43 @@ const (
 	dialTries = 16
 )
 
-// serveStack connects a client to the guest through the stack, and serves both
-// until the end.
+// serveStack connects a client to the guest through the stack, and leaves both
+// to the Mover.
 func (p *Publisher) serveStack(f *os.File, source, target netip.AddrPort, entry *flow.Flow) {
 	guest, source, err := p.dial(source, target)
 	if err != nil {
 		p.refuse(f, source, target, err)
-		return
+	} else if err = p.joinStack(guest, f, source, target, entry); err != nil {
+		p.fail(source, target, err)
 	}
+	if err != nil {
+		entry.Close()
+		p.free()
+	}
+}
+
+// joinStack has the Mover serve the guest's end and a client, and the flow end
+// with them. Where it fails, both are reset, and the flow is the caller's.
+func (p *Publisher) joinStack(guest Conn, client *os.File, source, target netip.AddrPort, entry *flow.Flow) error {
+	stream(client)
+	fd, err := socket.Dup(client)
+	if err != nil {
+		relay.Reset(client)
+		guest.Abort()
+		return err
+	}
+	client.Close()
 	p.Stats.Connected.Add(1)
-	stream(f)
-	inOrder := relay.Run(p.ctx, guest, f, relay.Counters{Outbound: &entry.ToInitiator, Inbound: &entry.ToTarget})
-	p.logEnd(inOrder, source, target, entry)
+	return p.cfg.Mover.JoinStream(guest, fd, relay.Counters{Outbound: &entry.ToInitiator, Inbound: &entry.ToTarget}, p.ending(source, target, entry))
+}
+
+// ending returns what the Mover calls at the end of a connection.
+func (p *Publisher) ending(source, target netip.AddrPort, entry *flow.Flow) func(inOrder bool) {
+	return func(inOrder bool) {
+		p.logEnd(inOrder, source, target, entry)
+		entry.Close()
+		p.free()
+	}
 }
 
 // dial connects to the guest, from another port if the source's is taken. It
@@ -61,8 +86,7 @@ func (p *Publisher) serveLocal(l Listener, f *os.File, client netip.AddrPort, en
 	if err != nil {
 		p.refuse(f, client, to, err)
 	} else if err = p.join(f, target, client, to, entry); err != nil {
-		p.countFailure(err)
-		p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", client, "target", to, "error", err)
+		p.fail(client, to, err)
 	}
 	if err != nil {
 		entry.Close()
@@ -84,11 +108,7 @@ func (p *Publisher) join(client, target *os.File, from, to netip.AddrPort, entry
 	client.Close()
 	target.Close()
 	p.Stats.Connected.Add(1)
-	return p.cfg.Mover.Join(a, b, relay.Counters{Outbound: &entry.ToTarget, Inbound: &entry.ToInitiator}, func(inOrder bool) {
-		p.logEnd(inOrder, from, to, entry)
-		entry.Close()
-		p.free()
-	})
+	return p.cfg.Mover.Join(a, b, relay.Counters{Outbound: &entry.ToTarget, Inbound: &entry.ToInitiator}, p.ending(from, to, entry))
 }
 
 // detach returns descriptors of two sockets that the runtime's poller does not
@@ -154,8 +174,13 @@ func (p *Publisher) dialLoopback(ctx context.Context, l Listener, to netip.AddrP
 
 // refuse resets a client whose target was not reached.
 func (p *Publisher) refuse(f *os.File, source, target netip.AddrPort, err error) {
-	p.countFailure(err)
 	relay.Reset(f)
+	p.fail(source, target, err)
+}
+
+// fail counts and logs why there is no connection.
+func (p *Publisher) fail(source, target netip.AddrPort, err error) {
+	p.countFailure(err)
 	p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", source, "target", target, "error", err)
 }
 

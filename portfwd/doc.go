@@ -56,7 +56,6 @@
 //
 // Publisher.Run has three: one accepts for all TCP ports, one reads all UDP
 // sockets, one expires flows. Each TCP connection has one more while its target
-// is dialled, and two while it lives if it goes through the stack; between
-// loopbacks it is the Mover's. A port costs a descriptor in each process and no
-// goroutine.
+// is dialled; then it is the Mover's. A port costs a descriptor in each process
+// and no goroutine.
 package portfwd

@@ -233,10 +233,9 @@ func (g *guest) take(source netip.AddrPort) {
 
 // An echo is a Conn whose guest sends back what it gets, FIN included.
 type echo struct {
-	readable chan struct{}
-	writable chan struct{}
-
 	mu sync.Mutex
+	// +checklocks:mu
+	notify func()
 	// +checklocks:mu
 	bytes []byte
 	// +checklocks:mu
@@ -244,20 +243,17 @@ type echo struct {
 }
 
 func newEcho() *echo {
-	return &echo{readable: make(chan struct{}, 1), writable: make(chan struct{}, 1)}
+	return &echo{notify: func() {}}
 }
 
-func (e *echo) Readable() <-chan struct{} { return e.readable }
-func (e *echo) Writable() <-chan struct{} { return e.writable }
-func (e *echo) Err() error                { return nil }
-func (e *echo) Abort()                    {}
-func (e *echo) Close()                    {}
+func (e *echo) Err() error { return nil }
+func (e *echo) Abort()     {}
+func (e *echo) Close()     {}
 
-func (e *echo) signal() {
-	select {
-	case e.readable <- struct{}{}:
-	default:
-	}
+func (e *echo) Notify(f func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.notify = f
 }
 
 func (e *echo) ReadTo(w io.Writer) (int, error) {
@@ -285,7 +281,7 @@ func (e *echo) WriteFrom(p interface {
 		return 0, syscall.EFAULT
 	}
 	e.bytes = append(e.bytes, b...)
-	e.signal()
+	e.notify()
 	return len(b), nil
 }
 
@@ -293,6 +289,6 @@ func (e *echo) CloseWrite() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.fin = true
-	e.signal()
+	e.notify()
 	return nil
 }

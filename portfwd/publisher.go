@@ -34,8 +34,8 @@ type PublisherConfig struct {
 	// SOCK_DGRAM. nil: no loopback rules.
 	GuestSocket func(ctx context.Context, family, typ int) (*os.File, error)
 
-	// Mover moves the bytes between loopbacks. Those connections live until its
-	// Run ends. nil: no loopback rules for TCP, and no outbound ones.
+	// Mover moves the bytes of TCP connections, which live until its Run ends.
+	// nil: no rules for TCP.
 	Mover *relay.Mover
 
 	// Flows counts the flows.
@@ -191,7 +191,7 @@ func (p *Publisher) serves(l Listener) error {
 		return fmt.Errorf("%v has no ports", l.Proto)
 	case l.TargetPort == 0:
 		return errors.New("no target port")
-	case l.Proto == flow.TCP && (l.Direction == Outbound || l.Loopback || l.Target.IsLoopback()) && p.cfg.Mover == nil:
+	case l.Proto == flow.TCP && p.cfg.Mover == nil:
 		missing = "Mover"
 	case l.Direction == Outbound:
 	case l.Loopback && p.cfg.GuestSocket == nil:

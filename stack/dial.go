@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // Dial connects to the guest. The guest sees source as its peer, whoever that
@@ -34,11 +35,10 @@ func (s *Stack) Dial(ctx context.Context, source, destination netip.AddrPort) (*
 		protocol = ipv6.ProtocolNumber
 	}
 	c := &Conn{}
-	ep, err := s.stack.NewEndpoint(tcp.ProtocolNumber, protocol, &c.queue)
-	if err != nil {
+	var err tcpip.Error
+	if c.ep, err = s.stack.NewEndpoint(tcp.ProtocolNumber, protocol, &c.queue); err != nil {
 		return nil, toError(err)
 	}
-	c.open(ep)
 	if err := c.connect(ctx, source, destination); err != nil {
 		c.Close()
 		return nil, dialError(err)
@@ -69,6 +69,9 @@ func (c *Conn) connect(ctx context.Context, source, destination netip.AddrPort) 
 	// A port that was asked for may be in use for other destinations: kernels
 	// give one to several of their clients.
 	c.ep.SocketOptions().SetReuseAddress(source.Port() != 0)
+	entry, answered := waiter.NewChannelEntry(anything)
+	c.queue.EventRegister(&entry)
+	defer c.queue.EventUnregister(&entry)
 	if err := c.ep.Bind(fullAddress(source)); err != nil {
 		return toError(err)
 	}
@@ -81,7 +84,7 @@ func (c *Conn) connect(ctx context.Context, source, destination netip.AddrPort) 
 	}
 	for {
 		select {
-		case <-c.writable:
+		case <-answered:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -9,6 +9,5 @@ import (
 // NetConn returns the connection as a net.Conn, for what the gateway itself
 // serves. The Conn must not be used any more.
 func (c *Conn) NetConn() net.Conn {
-	c.unregister()
 	return gonet.NewTCPConn(&c.queue, c.ep)
 }

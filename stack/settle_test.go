@@ -17,8 +17,15 @@ func TestPortIsUsedAgainAfterReset(t *testing.T) {
 		gateway.HandleTCP(func(r *Request) {
 			if c, err := r.Accept(); err == nil {
 				defer c.Abort()
+				news := make(chan struct{}, 1)
+				c.Notify(func() {
+					select {
+					case news <- struct{}{}:
+					default:
+					}
+				})
 				for c.Err() == nil {
-					<-c.Readable()
+					<-news
 				}
 			}
 		})

@@ -76,11 +76,10 @@ func (s *Stack) head(id stack.TransportEndpointID) []byte {
 func (r *Request) Accept() (*Conn, error) {
 	defer r.complete(false)
 	c := &Conn{}
-	ep, err := r.req.CreateEndpoint(&c.queue)
-	if err != nil {
+	var err tcpip.Error
+	if c.ep, err = r.req.CreateEndpoint(&c.queue); err != nil {
 		return nil, toError(err)
 	}
-	c.open(ep)
 	return c, nil
 }
 
@@ -104,24 +103,10 @@ type Conn struct {
 	ep    tcpip.Endpoint
 	queue waiter.Queue
 
-	readable, writable chan struct{}
-	entries            []*waiter.Entry
-	closeOnce          sync.Once
-	aborted            atomic.Bool // by the guest's RST after its FIN
-}
-
-// open makes c the connection of ep, whose queue is c's.
-func (c *Conn) open(ep tcpip.Endpoint) {
-	c.ep = ep
-	c.readable = c.register(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
-	c.writable = c.register(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
-}
-
-func (c *Conn) register(events waiter.EventMask) chan struct{} {
-	entry, ch := waiter.NewChannelEntry(events)
-	c.queue.EventRegister(&entry)
-	c.entries = append(c.entries, &entry)
-	return ch
+	watcher   waiter.Entry // of Notify
+	watched   bool
+	closeOnce sync.Once
+	aborted   atomic.Bool // by the guest's RST after its FIN
 }
 
 // SetKeepAlive makes the connection probe a guest that was silent for idle,
@@ -134,12 +119,24 @@ func (c *Conn) SetKeepAlive(idle, interval time.Duration, count int) {
 	c.ep.SocketOptions().SetKeepAlive(true)
 }
 
-// Readable receives after something has come that ReadTo may return, be it an
-// error. It may receive when there is nothing.
-func (c *Conn) Readable() <-chan struct{} { return c.readable }
+// anything are the events that concern a reader or a writer.
+const anything = waiter.ReadableEvents | waiter.WritableEvents | waiter.EventHUp | waiter.EventErr
 
-// Writable receives after WriteFrom may have become possible again.
-func (c *Conn) Writable() <-chan struct{} { return c.writable }
+// A listener calls a function for each event.
+type listener func()
+
+// NotifyEvent implements waiter.EventListener.
+func (l listener) NotifyEvent(waiter.EventMask) { l() }
+
+// Notify has f called after something has come that ReadTo may return, be it an
+// error, and when WriteFrom may have become possible again; also when neither
+// is so. f must not block nor use the connection: it is called with its locks
+// held, from several goroutines. Notify is called at most once.
+func (c *Conn) Notify(f func()) {
+	c.watcher.Init(listener(f), anything)
+	c.watched = true
+	c.queue.EventRegister(&c.watcher)
+}
 
 // ReadTo gives w what the guest has sent, piece by piece and without a copy,
 // and returns the number of bytes that w took. It returns EAGAIN when there is
@@ -221,7 +218,7 @@ func (c *Conn) Close() {
 }
 
 func (c *Conn) unregister() {
-	for _, e := range c.entries {
-		c.queue.EventUnregister(e)
+	if c.watched {
+		c.queue.EventUnregister(&c.watcher)
 	}
 }

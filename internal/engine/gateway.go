@@ -167,7 +167,7 @@ func (g *gateway) neighbour(a netip.Addr) bool { return !g.rules.Own(a) }
 func (g *gateway) addNAT() error {
 	s, cfg := g.spec, g.natConfig()
 	var err error
-	if g.tcp, err = nat.NewTCP(cfg); err != nil {
+	if g.tcp, err = nat.NewTCP(nat.TCPConfig{Config: cfg, Mover: g.mover}); err != nil {
 		return err
 	}
 	if g.udp, err = nat.NewUDP(nat.UDPConfig{Config: cfg, HoldBack: true, Published: g.published}); err != nil {

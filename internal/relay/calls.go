@@ -52,3 +52,14 @@ func send(fd int32, b []byte) (int, error) {
 		}
 	}
 }
+
+// linger makes the close of a socket a reset.
+func linger(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+}
+
+// abort closes a socket with RST.
+func abort(fd int) {
+	linger(fd)
+	unix.Close(fd)
+}

@@ -1,25 +1,29 @@
-// Package relay moves the bytes of a connection between its two ends until
-// both halves are closed.
+// Package relay moves the bytes of connections between their two ends until both
+// halves are closed. A Mover moves many, each between two kernel sockets (Join) or
+// between the guest's Stream and a host's socket (JoinStream), without a goroutine
+// for any of them. A reset of one end at any moment becomes one of the other; any
+// error resets both. There is no idle limit: RFC 5382 REQ-5 wants at least 2 hours
+// and 4 minutes, and keep-alive probes find dead ends. System calls are raw, since
+// they return at once.
 //
-// One end is the guest's, a Stream; the other is a host socket. Each direction
-// has a goroutine:
+// # Two sockets
 //
-//	outbound   Stream.ReadTo ──► send    until the guest's FIN, then shutdown
-//	inbound    recv ──► Stream.WriteFrom until the host's FIN, then CloseWrite
+// A loop serves its connections in one goroutine, which waits by epoll(7). Small
+// pieces are copied, since splicing costs two calls for each; a piece that fills
+// the buffer is followed by splices through a pipe, until one moves little. Buffers
+// and pipes are held only while a direction has bytes: an idle connection costs its
+// two descriptors.
 //
-// A direction that has ended stays to watch its source for a reset until the
-// other has ended too, so that a reset reaches the other side at any moment.
-// Any error resets both ends. There is no idle limit: RFC 5382 REQ-5 wants at
-// least 2 hours and 4 minutes, and keep-alive probes find dead ends.
+// # Stream and socket
 //
-// No byte is copied in user space: the stream hands out its receive buffers
-// for send, and hands out room in its send buffer for recv. System calls are
-// made inside the poller's callbacks, because SyscallConn clears readiness
-// before it calls; and they are raw, because they return at once.
+// The loop tells of the socket, the Stream of itself; both only say that a
+// connection has news and put it into a queue, which a second goroutine serves:
 //
-// A Mover does the same for pairs of kernel sockets, all of them in one
-// goroutine. Small pieces are copied, since splicing costs two calls for each; a
-// piece that fills the buffer is followed by splices through a pipe, until one
-// moves little. Buffers and pipes are held only while a direction has bytes: an
-// idle connection costs its two descriptors.
+//	sendAll     Stream.ReadTo ──► send     until the guest's FIN, then shutdown
+//	receiveAll  recv ──► Stream.WriteFrom  until the host's FIN, then CloseWrite
+//
+// In bulk no byte is copied in user space: the stream hands out its receive buffers
+// for send, and hands out room in its send buffer for recv. Small pieces are
+// received into a buffer and copied, which saves asking how much there is. An idle
+// connection costs one descriptor.
 package relay

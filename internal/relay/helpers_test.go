@@ -2,7 +2,6 @@ package relay
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -30,12 +29,13 @@ const segment = 1448
 // what it says there is or is not, holds.
 type fakeStream struct {
 	// A line for each name: checklocks counts lines where it means fields.
-	readable chan struct{}
-	writable chan struct{}
-	reads    atomic.Int64 // calls of ReadTo
-	writes   atomic.Int64 // calls of WriteFrom
+	reads  atomic.Int64 // calls of ReadTo
+	writes atomic.Int64 // calls of WriteFrom
 
 	mu sync.Mutex
+	// notify is what Notify was given.
+	// +checklocks:mu
+	notify func()
 	// sent is what the guest has sent and nobody has read.
 	// +checklocks:mu
 	sent []byte
@@ -58,18 +58,14 @@ type fakeStream struct {
 }
 
 func newFakeStream(window int) *fakeStream {
-	return &fakeStream{readable: make(chan struct{}, 1), writable: make(chan struct{}, 1), window: window}
+	return &fakeStream{window: window, notify: func() {}}
 }
 
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+func (f *fakeStream) Notify(notify func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.notify = notify
 }
-
-func (f *fakeStream) Readable() <-chan struct{} { return f.readable }
-func (f *fakeStream) Writable() <-chan struct{} { return f.writable }
 
 func (f *fakeStream) ReadTo(w io.Writer) (int, error) {
 	f.reads.Add(1)
@@ -148,7 +144,7 @@ func (f *fakeStream) send(b []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sent = append(f.sent, b...)
-	signal(f.readable)
+	f.notify()
 }
 
 // sendFIN is the guest's shutdown.
@@ -156,7 +152,7 @@ func (f *fakeStream) sendFIN() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sentFIN = true
-	signal(f.readable)
+	f.notify()
 }
 
 // reset is the guest's RST.
@@ -164,8 +160,7 @@ func (f *fakeStream) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.err = syscall.ECONNRESET
-	signal(f.readable)
-	signal(f.writable)
+	f.notify()
 }
 
 // open sets the guest's window.
@@ -173,7 +168,7 @@ func (f *fakeStream) open(window int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.window = window
-	signal(f.writable)
+	f.notify()
 }
 
 // take is the guest's read of what is there; fin says that nothing will come.
@@ -181,7 +176,7 @@ func (f *fakeStream) take() (b []byte, fin bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b, f.got = f.got, nil
-	signal(f.writable)
+	f.notify()
 	return b, f.gotFIN
 }
 
@@ -201,7 +196,7 @@ func (f *fakeStream) takeAll(t *testing.T) []byte {
 type bench struct {
 	guest *fakeStream
 	peer  *net.TCPConn
-	stop  context.CancelFunc
+	stop  func()
 
 	outbound, inbound atomic.Int64
 	inOrder           bool // valid when ended is closed
@@ -211,18 +206,27 @@ type bench struct {
 // newBench starts a relay, which the test must bring to its end.
 func newBench(t *testing.T, window int) *bench {
 	t.Helper()
-	host, peer := connect(t)
-	ctx, stop := context.WithCancel(context.Background())
-	b := &bench{guest: newFakeStream(window), peer: peer, stop: stop, ended: make(chan struct{})}
-	go func() {
-		defer close(b.ended)
-		b.inOrder = Run(ctx, b.guest, host, Counters{Outbound: &b.outbound, Inbound: &b.inbound})
-	}()
-	t.Cleanup(func() {
-		stop()
-		b.wait(t)
-	})
+	m, stop := newMover(t, 1)
+	b := newBenchOn(t, m, window)
+	b.stop = stop
 	return b
+}
+
+// newBenchOn is newBench on a Mover that runs already.
+func newBenchOn(t *testing.T, m *Mover, window int) *bench {
+	t.Helper()
+	host, peer := connectFD(t)
+	b := &bench{guest: newFakeStream(window), peer: peer, ended: make(chan struct{})}
+	if err := m.JoinStream(b.guest, host, Counters{Outbound: &b.outbound, Inbound: &b.inbound}, b.end); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// end is what the relay calls at its end.
+func (b *bench) end(inOrder bool) {
+	b.inOrder = inOrder
+	close(b.ended)
 }
 
 // wait waits for the end of the relay.

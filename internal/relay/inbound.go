@@ -2,12 +2,127 @@ package relay
 
 import (
 	"io"
-	"runtime"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
+
+// chunk is how much is moved to the guest at once, in bytes: what a superframe
+// holds behind its headers, as gVisor counts them.
+const chunk = 65536 - 161
+
+// An inbound is the direction from the host to the guest.
+type inbound struct {
+	ready   bool // the host's socket may have something
+	exact   bool // a short read does not mean that it is empty, see end.exact
+	bulk    bool // much comes at once: it is received straight into the stream
+	stalled bool // the guest takes nothing
+	ended   bool // the FIN was passed on
+
+	held []byte // what was received and the guest did not take
+}
+
+// receiveAll moves what the host has sent, until there is no more or the guest
+// takes no more, which are nil, or its turn is over, which is errTurn.
+func (p *pair) receiveAll() error {
+	i := &p.inbound
+	for left := turn; !i.stalled && !i.ended; {
+		if left <= 0 {
+			return errTurn
+		}
+		var n int
+		var err error
+		switch {
+		case len(i.held) > 0:
+			n, err = p.give(i.held)
+		case !i.ready:
+			return nil
+		case i.bulk:
+			n, err = p.receiveBulk()
+		default:
+			n, err = p.receiveSmall()
+		}
+		left -= n
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receiveSmall receives into the scratch buffer, and finds the FIN and errors.
+func (p *pair) receiveSmall() (int, error) {
+	i := &p.inbound
+	b := p.streams.scratch[:]
+	n, err := receive(uintptr(p.host), b)
+	switch {
+	case err == syscall.EAGAIN:
+		i.ready = false
+		return 0, nil
+	case err == io.EOF && p.dead:
+		return 0, errEarly
+	case err == io.EOF:
+		i.ended = true
+		return 0, p.guest.CloseWrite()
+	case err != nil:
+		return 0, err
+	}
+	i.bulk = n == len(b)
+	i.ready = i.bulk || i.exact
+	return p.give(b[:n])
+}
+
+// give sends b to the guest, and keeps what it does not take.
+func (p *pair) give(b []byte) (int, error) {
+	i := &p.inbound
+	n, err := p.guest.WriteFrom(&slicePayload{b})
+	p.count.Inbound.Add(int64(n))
+	if err == syscall.EAGAIN {
+		i.stalled, err = true, nil
+	}
+	switch {
+	case n == len(b):
+		i.held = nil
+	case len(i.held) > 0:
+		i.held = i.held[n:]
+	default:
+		i.held = append([]byte(nil), b[n:]...)
+	}
+	return n, err
+}
+
+// receiveBulk receives into the stream's own buffer. What it does not know how
+// to receive it leaves to receiveSmall.
+func (p *pair) receiveBulk() (int, error) {
+	i := &p.inbound
+	waiting := queued(p.host)
+	if waiting < worthwhile {
+		i.bulk = false
+		return 0, nil
+	}
+	r := receiver{fd: uintptr(p.host), n: min(waiting, chunk)}
+	n, err := p.guest.WriteFrom(&r)
+	p.count.Inbound.Add(int64(n))
+	switch {
+	case r.err != nil:
+		return n, r.err
+	case err == syscall.EAGAIN:
+		i.stalled, err = true, nil
+	}
+	return n, err
+}
+
+// queued returns how many bytes can be received at once, tcp(7). 0 may mean
+// anything.
+func queued(fd int) int {
+	var n int32
+	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCINQ, uintptr(unsafe.Pointer(&n)))
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
 
 // A receiver is a Payload on a socket that has at least n bytes waiting.
 type receiver struct {
@@ -25,131 +140,28 @@ func (r *receiver) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, r.fd, uintptr(unsafe.Pointer(&b[0])), uintptr(min(len(b), r.n)), unix.MSG_DONTWAIT, 0, 0)
-		switch {
-		case errno == unix.EINTR:
-			continue
-		case errno != 0:
-			r.err = errno
-			return 0, errno
-		case n == 0:
-			r.err = io.ErrUnexpectedEOF
-			return 0, io.ErrUnexpectedEOF
-		}
-		r.n -= int(n)
-		return int(n), nil
+	n, err := receive(r.fd, b[:min(len(b), r.n)])
+	switch {
+	case err == io.EOF:
+		err = io.ErrUnexpectedEOF
+		fallthrough
+	case err != nil:
+		r.err = err
+		return 0, err
 	}
+	r.n -= n
+	return n, nil
 }
 
-// inbound moves bytes from the host to the guest.
-func (p *pair) inbound() {
-	for {
-		err := p.receiveAll()
-		switch err {
-		case errTurn:
-			runtime.Gosched()
-		case syscall.EAGAIN:
-			if !p.wait(p.guest.Writable()) {
-				return
-			}
-		case io.EOF:
-			if p.wasReset() || p.guest.CloseWrite() != nil {
-				p.abort()
-				return
-			}
-			p.end()
-			p.watchHost()
-			return
-		default:
-			p.abort()
-			return
-		}
-	}
-}
+// A slicePayload is a Payload of bytes.
+type slicePayload struct{ b []byte }
 
-// wasReset tells whether an end of the host's data was none: a socket reports a
-// reset once, and if that was to the other direction, looks like one after FIN.
-// But it is closed both ways, although we have not closed ours.
-func (p *pair) wasReset() bool {
-	hangUp := false
-	_ = p.host.Control(func(fd uintptr) {
-		state := []unix.PollFd{{Fd: int32(fd)}}
-		_, err := unix.Poll(state, 0)
-		hangUp = err == nil && state[0].Revents&unix.POLLHUP != 0
-	})
-	return hangUp && !p.hostShut.Load()
-}
+// Len returns the number of bytes that are left.
+func (p *slicePayload) Len() int { return len(p.b) }
 
-// receiveAll moves what the host sends until its turn is over, which is errTurn, the
-// guest takes no more, which is EAGAIN, the host's FIN, which is io.EOF, or an
-// error of either end. It waits for the host's socket.
-func (p *pair) receiveAll() error {
-	var err error
-	r := &receiver{}
-	waitErr := p.host.Read(func(fd uintptr) bool {
-		r.fd, r.err = fd, nil
-		for moved := 0; moved < turn; {
-			if r.n, err = waiting(fd); err != nil {
-				return err != syscall.EAGAIN
-			}
-			var n int
-			n, err = p.guest.WriteFrom(r)
-			moved += n
-			p.count.Inbound.Add(int64(n))
-			if r.err != nil || err != nil {
-				return true
-			}
-		}
-		err = errTurn
-		return true
-	})
-	if waitErr != nil {
-		return waitErr
-	}
-	if r.err != nil {
-		return r.err
-	}
-	return err
-}
-
-// waiting returns how many bytes can be received at once, at most chunk; or
-// EAGAIN, io.EOF after the host's FIN, or the socket's error.
-func waiting(fd uintptr) (int, error) {
-	var queued int32
-	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, fd, unix.TIOCINQ, uintptr(unsafe.Pointer(&queued)))
-	if errno != 0 {
-		return 0, errno
-	}
-	if queued > 0 {
-		return min(int(queued), chunk), nil
-	}
-	var b [1]byte
-	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b[0])), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
-		switch {
-		case errno == unix.EINTR:
-			continue
-		case errno != 0:
-			return 0, errno
-		case n == 0:
-			return 0, io.EOF
-		}
-		return 1, nil
-	}
-}
-
-// watchHost waits for the end of the relay, or for the host's RST.
-func (p *pair) watchHost() { p.watch(p.host) }
-
-// watch waits for the end of the relay, or for the RST of a socket from which
-// all has been read.
-func (l *life) watch(source syscall.RawConn) {
-	err := source.Read(func(fd uintptr) bool {
-		e, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		return e != 0 || err != nil
-	})
-	if err == nil {
-		l.abort()
-	}
+// Read copies to b.
+func (p *slicePayload) Read(b []byte) (int, error) {
+	n := copy(b, p.b)
+	p.b = p.b[n:]
+	return n, nil
 }

@@ -76,7 +76,7 @@ func (j *joint) close() {
 // reset closes both sockets with RST.
 func (j *joint) reset() {
 	for _, e := range j.ends {
-		_ = unix.SetsockoptLinger(int(e.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		linger(int(e.fd))
 	}
 	j.close()
 }

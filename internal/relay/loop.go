@@ -36,6 +36,7 @@ type loop struct {
 	events  [batch]unix.EpollEvent
 	buffers buffers
 	pipes   pipes
+	streams *streams
 	err     error // of epoll
 
 	// Ways that move much or have more to move, first come, first served.
@@ -68,7 +69,7 @@ func newLoop() (*loop, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	l := &loop{fd: fd, bell: -1, file: os.NewFile(uintptr(fd), "epoll")}
+	l := &loop{fd: fd, bell: -1, file: os.NewFile(uintptr(fd), "epoll"), streams: newStreams(fd)}
 	if l.raw, err = l.file.SyscallConn(); err == nil {
 		err = l.addBell()
 	}
@@ -214,11 +215,7 @@ func (l *loop) serve(uintptr) bool {
 			return true
 		}
 		for i := range l.events[:n] {
-			if e := &l.events[i]; e.Fd != bell {
-				if j := l.find(e); j != nil {
-					l.handle(j, int(e.Fd&1), e.Events)
-				}
-			}
+			l.event(&l.events[i])
 		}
 		if w := l.dequeue(); w != nil {
 			l.hurry = max(0, l.hurry-1)
@@ -241,6 +238,17 @@ func (l *loop) look() (int, syscall.Errno) {
 		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.fd), uintptr(unsafe.Pointer(&l.events[0])), batch, 0, 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
+		}
+	}
+}
+
+// event serves one event.
+func (l *loop) event(e *unix.EpollEvent) {
+	if e.Fd <= firstStream {
+		l.streams.event(e)
+	} else if e.Fd != bell {
+		if j := l.find(e); j != nil {
+			l.handle(j, int(e.Fd&1), e.Events)
 		}
 	}
 }

@@ -46,19 +46,24 @@ func NewMover(cfg MoverConfig) (*Mover, error) {
 }
 
 // Run moves bytes until ctx ends, then resets all connections and returns nil.
-// It fails only if epoll does. It owns one goroutine for each loop.
+// It fails only if epoll does. It owns two goroutines for each loop.
 func (m *Mover) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	errs := make([]error, len(m.loops))
-	var wg sync.WaitGroup
+	var wg, streams sync.WaitGroup
 	for i, l := range m.loops {
+		streams.Go(l.streams.run)
 		wg.Go(func() {
 			defer cancel() // one that fails ends all
 			errs[i] = l.run()
 		})
 	}
 	<-ctx.Done()
+	for _, l := range m.loops {
+		l.streams.stop()
+	}
+	streams.Wait() // they use the loops' descriptors
 	for _, l := range m.loops {
 		l.stop()
 	}
@@ -78,7 +83,7 @@ func (m *Mover) Run(ctx context.Context) error {
 // SO_OOBINLINE, and is lost otherwise. An idle connection costs the two
 // descriptors, and no buffer.
 func (m *Mover) Join(a, b int, count Counters, done func(inOrder bool)) error {
-	l := m.loops[int(m.next.Add(1))%len(m.loops)]
+	l := m.loop()
 	j := newJoint(a, b, count, done)
 	if err := l.add(j); err != nil {
 		j.reset()
@@ -86,6 +91,9 @@ func (m *Mover) Join(a, b int, count Counters, done func(inOrder bool)) error {
 	}
 	return nil
 }
+
+// loop returns the loop whose turn it is to get a connection.
+func (m *Mover) loop() *loop { return m.loops[int(m.next.Add(1))%len(m.loops)] }
 
 // errEnded says that the Mover's Run has ended.
 var errEnded = fmt.Errorf("mover: %w", os.ErrClosed)

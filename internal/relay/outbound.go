@@ -1,17 +1,53 @@
 package relay
 
 import (
-	"errors"
 	"io"
-	"runtime"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// errTurn says that it is somebody else's turn.
-var errTurn = errors.New("turn is over")
+// An outbound is the direction from the guest to the host.
+type outbound struct {
+	ready   bool // the guest may have something
+	stalled bool // the host's socket takes nothing
+	armed   bool // and the loop tells when it does
+	ended   bool // the FIN was passed on
+}
+
+// sendAll sends what the guest has sent, until there is no more or the host's
+// socket takes no more, which are nil, or its turn is over, which is errTurn. The
+// FIN is passed on; where the host has sent its own, closing the socket will do.
+func (p *pair) sendAll() error {
+	o := &p.outbound
+	s := sender{fd: uintptr(p.host), left: turn}
+	for o.ready && !o.stalled && !o.ended {
+		n, err := p.guest.ReadTo(&s)
+		p.count.Outbound.Add(int64(n))
+		switch {
+		case s.err == syscall.EAGAIN:
+			o.stalled = true
+			if o.armed {
+				return nil
+			}
+			o.armed = true
+			return p.streams.arm(p)
+		case s.err != nil:
+			return s.err
+		case err == syscall.EAGAIN:
+			o.ready = false
+		case err == io.EOF:
+			o.ended = true
+			if !p.inbound.ended {
+				_ = unix.Shutdown(p.host, unix.SHUT_WR) // of a socket that is dead, we are told
+			}
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
 
 // A sender is an io.Writer on a non-blocking socket. It stops at the first
 // error, EAGAIN included, and when its turn is over.
@@ -41,66 +77,4 @@ func (s *sender) Write(b []byte) (int, error) {
 		}
 	}
 	return sent, nil
-}
-
-// outbound moves bytes from the guest to the host.
-func (p *pair) outbound() {
-	for {
-		err := p.sendAll()
-		switch err {
-		case errTurn:
-			runtime.Gosched()
-		case syscall.EAGAIN:
-			if !p.wait(p.guest.Readable()) {
-				return
-			}
-		case io.EOF:
-			p.hostShut.Store(true)
-			_ = p.host.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
-			p.end()
-			p.watchGuest()
-			return
-		default:
-			p.abort()
-			return
-		}
-	}
-}
-
-// sendAll sends until its turn is over, which is errTurn, the guest has nothing
-// more, which is EAGAIN, or either end fails. It waits for the host's socket.
-func (p *pair) sendAll() error {
-	var err error
-	s := &sender{}
-	waitErr := p.host.Write(func(fd uintptr) bool {
-		s.fd, s.left, s.err = fd, turn, nil
-		for {
-			var n int
-			n, err = p.guest.ReadTo(s)
-			p.count.Outbound.Add(int64(n))
-			if s.err != nil {
-				return s.err != syscall.EAGAIN
-			}
-			if err != nil {
-				return true
-			}
-		}
-	})
-	if waitErr != nil {
-		return waitErr
-	}
-	if s.err != nil {
-		return s.err
-	}
-	return err
-}
-
-// watchGuest waits for the end of the relay, or for the guest's RST.
-func (p *pair) watchGuest() {
-	for p.wait(p.guest.Readable()) {
-		if p.guest.Err() != nil {
-			p.abort()
-			return
-		}
-	}
 }

@@ -1,28 +1,26 @@
 package relay
 
 import (
-	"context"
+	"fmt"
 	"io"
 	"os"
-	"sync"
 	"sync/atomic"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // A Stream is the guest's end. Its methods do not block; they return EAGAIN
-// when there is nothing to do, and the channels tell when to try again.
-// ReadTo returns io.EOF after the guest's FIN.
+// when there is nothing to do. ReadTo returns io.EOF after the guest's FIN.
 type Stream interface {
 	ReadTo(w io.Writer) (int, error)
 	WriteFrom(p Payload) (int, error)
-	Readable() <-chan struct{}
-	Writable() <-chan struct{}
 	CloseWrite() error
 	Err() error // what ended the connection early, or nil
 	Abort()     // with RST
 	Close()
+
+	// Notify has f called whenever any of these may answer otherwise than
+	// before. It is called once. f does not block, and may be called with the
+	// stream's locks held and from several goroutines.
+	Notify(f func())
 }
 
 // A Payload has exactly Len bytes to be read without blocking.
@@ -36,65 +34,25 @@ type Counters struct {
 	Outbound, Inbound *atomic.Int64
 }
 
-// chunk is how much is moved to the guest at once, in bytes: what a superframe
-// holds behind its headers, as gVisor counts them.
-const chunk = 65536 - 161
-
-// turn is how much one direction moves before the others have their turn, in
-// bytes: a fraction of a millisecond's work. Without a bound, a goroutine that
-// always finds more to move runs until the scheduler takes it off, after 10 ms,
-// and everything small waits for all that is large.
-const turn = 512 << 10
-
-// A pair is the two ends of one connection.
-type pair struct {
-	life
-	guest Stream
-	host  syscall.RawConn
-	count Counters
-
-	hostShut atomic.Bool // before the host is told that there is no more
-}
-
-// Run moves bytes until both halves are closed, one end fails or ctx ends,
-// then closes both ends; it takes them over. It owns one goroutine besides its
-// caller's. It returns true if the connection ended in order.
-func Run(ctx context.Context, guest Stream, host *os.File, count Counters) bool {
-	raw, err := host.SyscallConn()
-	if err != nil {
+// JoinStream is Join for the guest's end of a connection and a host socket.
+// Outbound counts the bytes from the guest.
+func (m *Mover) JoinStream(guest Stream, host int, count Counters, done func(inOrder bool)) error {
+	p := &pair{guest: guest, host: host, count: count, done: done, streams: m.loop().streams}
+	p.news.Store(busy | guestNews)
+	guest.Notify(func() { p.tell(guestNews) })
+	if err := p.streams.add(p); err != nil {
 		guest.Abort()
-		host.Close()
-		return false
+		abort(host)
+		return fmt.Errorf("join: %w", err)
 	}
-	p := &pair{guest: guest, host: raw, count: count}
-	p.begin(host)
-	stop := context.AfterFunc(ctx, p.abort)
-	defer stop()
-	var wg sync.WaitGroup
-	wg.Go(p.outbound)
-	p.inbound()
-	wg.Wait()
-	inOrder := p.inOrder()
-	if inOrder {
-		guest.Close()
-	} else {
-		reset(raw)
-		guest.Abort()
-	}
-	host.Close()
-	return inOrder
+	p.streams.enqueue(p)
+	return nil
 }
 
 // Reset closes a host socket with RST.
 func Reset(host *os.File) {
 	if raw, err := host.SyscallConn(); err == nil {
-		reset(raw)
+		_ = raw.Control(func(fd uintptr) { linger(int(fd)) })
 	}
 	host.Close()
-}
-
-func reset(host syscall.RawConn) {
-	_ = host.Control(func(fd uintptr) {
-		_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	})
 }

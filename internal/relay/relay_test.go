@@ -1,12 +1,15 @@
 package relay
 
 import (
-	"context"
+	"errors"
 	"io"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"taproot/test/settle"
 )
@@ -176,13 +179,17 @@ func TestStop(t *testing.T) {
 	}
 }
 
-func TestStopBeforeRun(t *testing.T) {
-	host, peer := connect(t)
-	b := &bench{guest: newFakeStream(1), peer: peer, ended: make(chan struct{})}
-	ctx, stop := context.WithCancel(t.Context())
+// TestStopBeforeJoin wants a Mover that is over to reset both ends.
+func TestStopBeforeJoin(t *testing.T) {
+	m, stop := newMover(t, 1)
 	stop()
-	b.inOrder = Run(ctx, b.guest, host, Counters{Outbound: &b.outbound, Inbound: &b.inbound})
-	close(b.ended)
+	host, peer := connectFD(t)
+	b := &bench{guest: newFakeStream(1), peer: peer, ended: make(chan struct{})}
+	err := m.JoinStream(b.guest, host, Counters{Outbound: &b.outbound, Inbound: &b.inbound}, b.end)
+	if !errors.Is(err, os.ErrClosed) {
+		t.Errorf("got error %v, want %v", err, os.ErrClosed)
+	}
+	b.end(false) // nobody else does
 	b.wantEnd(t, false)
 	b.wantReset(t)
 }
@@ -253,14 +260,15 @@ func TestResetFunction(t *testing.T) {
 	}
 }
 
-// TestRunClosedHost wants a host's file that is no socket any more to reset
-// the guest.
-func TestRunClosedHost(t *testing.T) {
-	host, _ := connect(t)
-	host.Close()
+// TestJoinNoSocket wants a host's end that is no socket to reset the guest.
+func TestJoinNoSocket(t *testing.T) {
+	m, _ := newMover(t, 1)
 	b := &bench{guest: newFakeStream(1), ended: make(chan struct{})}
-	b.inOrder = Run(t.Context(), b.guest, host, Counters{Outbound: &b.outbound, Inbound: &b.inbound})
-	close(b.ended)
+	err := m.JoinStream(b.guest, -1, Counters{Outbound: &b.outbound, Inbound: &b.inbound}, b.end)
+	if !errors.Is(err, syscall.EBADF) {
+		t.Errorf("got error %v, want %v", err, syscall.EBADF)
+	}
+	b.end(false) // nobody else does
 	b.wantEnd(t, false)
 }
 
@@ -279,38 +287,30 @@ func TestReceiver(t *testing.T) {
 		{"more promised, then FIN", 400, 1000, true, io.ErrUnexpectedEOF},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			host, peer := connect(t)
-			defer host.Close()
+			host, peer := connectFD(t)
+			defer unix.Close(host)
 			sent := pattern(tt.there, 12)
 			if _, err := peer.Write(sent); err != nil {
 				t.Fatal(err)
 			}
+			settle.Until(t, "the bytes arrived", func() bool { return queued(host) == tt.there })
 			if tt.fin {
 				peer.CloseWrite()
+				fin := []unix.PollFd{{Fd: int32(host), Events: unix.POLLRDHUP}}
+				settle.Until(t, "the FIN arrived", func() bool { n, _ := unix.Poll(fin, 0); return n == 1 })
 			}
-			raw, err := host.SyscallConn()
-			if err != nil {
-				t.Fatal(err)
+			r := &receiver{fd: uintptr(host), n: tt.promised}
+			if n, err := r.Read(nil); n != 0 || err != nil {
+				t.Errorf("nothing: got %d and %v", n, err)
 			}
 			var got []byte
-			r := &receiver{n: tt.promised}
-			err = raw.Read(func(fd uintptr) bool {
-				r.fd = fd
-				if n, _ := waiting(fd); n < tt.there {
-					return false
-				}
-				if n, err := r.Read(nil); n != 0 || err != nil {
-					t.Errorf("nothing: got %d and %v", n, err)
-				}
-				for r.Len() > 0 && r.err == nil {
-					b := make([]byte, 150)
-					n, _ := r.Read(b)
-					got = append(got, b[:n]...)
-				}
-				return true
-			})
-			if err != nil || r.err != tt.want {
-				t.Errorf("got %v and %v, want %v", r.err, err, tt.want)
+			for r.Len() > 0 && r.err == nil {
+				b := make([]byte, 150)
+				n, _ := r.Read(b)
+				got = append(got, b[:n]...)
+			}
+			if r.err != tt.want {
+				t.Errorf("got %v, want %v", r.err, tt.want)
 			}
 			wantBytes(t, "payload", got, sent[:min(tt.there, tt.promised)])
 		})
@@ -319,9 +319,10 @@ func TestReceiver(t *testing.T) {
 
 // TestManyRelays runs many at once; TestMain counts what is left.
 func TestManyRelays(t *testing.T) {
+	m, _ := newMover(t, 2)
 	var wg sync.WaitGroup
 	for i := range 200 {
-		b := newBench(t, 64<<10)
+		b := newBenchOn(t, m, 64<<10)
 		wg.Go(func() {
 			sent := pattern(10_000, byte(i))
 			b.guest.send(sent)
@@ -335,4 +336,23 @@ func TestManyRelays(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestResetWhileStalled resets the one end while the other takes nothing.
+func TestResetWhileStalled(t *testing.T) {
+	t.Run("host", func(t *testing.T) {
+		b := newBench(t, 1000)
+		b.peer.Write(pattern(100_000, 13))
+		settle.Until(t, "the window is full", func() bool { return b.inbound.Load() == 1000 })
+		b.resetPeer(t)
+		b.wantEnd(t, false)
+	})
+	t.Run("guest", func(t *testing.T) {
+		b := newBench(t, 1000)
+		b.guest.send(pattern(32<<20, 14))
+		settle.Until(t, "the relay rests", func() bool { return b.rests(&b.guest.reads) })
+		b.guest.reset()
+		b.wantEnd(t, false)
+		b.wantReset(t)
+	})
 }

@@ -1,16 +1,14 @@
 package nat
 
 import (
-	"os"
-
-	"taproot/internal/relay"
+	"taproot/internal/socket"
 	"taproot/stack/flow"
 )
 
 // An adoption is a connection of the host's that waits for its request.
 type adoption struct {
 	flow *flow.Flow
-	host *os.File
+	host int
 	done func(connected bool)
 }
 
@@ -18,7 +16,7 @@ type adoption struct {
 // elsewhere: the guest's next request with the flow's key gets them instead of
 // new ones. done is told, before the bytes move, whether the guest's handshake
 // was completed. Whoever calls Adopt calls Withdraw after a while.
-func (t *TCP) Adopt(f *flow.Flow, host *os.File, done func(connected bool)) {
+func (t *TCP) Adopt(f *flow.Flow, host int, done func(connected bool)) {
 	t.mu.Lock()
 	_, taken := t.adopted[f.Key]
 	if !taken && !t.over {
@@ -28,7 +26,7 @@ func (t *TCP) Adopt(f *flow.Flow, host *os.File, done func(connected bool)) {
 	}
 	t.mu.Unlock()
 	f.Close()
-	relay.Reset(host)
+	socket.Reset(host)
 }
 
 // Withdraw ends an adoption that no request has come for: the connection is
@@ -43,7 +41,7 @@ func (t *TCP) Withdraw(f *flow.Flow) bool {
 	t.mu.Unlock()
 	if ok {
 		f.Close()
-		relay.Reset(a.host)
+		socket.Reset(a.host)
 	}
 	return ok
 }
@@ -65,6 +63,6 @@ func (t *TCP) disown() {
 	t.mu.Unlock()
 	for _, a := range left {
 		a.flow.Close()
-		relay.Reset(a.host)
+		socket.Reset(a.host)
 	}
 }

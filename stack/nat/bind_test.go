@@ -42,11 +42,11 @@ func TestBindTCP(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), settle.Patience)
 			defer cancel()
 			target := netip.AddrPortFrom(netip.MustParseAddr(test.target), port)
-			f, err := dial(ctx, test.bind, target)
+			fd, err := dial(ctx, test.bind, target)
 			if err != nil {
 				t.Fatal(err)
 			}
-			f.Close()
+			unix.Close(fd)
 			dialer := &net.Dialer{Control: test.bind.Control}
 			c, err := dialer.DialContext(ctx, "tcp", target.String())
 			if err != nil {

@@ -2,9 +2,13 @@ package nat
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"taproot/internal/relay"
 	"taproot/internal/socket"
@@ -12,6 +16,14 @@ import (
 	"taproot/stack/flow"
 	"taproot/stack/policy"
 )
+
+// A TCPConfig is what NewTCP needs.
+type TCPConfig struct {
+	Config
+
+	// Mover moves the bytes of connections, which live until its Run ends.
+	Mover *relay.Mover
+}
 
 // A TCP answers the guest's connections from the host's sockets. The guest's
 // handshake is completed only after the host's, so that the guest sees what
@@ -23,13 +35,13 @@ import (
 //	denied          ICMP administratively prohibited, or Config.Denied
 //	no answer       nothing
 //
-// Each connection has two goroutines.
+// A request has a goroutine until it is answered; a connection has none.
 type TCP struct {
 	Stats TCPStats
 
-	cfg Config
-	wg  sync.WaitGroup
-	ctx context.Context // ends with Run: dials give up, connections are reset
+	cfg TCPConfig
+	wg  sync.WaitGroup  // of requests and connections
+	ctx context.Context // ends with Run: dials give up
 	end context.CancelFunc
 
 	mu sync.Mutex
@@ -40,16 +52,19 @@ type TCP struct {
 }
 
 // NewTCP returns a TCP whose Handle may be given to stack.Stack.HandleTCP.
-func NewTCP(cfg Config) (*TCP, error) {
+func NewTCP(cfg TCPConfig) (*TCP, error) {
 	if err := cfg.Complete(); err != nil {
 		return nil, err
+	}
+	if cfg.Mover == nil {
+		return nil, errors.New("nat: Mover is missing")
 	}
 	ctx, end := context.WithCancel(context.Background())
 	return &TCP{cfg: cfg, ctx: ctx, end: end, adopted: make(map[flow.Key]adoption)}, nil
 }
 
-// Run waits for ctx, then resets all connections and returns when they are
-// gone.
+// Run waits for ctx, then ends what waits for an answer and returns when all
+// connections are gone. These are the Mover's, which ends at the same time.
 func (t *TCP) Run(ctx context.Context) error {
 	<-ctx.Done()
 	t.end()
@@ -72,78 +87,97 @@ func (t *TCP) enter() bool {
 	return !t.over
 }
 
-// Handle answers one request and, if it leads to a connection, serves it until
-// its end. It blocks.
+// Handle answers one request and, if it leads to a connection, gives that to the
+// Mover. It blocks until the target and the guest have answered.
 func (t *TCP) Handle(r *stack.Request) {
 	if !t.enter() {
 		r.Drop()
 		return
 	}
-	defer t.wg.Done()
 	key := flow.Key{Proto: flow.TCP, Initiator: r.Source, Target: r.Destination}
 	a, ok := t.take(key)
 	if !ok {
 		var err error
 		if a.flow, a.host, err = t.open(key); err != nil {
 			t.refuse(r, err)
+			t.wg.Done()
 			return
 		}
 	}
-	defer a.flow.Close()
-	t.serve(r, a)
+	if err := t.serve(r, a); err != nil {
+		t.log(r, err)
+		a.flow.Close()
+		t.wg.Done()
+	}
 }
 
 // open asks the policy, enters a flow and dials its target.
-func (t *TCP) open(key flow.Key) (*flow.Flow, *os.File, error) {
+func (t *TCP) open(key flow.Key) (f *flow.Flow, host int, err error) {
 	target, err := t.cfg.Rules.Check(policy.TCP, key.Target)
 	if err != nil {
-		return nil, nil, err
+		return nil, -1, err
 	}
-	f, err := t.cfg.Flows.Open(key)
-	if err != nil {
-		return nil, nil, err
+	if f, err = t.cfg.Flows.Open(key); err != nil {
+		return nil, -1, err
 	}
-	host, err := dial(t.ctx, t.cfg.Bind, target)
-	if err != nil {
+	if host, err = dial(t.ctx, t.cfg.Bind, target); err != nil {
 		f.Close()
-		return nil, nil, err
+		return nil, -1, err
 	}
 	return f, host, nil
 }
 
 // dial connects a socket of the host, from where b says, and sets it up for the
-// relay. It waits as long as the kernel does, or until ctx ends.
-func dial(ctx context.Context, b Bind, target netip.AddrPort) (*os.File, error) {
+// relay. It waits as long as the kernel does, or until ctx ends. The descriptor is
+// the caller's.
+func dial(ctx context.Context, b Bind, target netip.AddrPort) (int, error) {
 	fd, err := b.Stream(target.Addr())
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
-	f := os.NewFile(uintptr(fd), "tcp")
-	if err := socket.Connect(ctx, f, target); err != nil {
-		f.Close()
-		return nil, err
+	address := socket.NewAddress(target)
+	switch err := socket.Start(fd, &address); err {
+	case nil:
+		return fd, nil
+	case syscall.EINPROGRESS:
+		return connect(ctx, fd, target)
+	default:
+		unix.Close(fd)
+		return -1, os.NewSyscallError("connect", err)
 	}
-	return f, nil
 }
 
-// serve completes the guest's handshake and moves bytes until both are done.
-func (t *TCP) serve(r *stack.Request, a adoption) {
+// connect waits until a socket that is being connected is, and takes it over.
+func connect(ctx context.Context, fd int, target netip.AddrPort) (int, error) {
+	f := os.NewFile(uintptr(fd), "tcp")
+	defer f.Close()
+	if err := socket.Connect(ctx, f, target); err != nil {
+		return -1, err
+	}
+	return socket.Dup(f)
+}
+
+// serve completes the guest's handshake and leaves both ends to the Mover. Where
+// it fails, both are reset, and the flow is the caller's.
+func (t *TCP) serve(r *stack.Request, a adoption) error {
 	guest, err := r.Accept()
 	if a.done != nil {
 		a.done(err == nil)
 	}
 	if err != nil {
 		t.Stats.Abandoned.Add(1)
-		relay.Reset(a.host)
-		t.log(r, err)
-		return
+		socket.Reset(a.host)
+		return err
 	}
 	t.Stats.Connected.Add(1)
 	guest.SetKeepAlive(socket.KeepAliveIdle, socket.KeepAliveInterval, socket.KeepAliveCount)
 	f := a.flow
-	inOrder := relay.Run(t.ctx, guest, a.host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator})
-	t.cfg.Log.Debug("flow ended", "proto", "tcp", "initiator", r.Source, "target", r.Destination,
-		"in_order", inOrder, "to_target", f.ToTarget.Load(), "to_initiator", f.ToInitiator.Load())
+	return t.cfg.Mover.JoinStream(guest, a.host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator}, func(inOrder bool) {
+		t.cfg.Log.Debug("flow ended", "proto", "tcp", "initiator", f.Initiator, "target", f.Target,
+			"in_order", inOrder, "to_target", f.ToTarget.Load(), "to_initiator", f.ToInitiator.Load())
+		f.Close()
+		t.wg.Done()
+	})
 }
 
 // refuse tells the guest why there is no connection.

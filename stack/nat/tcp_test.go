@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taproot/internal/relay"
 	"taproot/stack"
 	"taproot/stack/flow"
 	"taproot/stack/stacktest"
@@ -37,7 +38,7 @@ type tcpPath struct {
 }
 
 // newTCPPath starts all of it, until the test ends.
-func newTCPPath(t *testing.T, limits flow.Config, changes ...func(*Config)) *tcpPath {
+func newTCPPath(t *testing.T, limits flow.Config, changes ...func(*TCPConfig)) *tcpPath {
 	t.Helper()
 	a, b, err := taptest.Pair(tap.Features{Header: true, Checksum: true, TSO: true, USO: true})
 	if err != nil {
@@ -51,7 +52,11 @@ func newTCPPath(t *testing.T, limits flow.Config, changes ...func(*Config)) *tcp
 	}
 	ctx, end := context.WithCancel(context.Background())
 	p := &tcpPath{flows: flow.New(limits), end: end, ended: make(chan struct{})}
-	cfg := testConfig(t, gateway)
+	mover, err := relay.NewMover(relay.MoverConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := TCPConfig{Config: testConfig(t, gateway), Mover: mover}
 	cfg.Flows = p.flows
 	for _, change := range changes {
 		change(&cfg)
@@ -64,6 +69,13 @@ func newTCPPath(t *testing.T, limits flow.Config, changes ...func(*Config)) *tcp
 	start(t, func(test context.Context) error {
 		defer close(p.ended)
 		context.AfterFunc(test, end)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() {
+			if err := mover.Run(ctx); err != nil {
+				t.Errorf("run the mover: %v", err)
+			}
+		})
 		return p.tcp.Run(ctx)
 	})
 	if p.guest, err = stacktest.Start(b, guest4, guest6); err != nil {
@@ -187,7 +199,7 @@ func TestTCPRefused(t *testing.T) {
 
 // TestTCPDeniedOtherwise wants what slirp4netns answers.
 func TestTCPDeniedOtherwise(t *testing.T) {
-	p := newTCPPath(t, flow.Config{}, func(c *Config) { c.Denied = NetUnreachable })
+	p := newTCPPath(t, flow.Config{}, func(c *TCPConfig) { c.Denied = NetUnreachable })
 	for _, to := range []string{"169.254.169.254:80", "[fd00:ec2::254]:80"} {
 		if _, err := p.tryDial(netip.MustParseAddrPort(to)); !errors.Is(err, syscall.ENETUNREACH) {
 			t.Errorf("%s: got error %v, want %v", to, err, syscall.ENETUNREACH)

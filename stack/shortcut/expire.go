@@ -2,7 +2,6 @@ package shortcut
 
 import (
 	"context"
-	"os"
 	"time"
 
 	"taproot/stack/flow"
@@ -85,7 +84,7 @@ func (s *Shortcut) expire(now time.Time) (handed []handover, more bool) {
 func (s *Shortcut) hand(a *attempt) {
 	s.Stats.Handed.Add(1)
 	a.flow.SetWay(flow.ByFrames)
-	s.cfg.TCP.Adopt(a.flow, os.NewFile(uintptr(a.host), "tcp"), s.adopted)
+	s.cfg.TCP.Adopt(a.flow, a.host, s.adopted)
 	s.cfg.Stack.Deliver(a.syn)
 }
 

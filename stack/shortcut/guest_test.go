@@ -161,11 +161,11 @@ func (g *guest) start(t testing.TB, d *tap.Device) {
 		t.Fatal(err)
 	}
 	common := nat.Config{Guest: gateway, Rules: rules, Flows: g.flows, Gateway4: gateways[0], Gateway6: gateways[1]}
-	if g.tcp, err = nat.NewTCP(common); err != nil {
-		t.Fatal(err)
-	}
 	mover, err := relay.NewMover(relay.MoverConfig{})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if g.tcp, err = nat.NewTCP(nat.TCPConfig{Config: common, Mover: mover}); err != nil {
 		t.Fatal(err)
 	}
 	g.shortcut, err = New(Config{Config: common, Stack: gateway, TCP: g.tcp, Mover: mover, Listeners: g.divert.Listeners()})

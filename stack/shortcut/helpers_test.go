@@ -92,14 +92,14 @@ func newWorld(t *testing.T, changes ...func(*Config)) *world {
 	}
 	w := &world{flows: flow.New(flow.Config{}), wire: b, frames: make(chan []byte, 1024), ports: make(map[string]uint16), broken: make(chan struct{}, 8), ended: make(chan struct{})}
 	common := nat.Config{Guest: gateway, Rules: rules, Flows: w.flows, Gateway4: own[0], Gateway6: own[1]}
-	if w.tcp, err = nat.NewTCP(common); err != nil {
-		t.Fatal(err)
-	}
-	gateway.HandleTCP(w.tcp.Handle)
 	mover, err := relay.NewMover(relay.MoverConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	if w.tcp, err = nat.NewTCP(nat.TCPConfig{Config: common, Mover: mover}); err != nil {
+		t.Fatal(err)
+	}
+	gateway.HandleTCP(w.tcp.Handle)
 	cfg := Config{Config: common, Stack: gateway, TCP: w.tcp, Mover: mover, Listeners: w.listen(t), Broken: func() { w.broken <- struct{}{} }}
 	for _, change := range changes {
 		change(&cfg)
