@@ -30,6 +30,8 @@ type play struct {
 	column column
 	guest  *lab.Namespace
 
+	anyWay bool // which way connections take is not looked at
+
 	sockets map[string]*plainSocket
 	open    netip.AddrPort // where listener is
 	last    netip.AddrPort // from where the guest has connected last

@@ -162,7 +162,20 @@ func acceptWord(p *play, actor string, args []string) (string, error) {
 		return "", err
 	}
 	p.sockets[actor] = s
-	return "", nil
+	return p.way()
+}
+
+// way is a result if the last connection does not go the column's way: on the
+// shortcut, the guest's namespace has a socket with the server's port.
+func (p *play) way() (string, error) {
+	if p.column.kernel || p.anyWay {
+		return "", nil
+	}
+	_, found, err := p.state(p.open.Port())
+	if err == nil && found != p.column.shortcut {
+		return "on the wrong way", nil
+	}
+	return "", err
 }
 
 // recvWord N receives so many bytes.
@@ -242,9 +255,12 @@ func waitWord(p *play, actor string, args []string) (string, error) {
 	case "probed":
 		return "", until(func() (bool, error) { i, err := s.info(); return err == nil && int(i.Backoff) >= n, err })
 	case "freed":
-		return "", until(func() (bool, error) { _, inUse, err := p.lastState(); return !inUse, err })
+		return "", until(func() (bool, error) { _, inUse, err := p.state(p.last.Port()); return !inUse, err })
 	case "timewait":
-		return "", until(func() (bool, error) { state, _, err := p.lastState(); return state == unix.BPF_TCP_TIME_WAIT, err })
+		return "", until(func() (bool, error) {
+			state, _, err := p.state(p.last.Port())
+			return state == unix.BPF_TCP_TIME_WAIT, err
+		})
 	case "keptalive":
 		before, err := keepAlives(p.guest)
 		if err != nil {
@@ -302,9 +318,9 @@ func peerWord(p *play, actor string, _ []string) (string, error) {
 	}
 }
 
-// lastState is the state of the connection from where the guest has connected
-// last, as its kernel numbers them, and whether there is one.
-func (p *play) lastState() (state int, found bool, err error) {
+// state is that of a connection in the guest's network whose own port is this,
+// as the kernel numbers them, and whether there is one.
+func (p *play) state(port uint16) (state int, found bool, err error) {
 	err = p.guest.Do(func() error {
 		for _, table := range []string{"tcp", "tcp6"} {
 			text, err := os.ReadFile("/proc/thread-self/net/" + table)
@@ -313,7 +329,7 @@ func (p *play) lastState() (state int, found bool, err error) {
 			}
 			for line := range strings.Lines(string(text)) {
 				// "sl: ADDRESS:PORT ADDRESS:PORT STATE ...", all in hexadecimal.
-				if f := strings.Fields(line); len(f) > 3 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", p.last.Port())) {
+				if f := strings.Fields(line); len(f) > 3 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
 					number, err := strconv.ParseUint(f[3], 16, 8)
 					state, found = int(number), true
 					return err
