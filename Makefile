@@ -104,14 +104,22 @@ bench: build $(QUIC) ## measure against slirp4netns, pasta and the kernel (BENCH
 	@internal/tools/deps.sh bench
 	@$(GO) run ./test/bench -taproot bin/taproot -quic $(QUIC) $(BENCH)
 
+.PHONY: bench-publish
+bench-publish: build $(QUIC) ## keep a run as RUN.json, RUN.md and RUN.svg (RUN=docs/benchmarks/NAME)
+	@internal/tools/deps.sh bench
+	@$(GO) run ./test/bench -taproot bin/taproot -quic $(QUIC) -format json $(BENCH) >'$(RUN).json'
+	@$(GO) run ./test/bench -render '$(RUN).json' -format markdown >'$(RUN).md'
+	@$(GO) run ./test/bench -render '$(RUN).json'
+	@$(MAKE) bench-plot RUN='$(RUN)'
+
 .PHONY: bench-compare
 bench-compare: $(QUIC) ## measure OLD against NEW, binaries or commits, in turns (BENCH='-rows tcp')
 	@test/bench/compare.sh '$(OLD)' '$(NEW)' -quic $(QUIC) $(BENCH)
 
 .PHONY: bench-plot
-bench-plot: ## draw RUN (docs/benchmarks/NAME.json, default the last) beside it, as SVG
-	@run='$(or $(RUN),$(lastword $(sort $(wildcard docs/benchmarks/*.json))))' && \
-	    $(GO) run -C test/bench/plot . "$(CURDIR)/$$run" "$(CURDIR)/$${run%.json}.svg" && echo "$${run%.json}.svg"
+bench-plot: ## draw RUN.json as RUN.svg (RUN=docs/benchmarks/NAME, default the last)
+	@run='$(or $(RUN),$(basename $(lastword $(sort $(wildcard docs/benchmarks/*.json)))))' && \
+	    $(GO) run -C test/bench/plot . "$$(realpath "$$run.json")" "$$(realpath "$$run.svg")" && echo "$$run.svg"
 
 .PHONY: bench-check
 bench-check: ## vet and test the modules that only the benchmark uses

@@ -7,7 +7,7 @@
 //	make bench BENCH='-rows tcp-1500'    # only rows whose key starts so
 //	make bench BENCH='-rows front'       # only what container runtimes wait and pay for
 //	make bench BENCH='-format markdown'  # tables for a document
-//	make bench BENCH='-publish docs/benchmarks/NAME'
+//	make bench-publish RUN=docs/benchmarks/NAME
 //	make bench-compare OLD=HEAD~1        # two builds in turns, judged by benchstat
 //	make bench-plot                      # a picture of the last published run
 //
@@ -72,6 +72,6 @@
 //   - Memory: PSS (RSS where the kernel refuses PSS) of all of the helper's
 //     processes, idle and per connection with 1,000 idle ones.
 //   - Many connections: 10,000 and then 50,000 are opened a thousand at a time,
-//     until one is refused, the helper dies, takes 4 GB or 45 s. Then each is
+//     until one is refused, the helper dies, takes 4 GB or 30 s. Then each is
 //     used for one byte to and fro. In the first round only.
 package main

@@ -15,17 +15,23 @@ type HoldArgs struct {
 
 // Held is what became of them.
 type Held struct {
-	Refused int    // could not be opened
+	Refused int    // could not be opened, or were not tried after many that could not
 	First   string // one of the reasons
 }
 
-// holdWidth is how many idle connections are opened or used at a time: enough
-// to be quick, few enough not to test the helper's pending-dial limit.
-const holdWidth = 16
+const (
+	// holdWidth is how many idle connections are opened or used at a time: enough
+	// to be quick, few enough not to test the helper's pending-dial limit.
+	holdWidth = 16
+
+	// holdPatience is how many may fail before the rest is not tried: each may
+	// take a timeout.
+	holdPatience = 4 * holdWidth
+)
 
 // Hold opens idle connections, besides those that there are.
 func (a *Agent) Hold(args HoldArgs, reply *Held) error {
-	conns, err := dialMany(args.Address, args.Count, holdWidth)
+	conns, err := dialMany(args.Address, args.Count, holdWidth, holdPatience)
 	if err != nil {
 		*reply = Held{Refused: args.Count - len(conns), First: err.Error()}
 	}
@@ -51,12 +57,8 @@ type Used struct {
 	Elapsed time.Duration
 }
 
-// How long a connection that is used again may take to answer, and how many may
-// not answer before the rest is not tried.
-const (
-	useTimeout = 3 * time.Second
-	useLosses  = 4 * holdWidth
-)
+// useTimeout is how long a connection that is used again may take to answer.
+const useTimeout = 3 * time.Second
 
 // Use sends one byte over each of the idle connections and waits for its
 // return. What is not tried any more counts as lost.
@@ -71,7 +73,7 @@ func (a *Agent) Use(_ Nothing, reply *Used) error {
 	)
 	for range holdWidth {
 		group.Go(func() {
-			for lost.Load() < useLosses {
+			for lost.Load() < holdPatience {
 				i := int(next.Add(1)) - 1
 				if i >= len(conns) {
 					return

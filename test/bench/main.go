@@ -36,6 +36,9 @@ func run() int {
 		if err != nil {
 			return exitMisuse
 		}
+		if c.options.render != "" {
+			return exit(render(c.options))
+		}
 	}
 	if c.options.taproot != "" {
 		// How package lab is told what to test.
@@ -53,10 +56,27 @@ const mostFiles = 400_000
 // benchmark inherit. Only real root may; for others the rows of many connections
 // are as good as the limit is.
 func raiseLimit() {
-	var limit syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Max < mostFiles {
+	if fileLimit() < mostFiles {
 		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: mostFiles, Max: mostFiles})
 	}
+}
+
+// fileLimit is the hard limit of descriptors.
+func fileLimit() int {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return 0
+	}
+	return int(limit.Max)
+}
+
+// render prints the results of an earlier run.
+func render(o options) error {
+	results, err := readResults(o.render)
+	if err != nil {
+		return err
+	}
+	return results.write(os.Stdout, o.format)
 }
 
 // exitMisuse is the exit status for a wrong command line.
@@ -67,7 +87,7 @@ type options struct {
 	taproot     string // absolute path; empty means built from this module
 	taprootArgs string
 	old         string   // absolute path; empty means that no two builds are compared
-	publish     string   // prefix of files; empty means none
+	render      string   // file with the results of an earlier run; empty means none
 	helpers     []string // names; empty means all
 	rows        selection
 	pace        pace
@@ -98,10 +118,10 @@ func parseOptions(args []string, messages io.Writer) (options, error) {
 		taproot = flags.String("taproot", "", "the taproot to measure (default built from this module)")
 		rounds  = flags.Int("rounds", 0, "rounds (default 3, with -quick 1)")
 		quic    = flags.String("quic", "", "the program of test/bench/quic (default none)")
-		quick   = flags.Bool("quick", false, "one short round, under two minutes")
+		quick   = flags.Bool("quick", false, "one short round, a few minutes")
 	)
 	flags.Var(&o.format, "format", "print `FORM`: text, markdown, json or benchstat")
-	flags.StringVar(&o.publish, "publish", "", "write the results also to `PREFIX`.json and PREFIX.md (default none)")
+	flags.StringVar(&o.render, "render", "", "measure nothing, print the results in this JSON `FILE` (default none)")
 	flags.StringVar(&o.taprootArgs, "taproot-args", "", "more options for taproot run, separated by spaces (default none)")
 	flags.StringVar(&o.congestion, "congestion", "reno", "TCP congestion control of host, outside and guest; empty leaves the machine's")
 	flags.BoolVar(&o.verbose, "v", false, "tell every value as it is measured")
@@ -198,11 +218,6 @@ func (c *conductor) conduct(ctx context.Context) error {
 	results.Machine.LoadAfter = loadAverage()
 	slog.Info("done", "took", time.Since(start).Round(time.Second))
 	results.finish(allRows())
-	if c.options.publish != "" {
-		if err := results.publish(c.options.publish); err != nil {
-			return err
-		}
-	}
 	return results.write(os.Stdout, c.options.format)
 }
 

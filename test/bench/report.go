@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -49,18 +48,17 @@ func (r *Results) write(w io.Writer, as format) error {
 	return r.writeTables(w, as)
 }
 
-// publish writes the results to files for docs/benchmarks.
-func (r *Results) publish(prefix string) error {
-	for suffix, as := range map[string]format{".json": formatJSON, ".md": formatMarkdown} {
-		file, err := os.Create(prefix + suffix)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(r.write(file, as), file.Close()); err != nil {
-			return err
-		}
+// readResults reads what a run wrote as JSON.
+func readResults(path string) (*Results, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	r := new(Results)
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return r, nil
 }
 
 // writeJSON writes everything.

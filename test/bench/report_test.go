@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -217,15 +218,23 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-func TestPublish(t *testing.T) {
-	prefix := filepath.Join(t.TempDir(), "run")
-	if err := sample().publish(prefix); err != nil {
+func TestReadResults(t *testing.T) {
+	var text, want, got strings.Builder
+	if err := errors.Join(sample().write(&text, formatJSON), sample().write(&want, formatText)); err != nil {
 		t.Fatal(err)
 	}
-	for suffix, want := range map[string]string{".json": `"Bars"`, ".md": "|---|"} {
-		text, err := os.ReadFile(prefix + suffix)
-		if err != nil || !strings.Contains(string(text), want) {
-			t.Errorf("%s: got %q and %v, want %q in it", suffix, text, err, want)
-		}
+	path := filepath.Join(t.TempDir(), "run.json")
+	if err := os.WriteFile(path, []byte(text.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := readResults(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.write(&got, formatText); err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != want.String() {
+		t.Errorf("got\n%s\nwant\n%s", got.String(), want.String())
 	}
 }

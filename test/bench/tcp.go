@@ -44,7 +44,7 @@ type OpenArgs struct {
 
 // Open opens the flows that Stream uses.
 func (a *Agent) Open(args OpenArgs, _ *Nothing) error {
-	conns, err := dialMany(args.Address, args.Flows, args.Flows)
+	conns, err := dialMany(args.Address, args.Flows, args.Flows, args.Flows)
 	if err != nil {
 		closeAll(conns)
 		return err
@@ -128,10 +128,10 @@ func timedOut(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// dialMany opens n connections to address, at most width at a time. The
-// connections that were made are returned even with an error, and are the
-// caller's to close. A close resets.
-func dialMany(address string, n, width int) ([]net.Conn, error) {
+// dialMany opens n connections to address, at most width at a time, and gives up
+// after as many failures as it has patience. The connections that were made are
+// returned even with an error, and are the caller's to close. A close resets.
+func dialMany(address string, n, width, patience int) ([]net.Conn, error) {
 	var (
 		group sync.WaitGroup
 		mu    sync.Mutex // guards conns and errs
@@ -139,8 +139,16 @@ func dialMany(address string, n, width int) ([]net.Conn, error) {
 		errs  []error
 		slots = make(chan struct{}, width)
 	)
+	failures := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(errs)
+	}
 	for range n {
 		slots <- struct{}{}
+		if failures() >= patience {
+			break
+		}
 		group.Go(func() {
 			defer func() { <-slots }()
 			conn, err := net.DialTimeout("tcp", address, dialTimeout)
@@ -158,7 +166,7 @@ func dialMany(address string, n, width int) ([]net.Conn, error) {
 	}
 	group.Wait()
 	if len(errs) > 0 {
-		return conns, fmt.Errorf("%d of %d connects: %w", len(errs), n, errs[0])
+		return conns, fmt.Errorf("%d of %d connects: %w", n-len(conns), n, errs[0])
 	}
 	return conns, nil
 }
