@@ -324,6 +324,8 @@ func (w *world) dialIn(ns *Namespace, to string, setup func(fd int) error) *os.F
 
 func addrOf(s string) netip.Addr { return netip.MustParseAddr(s) }
 
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
 func sockaddrOf(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
 		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
@@ -348,7 +350,7 @@ func (w *world) accept(is4 bool) (fd int, peer, own netip.AddrPort) {
 	if !is4 {
 		l = w.diversion.Listeners()[1]
 	}
-	err := raw(w.t.(*testing.T), l, func(s int) (err error) {
+	err := raw(w.t, l, func(s int) (err error) {
 		eventually(w.t, "a diverted connection", func() bool {
 			var from unix.Sockaddr
 			fd, from, err = unix.Accept4(s, unix.SOCK_CLOEXEC)

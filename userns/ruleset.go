@@ -70,17 +70,22 @@ func (r *ruleset) table() nft.Table {
 	return t
 }
 
-// prerouting returns the rules for what comes in: nothing for lo, which most
-// packets of diverted connections come by; SYNs that were put back; packets of
-// diverted connections from other networks.
+// prerouting returns the rules for what comes in: packets of diverted connections
+// by lo, SYNs that were put back, and packets of diverted connections from other
+// networks.
+//
+// All go to the socket that has their connection, or else to the listener. Its own
+// lookup would find the former for the kernel too, and costs nothing, as it is not
+// made twice; the latter is for the last segment of a handshake with SYN cookies.
 func (r *ruleset) prerouting() []nft.Rule {
 	rules := []nft.Rule{
-		{Name: "lo", Exprs: join(onDevice(expr.MetaKeyIIF, expr.CmpOpEq, loopbackIndex), accept())},
+		{Name: "lo", Exprs: join(onDevice(expr.MetaKeyIIF, expr.CmpOpEq, loopbackIndex), r.diverted(), r.toListener(), accept())},
+		{Name: "rest of lo", Exprs: join(onDevice(expr.MetaKeyIIF, expr.CmpOpEq, loopbackIndex), accept())},
 		{Name: "divert", Exprs: join(r.device(expr.MetaKeyIIF, expr.CmpOpEq), bare(), r.hasDSCP(mark.Local, 0x3f),
 			flow(), inside(), r.toListener(), accept())},
 	}
 	if r.wants.nested {
-		rules = append(rules, nft.Rule{Name: "inside", Exprs: join(r.diverted(), inside(), accept())})
+		rules = append(rules, nft.Rule{Name: "inside", Exprs: join(r.diverted(), inside(), r.toListener(), accept())})
 	}
 	return rules
 }

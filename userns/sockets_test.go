@@ -33,7 +33,7 @@ func loopbackUp(t *testing.T) *Namespace {
 }
 
 // raw calls f with a socket's descriptor, which stays as it is.
-func raw(t *testing.T, f *os.File, call func(fd int) error) error {
+func raw(t testing.TB, f *os.File, call func(fd int) error) error {
 	t.Helper()
 	c, err := f.SyscallConn()
 	if err != nil {
