@@ -19,6 +19,9 @@ const (
 	// barsWidth is what the bars of a group take together: less than a group's
 	// share of the width, so that there is a gap.
 	barsWidth = 1.5 * vg.Centimeter
+
+	// headroom is the share of the height above the highest bar: the legend's.
+	headroom = 0.25
 )
 
 // colours returns those of the contestants, in their order. They can be told
@@ -40,7 +43,7 @@ func draw(r results) (*plot.Plot, error) {
 		return nil, errors.New("no throughput in it")
 	}
 	p := plot.New()
-	p.Title.Text = fmt.Sprintf("%d processors (%s), Linux %s, %.10s", r.Machine.CPUs, r.Machine.Processor, r.Machine.Kernel, r.Machine.When)
+	p.Title.Text = fmt.Sprintf("Between guest and outside, on %d processors (%s), Linux %s, %.10s", r.Machine.CPUs, r.Machine.Processor, r.Machine.Kernel, r.Machine.When)
 	p.Y.Label.Text = "Gbit/s"
 	p.Y.Min = 0
 	labels := make([]string, len(groups))
@@ -49,6 +52,7 @@ func draw(r results) (*plot.Plot, error) {
 	}
 	p.NominalX(labels...)
 	p.Legend.Top = true
+	p.Legend.Padding = vg.Millimeter
 	for _, style := range []*text.Style{
 		&p.Title.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle,
 	} {
@@ -58,7 +62,11 @@ func draw(r results) (*plot.Plot, error) {
 	grid := plotter.NewGrid()
 	grid.Vertical.Color = nil
 	p.Add(grid)
-	return p, addBars(p, r, groups)
+	if err := addBars(p, r, groups); err != nil {
+		return nil, err
+	}
+	p.Y.Max *= 1 + headroom
+	return p, nil
 }
 
 // addBars adds the bars of each contestant.

@@ -30,7 +30,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"<svg", "taproot", "pasta", "TCP, nested", "Linux 6.18, 2026-11-21"} {
+	for _, want := range []string{"<svg", "taproot", "pasta", "nested", "Linux 6.18, 2026-11-21"} {
 		if !strings.Contains(string(picture), want) {
 			t.Errorf("the picture has no %q", want)
 		}

@@ -36,7 +36,7 @@ type group struct {
 func (r results) groups() []group {
 	var all []group
 	for _, place := range []struct{ row, label string }{
-		{"tcp-1500", "TCP, MTU 1500"}, {"tcp-65520", "TCP, MTU 65520"}, {"nested", "TCP, nested"},
+		{"tcp-1500", "MTU 1500"}, {"tcp-65520", "MTU 65520"}, {"nested", "nested"},
 	} {
 		for _, way := range []string{"up", "down"} {
 			for _, flows := range []string{"1", "8"} {
@@ -52,7 +52,7 @@ func (r results) groups() []group {
 		}
 	}
 	for _, way := range []string{"up", "down"} {
-		all = append(all, group{row: "udp-segment-" + way, label: "UDP, GSO\n" + way})
+		all = append(all, group{row: "udp-segment-" + way, label: "UDP trains\n" + way})
 	}
 	return slices.DeleteFunc(all, func(g group) bool {
 		return !slices.ContainsFunc(r.names(), func(name string) bool {
