@@ -53,13 +53,15 @@ func send(fd int32, b []byte) (int, error) {
 	}
 }
 
-// linger makes the close of a socket a reset.
+// linger makes the close of a socket a reset. Sockets are made so when they come
+// here: should this process die, the peers must not take that for the end of what
+// was sent.
 func linger(fd int) {
 	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 }
 
-// abort closes a socket with RST.
-func abort(fd int) {
-	linger(fd)
-	unix.Close(fd)
+// closeInOrder closes a socket after linger. What was sent still arrives.
+func closeInOrder(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+	unix.Close(fd) // close(2) reports nothing about delivery
 }

@@ -58,6 +58,8 @@ type way struct {
 func newJoint(a, b int, count Counters, done func(bool)) *joint {
 	j := &joint{done: done}
 	j.ends[0].fd, j.ends[1].fd = int32(a), int32(b)
+	linger(a)
+	linger(b)
 	j.ways[0] = way{joint: j, count: count.Outbound, side: 0}
 	j.ways[1] = way{joint: j, count: count.Inbound, side: 1}
 	return j
@@ -69,14 +71,13 @@ func (w *way) sink() *end   { return &w.joint.ends[1-w.side] }
 // close closes both sockets. What was sent still arrives.
 func (j *joint) close() {
 	for _, e := range j.ends {
-		unix.Close(int(e.fd)) // as close(2) reports nothing about delivery
+		closeInOrder(int(e.fd))
 	}
 }
 
 // reset closes both sockets with RST.
 func (j *joint) reset() {
 	for _, e := range j.ends {
-		linger(int(e.fd))
+		unix.Close(int(e.fd))
 	}
-	j.close()
 }

@@ -130,9 +130,9 @@ func (p *pair) end(inOrder bool) {
 	p.streams.remove(p)
 	if inOrder {
 		p.guest.Close()
-		unix.Close(p.host) // close(2) reports nothing about delivery
+		closeInOrder(p.host)
 	} else {
-		abort(p.host)
+		unix.Close(p.host)
 		p.guest.Abort()
 	}
 	p.done(inOrder)

@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Stream is the guest's end. Its methods do not block; they return EAGAIN
@@ -38,11 +40,12 @@ type Counters struct {
 // Outbound counts the bytes from the guest.
 func (m *Mover) JoinStream(guest Stream, host int, count Counters, done func(inOrder bool)) error {
 	p := &pair{guest: guest, host: host, count: count, done: done, streams: m.loop().streams}
+	linger(host)
 	p.news.Store(busy | guestNews)
 	guest.Notify(func() { p.tell(guestNews) })
 	if err := p.streams.add(p); err != nil {
 		guest.Abort()
-		abort(host)
+		unix.Close(host)
 		return fmt.Errorf("join: %w", err)
 	}
 	p.streams.enqueue(p)
