@@ -1,96 +1,18 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
-	"runtime"
+	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"taproot/test/settle"
 )
-
-// A line is a connection of a Mover between two peers.
-type line struct {
-	left, right       *net.TCPConn
-	outbound, inbound atomic.Int64
-	inOrder           bool // valid when ended is closed
-	ended             chan struct{}
-}
-
-// newLine joins two connections, which the test must bring to their end.
-func newLine(t testing.TB, m *Mover) *line {
-	t.Helper()
-	a, left := connectFD(t)
-	b, right := connectFD(t)
-	l := &line{left: left, right: right, ended: make(chan struct{})}
-	err := m.Join(a, b, Counters{Outbound: &l.outbound, Inbound: &l.inbound}, func(inOrder bool) {
-		l.inOrder = inOrder
-		close(l.ended)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []*net.TCPConn{left, right} {
-		c.SetDeadline(time.Now().Add(settle.Patience))
-	}
-	return l
-}
-
-// newMover returns a Mover that runs until the test ends, or stop.
-func newMover(t testing.TB, loops int) (m *Mover, stop func()) {
-	t.Helper()
-	m, err := NewMover(MoverConfig{Loops: loops})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := m.Run(ctx); err != nil {
-			t.Errorf("run: %v", err)
-		}
-	}()
-	stop = func() {
-		cancel()
-		<-ended
-	}
-	t.Cleanup(stop)
-	return m, stop
-}
-
-// wantEnd waits for the end of the relay.
-func (l *line) wantEnd(t *testing.T, inOrder bool) {
-	t.Helper()
-	select {
-	case <-l.ended:
-	case <-time.After(settle.Patience):
-		t.Fatal("the relay did not end")
-	}
-	if l.inOrder != inOrder {
-		t.Errorf("in order: got %v, want %v", l.inOrder, inOrder)
-	}
-}
-
-// wantReset wants a peer to see a reset, after data perhaps. A peer that has
-// read a FIN reads no error any more, but will not be able to write.
-func wantReset(t *testing.T, who string, c *net.TCPConn) {
-	t.Helper()
-	_, err := io.Copy(io.Discard, c)
-	for err == nil {
-		runtime.Gosched()
-		_, err = c.Write([]byte("x"))
-	}
-	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
-		t.Errorf("%s: got %v, want %v or %v", who, err, syscall.ECONNRESET, syscall.EPIPE)
-	}
-}
 
 // TestMoverBothWays moves 8 MiB each way at the same time, on several
 // connections, which share pipes.
@@ -159,35 +81,203 @@ func TestMoverHalfClose(t *testing.T) {
 func TestMoverReset(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		prepare func(l *line)
+		prepare func(t *testing.T, l *line)
+		reset   func(l *line) (dead, other *net.TCPConn)
 	}{
-		{"idle", func(*line) {}},
-		{"after its FIN", func(l *line) {
+		{"idle", func(*testing.T, *line) {}, left},
+		{"after its FIN", func(t *testing.T, l *line) {
 			l.left.CloseWrite()
 			io.ReadAll(l.right)
-		}},
-		{"after the other's FIN", func(l *line) {
+		}, left},
+		{"after the other's FIN", func(t *testing.T, l *line) {
 			l.right.CloseWrite()
 			io.ReadAll(l.left)
-		}},
-		{"while the other does not read", func(l *line) {
-			l.left.SetWriteDeadline(time.Now().Add(settle.Patience / 100))
-			for {
-				if _, err := l.left.Write(make([]byte, 1<<20)); err != nil {
-					return
-				}
-			}
-		}},
+		}, left},
+		{"while the other does not read", func(t *testing.T, l *line) { l.fill(t) }, left},
+		{"while it does not read", func(t *testing.T, l *line) { l.fill(t) }, right},
+		{"while it does not read, after the other's FIN", func(t *testing.T, l *line) {
+			l.fill(t)
+			l.left.CloseWrite()
+		}, right},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m, _ := newMover(t, 1)
 			l := newLine(t, m)
-			tt.prepare(l)
-			l.left.SetLinger(0)
-			l.left.Close()
-			wantReset(t, "right", l.right)
+			tt.prepare(t, l)
+			dead, other := tt.reset(l)
+			resetPeer(t, dead)
+			wantReset(t, "other", other)
 			l.wantEnd(t, false)
 		})
+	}
+}
+
+func left(l *line) (dead, other *net.TCPConn)  { return l.left, l.right }
+func right(l *line) (dead, other *net.TCPConn) { return l.right, l.left }
+
+// TestMoverResetBefore resets an end before it is joined.
+func TestMoverResetBefore(t *testing.T) {
+	m, _ := newMover(t, 1)
+	l := prepareLine(t)
+	resetPeer(t, l.right)
+	l.join(t, m)
+	wantReset(t, "left", l.left)
+	l.wantEnd(t, false)
+}
+
+// TestMoverResetAfterData wants what was sent before a reset to arrive, if there
+// is room for it.
+func TestMoverResetAfterData(t *testing.T) {
+	for _, size := range []int{1, small, 5 * small / 2} {
+		m, _ := newMover(t, 1)
+		l := newLine(t, m)
+		sent := pattern(size, 7)
+		l.left.Write(sent)
+		resetPeer(t, l.left)
+		got, err := io.ReadAll(l.right)
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("right: got %v, want %v", err, syscall.ECONNRESET)
+		}
+		wantBytes(t, "right", got, sent)
+		l.wantEnd(t, false)
+	}
+}
+
+// TestMoverLastBytes closes right behind the last bytes, so that both come in
+// one event, or before the sockets are joined.
+func TestMoverLastBytes(t *testing.T) {
+	m, _ := newMover(t, 1)
+	for i, size := range []int{0, 1, small - 1, small, small + 1, 3 * small, 1 << 20} {
+		for range 20 {
+			l := prepareLine(t)
+			sent := pattern(size, byte(i))
+			if i%2 == 0 {
+				l.join(t, m)
+			}
+			var writer sync.WaitGroup
+			writer.Go(func() {
+				l.left.Write(sent)
+				l.left.Close()
+			})
+			if i%2 != 0 {
+				l.join(t, m)
+			}
+			got, err := io.ReadAll(l.right)
+			if err != nil {
+				t.Error(err)
+			}
+			wantBytes(t, "right", got, sent)
+			l.right.Close()
+			writer.Wait()
+			l.wantEnd(t, true)
+		}
+	}
+}
+
+// TestMoverStall has a peer not read until nothing fits any more, and then read
+// all, while the other direction moves on.
+func TestMoverStall(t *testing.T) {
+	m, _ := newMover(t, 1)
+	l := newLine(t, m)
+	sent := l.fill(t)
+	b := make([]byte, 4)
+	for range 100 {
+		l.right.Write([]byte("ping"))
+		if _, err := io.ReadFull(l.left, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.left.CloseWrite()
+	got, err := io.ReadAll(l.right)
+	if err != nil {
+		t.Error(err)
+	}
+	wantBytes(t, "right", got, sent)
+	l.right.Close()
+	l.wantEnd(t, true)
+}
+
+// TestMoverUrgent wants urgent data in its place in the stream, however much
+// comes with it.
+func TestMoverUrgent(t *testing.T) {
+	m, _ := newMover(t, 1)
+	l := newLine(t, m)
+	raw, err := l.left.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sent []byte
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for i, size := range []int{0, 1, 100, 2 * small, 300 << 10, 10} {
+			b := pattern(size, byte(i))
+			l.left.Write(b)
+			raw.Write(func(fd uintptr) bool {
+				return unix.Sendto(int(fd), []byte("!"), unix.MSG_OOB, nil) != syscall.EAGAIN
+			})
+			sent = append(append(sent, b...), '!')
+		}
+		l.left.CloseWrite()
+	})
+	got, err := io.ReadAll(l.right)
+	writer.Wait()
+	if err != nil {
+		t.Error(err)
+	}
+	wantBytes(t, "right", got, sent)
+	l.right.Close()
+	l.wantEnd(t, true)
+}
+
+// TestMoverNoDescriptors moves much while there is no descriptor for a pipe.
+func TestMoverNoDescriptors(t *testing.T) {
+	m, _ := newMover(t, 1)
+	l := newLine(t, m)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	none := unix.Rlimit{Cur: 3, Max: old.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+	sent := pattern(8<<20, 2)
+	go func() {
+		l.left.Write(sent)
+		l.left.Close()
+	}()
+	got, err := io.ReadAll(l.right)
+	if err != nil {
+		t.Error(err)
+	}
+	wantBytes(t, "right", got, sent)
+	l.right.Close()
+	l.wantEnd(t, true)
+}
+
+// TestMoverJoinFails wants the sockets reset, and nobody told, by a Mover that
+// has ended and where a socket is none.
+func TestMoverJoinFails(t *testing.T) {
+	m, stop := newMover(t, 1)
+	for _, tt := range []struct {
+		name  string
+		want  error
+		spoil func(l *line)
+	}{
+		{"no socket", syscall.EBADF, func(l *line) {
+			unix.Close(l.b)
+			l.b = -1
+		}},
+		{"ended", os.ErrClosed, func(*line) { stop() }},
+	} {
+		l := prepareLine(t)
+		tt.spoil(l)
+		err := m.Join(l.a, l.b, Counters{Outbound: &l.outbound, Inbound: &l.inbound}, func(bool) { t.Error("done was called") })
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, err, tt.want)
+		}
+		wantReset(t, "left", l.left)
 	}
 }
 
@@ -201,18 +291,22 @@ func TestMoverStop(t *testing.T) {
 }
 
 // TestMoverIdle wants a connection that moves nothing to hold nothing but its
-// sockets, after it had moved much.
+// sockets and few spare pipes, after it had moved much, and no pipe to be left
+// when there is no connection.
 func TestMoverIdle(t *testing.T) {
-	m, _ := newMover(t, 2)
+	m, _ := newMover(t, 1)
+	before := settle.Descriptors()
 	l := newLine(t, m)
-	sent := pattern(1<<20, 9)
+	sent := pattern(8<<20, 9)
 	go l.left.Write(sent)
 	got := make([]byte, len(sent))
 	if _, err := io.ReadFull(l.right, got); err != nil {
 		t.Fatal(err)
 	}
 	wantBytes(t, "right", got, sent)
+	settle.Until(t, "the pipes given back", func() bool { return settle.Descriptors() <= before+4+2*sparePipes })
 	l.left.Close()
 	l.right.Close()
 	l.wantEnd(t, true)
+	settle.Until(t, "all closed", func() bool { return settle.Descriptors() <= before })
 }

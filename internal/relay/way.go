@@ -64,7 +64,7 @@ func (l *loop) fillBuffer(w *way) error {
 
 // fillPipe leaves it to fillBuffer to say why nothing comes if that may be
 // anything but that there is nothing: splice(2) does not tell a FIN or urgent
-// data.
+// data. An error of the socket is told only once, so it is passed on.
 func (l *loop) fillPipe(w *way, p pipe) error {
 	e := w.source()
 	n, err := spliceOnce(e.fd, p.w, l.stint())
@@ -74,11 +74,15 @@ func (l *loop) fillPipe(w *way, p pipe) error {
 		return nil
 	}
 	l.pipes.give(p)
-	if err == syscall.EAGAIN && !e.exact {
-		w.readable = false
-		return nil
+	switch err {
+	case nil, syscall.EINVAL, syscall.ENOMEM:
+		w.bulk = false
+	case syscall.EAGAIN:
+		w.bulk = !e.exact
+		w.readable = e.exact
+	default:
+		return err
 	}
-	w.bulk = false
 	return nil
 }
 
