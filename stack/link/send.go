@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"runtime"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -48,7 +49,9 @@ func (e *Endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) 
 	return n, nil
 }
 
-// send writes queued packets until ctx ends.
+// send writes queued packets until ctx ends. Whoever was woken together with it
+// goes first: where the processor has taken data, that is who sends it to the
+// host, which somebody waits for, while the packet is its ACK.
 func (e *Endpoint) send(ctx context.Context) {
 	w := e.device.NewWriter()
 	virtio := make([]byte, tap.HeaderLen)
@@ -56,9 +59,22 @@ func (e *Endpoint) send(ctx context.Context) {
 	for {
 		select {
 		case pkt := <-e.queue:
-			e.write(w, virtio, pkt)
-			pkt.DecRef()
+			runtime.Gosched()
+			e.writeAll(w, virtio, pkt)
 		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// writeAll writes a packet and those that wait behind it.
+func (e *Endpoint) writeAll(w *tap.Writer, virtio []byte, pkt *stack.PacketBuffer) {
+	for {
+		e.write(w, virtio, pkt)
+		pkt.DecRef()
+		select {
+		case pkt = <-e.queue:
+		default:
 			return
 		}
 	}
