@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -107,9 +108,28 @@ func (d *Diversion) setSysctls() error {
 		}
 	}
 	if max(values[all+"rp_filter"], values[own+"rp_filter"]) == "1" {
-		return d.setSysctl(conf, own+"rp_filter", values[own+"rp_filter"], "2")
+		if err := d.setSysctl(conf, own+"rp_filter", values[own+"rp_filter"], "2"); err != nil {
+			return err
+		}
 	}
+	d.options.nested = d.options.nested && d.setEarlyDemux(conf) == nil
 	return nil
+}
+
+// setEarlyDemux keeps the kernel from looking for the socket of a segment before
+// it looks for its way. It does not forward what belongs to a socket, and a SYN
+// that uses the ports of a diverted connection again, from a nested network, would
+// belong to the inner end of that, for a minute of TIME-WAIT. The sysctl is for
+// both families.
+//
+// +checklocks:d.mu
+func (d *Diversion) setEarlyDemux(conf *os.File) error {
+	const name = "../tcp_early_demux"
+	before, err := readAt(conf, name)
+	if err != nil || before == "0" {
+		return err
+	}
+	return d.setSysctl(conf, name, before, "0")
 }
 
 // setSysctl sets a sysctl and remembers what it was first.
@@ -117,7 +137,7 @@ func (d *Diversion) setSysctls() error {
 // +checklocks:d.mu
 func (d *Diversion) setSysctl(conf *os.File, name, before, after string) error {
 	if err := writeAt(int(conf.Fd()), name, after); err != nil {
-		return fmt.Errorf("set net/ipv4/conf/%s to %s, which is %s: %w", name, after, before, err)
+		return fmt.Errorf("set %s to %s, which is %s: %w", path.Join("net/ipv4/conf", name), after, before, err)
 	}
 	for _, s := range d.sysctls {
 		if s.name == name {
