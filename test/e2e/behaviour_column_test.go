@@ -14,26 +14,27 @@ import (
 // A column is one way to connect a guest to the host's network.
 type column struct {
 	name     string
-	kernel   bool // without taproot
-	shortcut bool // TCP goes from socket to socket
-	guest    func(t *testing.T, l *lab.Lab) *lab.Namespace
+	kernel   bool     // without taproot; else
+	options  []string // of taproot run
+	shortcut bool     // TCP goes from socket to socket
 }
 
 // columns are the three ways that have to agree; the first is how things are.
 func columns() []column {
 	return []column{
-		{"kernel", true, false, func(_ *testing.T, l *lab.Lab) *lab.Namespace { return l.Behind("guest") }},
-		{"stack", false, false, inTaproot("--shortcut=off")},
-		{"shortcut", false, true, inTaproot("--shortcut=on")},
+		{name: "kernel", kernel: true},
+		{name: "stack", options: []string{"--shortcut=off"}},
+		{name: "shortcut", options: []string{"--shortcut=on"}, shortcut: true},
 	}
 }
 
-// inTaproot starts a guest with these options and returns its network.
-func inTaproot(options ...string) func(t *testing.T, l *lab.Lab) *lab.Namespace {
-	return func(t *testing.T, l *lab.Lab) *lab.Namespace {
-		t.Helper()
-		return networkOf(t, l, newShell(t, l, options...))
+// guest makes a guest and returns its network.
+func (c column) guest(t *testing.T, l *lab.Lab) *lab.Namespace {
+	t.Helper()
+	if c.kernel {
+		return l.Behind("guest")
 	}
+	return networkOf(t, l, newShell(t, l, c.options...))
 }
 
 // networkOf is the network of a guest.

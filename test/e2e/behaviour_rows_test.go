@@ -1,6 +1,10 @@
 package e2e
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
 
 // A behaviour is a row of the table.
 type behaviour struct {
@@ -16,6 +20,11 @@ type behaviour struct {
 	// ours is what happens with taproot where that differs from the kernel,
 	// for the reason.
 	ours, reason string
+}
+
+// isOn tells whether the row is for a family, as families names it.
+func (b behaviour) isOn(family string) bool {
+	return strings.Contains(cmp.Or(b.on, "4"), strings.TrimPrefix(family, "ipv"))
 }
 
 // behaviours is the table.

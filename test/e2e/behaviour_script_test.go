@@ -28,7 +28,8 @@ type play struct {
 	lab    *lab.Lab
 	family int // of families
 	column column
-	guest  *lab.Namespace
+	guest  *lab.Namespace // where its sockets are
+	outer  *lab.Namespace // where those of the shortcut are
 
 	anyWay bool // which way connections take is not looked at
 
@@ -41,20 +42,42 @@ type play struct {
 func newPlay(t *testing.T, c column, family int) *play {
 	t.Helper()
 	l := newLab(t)
-	p := &play{t: t, lab: l, family: family, column: c, sockets: map[string]*plainSocket{}}
-	p.guest = c.guest(t, l)
-	t.Cleanup(func() {
-		for _, s := range p.sockets {
-			s.close()
-		}
-	})
-	return p
+	guest := c.guest(t, l)
+	return &play{t: t, lab: l, family: family, column: c, guest: guest, outer: guest, sockets: map[string]*plainSocket{}}
+}
+
+// with is the same play for a subtest.
+func (p play) with(t *testing.T) *play {
+	p.t, p.lab = t, p.lab.With(t)
+	return &p
+}
+
+// check performs a row, prepared for its column, and compares.
+func (p *play) check(row behaviour) {
+	p.t.Helper()
+	p.anyWay = row.anyWay
+	if row.guest != nil {
+		row.guest(p)
+	}
+	want := plain(row.script)
+	if !p.column.kernel && row.ours != "" {
+		want = plain(row.ours)
+	}
+	if got := p.perform(want); got != want {
+		p.t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
 }
 
 // perform does a script step by step and returns it with the results that
-// there were. Sockets are closed at its end.
+// there were. Then its sockets are closed.
 func (p *play) perform(script string) string {
 	p.t.Helper()
+	defer func() {
+		for _, s := range p.sockets {
+			s.close()
+		}
+		clear(p.sockets)
+	}()
 	var transcript strings.Builder
 	for line := range strings.Lines(script) {
 		step, _, _ := strings.Cut(strings.TrimSpace(line), ": ")

@@ -22,12 +22,8 @@ func TestBehaviour(t *testing.T) {
 	defer all.Wait()
 	slots := make(chan struct{}, atOnce)
 	for _, row := range behaviours() {
-		on := row.on
-		if on == "" {
-			on = "4"
-		}
 		for i, f := range families {
-			if number := strings.TrimPrefix(f.name, "ipv"); !strings.Contains(on, number) {
+			if !row.isOn(f.name) {
 				continue
 			}
 			slots <- struct{}{}
@@ -40,28 +36,12 @@ func TestBehaviour(t *testing.T) {
 							if missing != nil && c.name != "stack" {
 								lab.Lacks(t, missing)
 							}
-							checkBehaviour(t, row, c, i)
+							newPlay(t, c, i).check(row)
 						})
 					}
 				})
 			})
 		}
-	}
-}
-
-// checkBehaviour performs a row in a column, in a laboratory of its own.
-func checkBehaviour(t *testing.T, row behaviour, c column, family int) {
-	p := newPlay(t, c, family)
-	p.anyWay = row.anyWay
-	if row.guest != nil {
-		row.guest(p)
-	}
-	want := plain(row.script)
-	if !c.kernel && row.ours != "" {
-		want = plain(row.ours)
-	}
-	if got := p.perform(want); got != want {
-		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 }
 

@@ -171,7 +171,7 @@ func (p *play) way() (string, error) {
 	if p.column.kernel || p.anyWay {
 		return "", nil
 	}
-	_, found, err := p.state(p.open.Port())
+	_, found, err := ownPort(p.outer, p.open.Port())
 	if err == nil && found != p.column.shortcut {
 		return "on the wrong way", nil
 	}
@@ -255,10 +255,10 @@ func waitWord(p *play, actor string, args []string) (string, error) {
 	case "probed":
 		return "", until(func() (bool, error) { i, err := s.info(); return err == nil && int(i.Backoff) >= n, err })
 	case "freed":
-		return "", until(func() (bool, error) { _, inUse, err := p.state(p.last.Port()); return !inUse, err })
+		return "", until(func() (bool, error) { _, inUse, err := ownPort(p.guest, p.last.Port()); return !inUse, err })
 	case "timewait":
 		return "", until(func() (bool, error) {
-			state, _, err := p.state(p.last.Port())
+			state, _, err := ownPort(p.guest, p.last.Port())
 			return state == unix.BPF_TCP_TIME_WAIT, err
 		})
 	case "keptalive":
@@ -318,10 +318,10 @@ func peerWord(p *play, actor string, _ []string) (string, error) {
 	}
 }
 
-// state is that of a connection in the guest's network whose own port is this,
-// as the kernel numbers them, and whether there is one.
-func (p *play) state(port uint16) (state int, found bool, err error) {
-	err = p.guest.Do(func() error {
+// ownPort is the state of a namespace's connection whose own port is this, as
+// the kernel numbers them, and whether there is one.
+func ownPort(n *lab.Namespace, port uint16) (state int, found bool, err error) {
+	err = n.Do(func() error {
 		for _, table := range []string{"tcp", "tcp6"} {
 			text, err := os.ReadFile("/proc/thread-self/net/" + table)
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
