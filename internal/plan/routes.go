@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -29,7 +30,7 @@ func hostRoutes() ([]route, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	all, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the host's routes: %w", err)
 	}
@@ -60,9 +61,24 @@ func hostRoutes() ([]route, error) {
 	return routes, nil
 }
 
+// wholeTries is how often whole asks. An answer comes in parts of some 32 KiB,
+// so that only hosts with hundreds of routes ever meet a change in between.
+const wholeTries = 10
+
+// whole calls list again if what it lists changed meanwhile (NLM_F_DUMP_INTR
+// of linux/netlink.h): then something may be missing or be there twice.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range wholeTries {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return nil, err
+}
+
 // hostLinks returns the names of the host's interfaces but the loopback.
 func hostLinks() (map[int]string, error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's interfaces: %w", err)
 	}
@@ -108,7 +124,7 @@ func hostAddresses() ([]address, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}

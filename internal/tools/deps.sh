@@ -40,8 +40,12 @@ fi
 
 echo "== installing$packages"
 export DEBIAN_FRONTEND=noninteractive
-install="apt-get install -q -y --no-install-recommends $packages"
-if ! $install; then # the package lists may be old, or not be there at all
-    apt-get update -q
-    $install
-fi
+# A mirror may be busy, and so may be apt with what somebody else has begun.
+apt="apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120"
+install="$apt install --no-install-recommends $packages"
+for try in 1 2 3; do
+    $install && exit 0
+    echo "== the package lists may be old, or not be there at all ($try)"
+    $apt update || true
+done
+$install
