@@ -251,7 +251,7 @@ type supervised struct {
 	cmd  *exec.Cmd
 	mark string
 	out  *lines
-	err  bytes.Buffer
+	err  *lines
 }
 
 // newSupervisor prepares a supervisor, with a process group of its own.
@@ -267,7 +267,7 @@ func newProcess(t *testing.T, name string, s script, as account) *supervised {
 		t.Fatal(err)
 	}
 	mark := fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano())
-	p := &supervised{t: t, mark: mark, out: newLines()}
+	p := &supervised{t: t, mark: mark, out: newLines(), err: newLines()}
 	p.cmd = &exec.Cmd{
 		Path: selfExe,
 		Args: []string{name},
@@ -275,7 +275,7 @@ func newProcess(t *testing.T, name string, s script, as account) *supervised {
 			"GORACE=atexit_sleep_ms=0"), // or each process with -race takes a second to end
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 		Stdout:      p.out,
-		Stderr:      &p.err,
+		Stderr:      p.err,
 		Dir:         "/",
 	}
 	if as.root {
@@ -330,8 +330,9 @@ func (p *supervised) gone() {
 	eventually(p.t, "no process left", func() bool { return len(marked(p.mark)) == 0 })
 }
 
-// testTimeout is far more than anything takes on a busy machine.
-const testTimeout = 30 * time.Second
+// testTimeout is far more than anything takes on a busy machine, where the 60
+// guests of TestRounds take half a minute.
+const testTimeout = 2 * time.Minute
 
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, condition func() bool) {

@@ -276,7 +276,7 @@ func TestStatus(t *testing.T) {
 				if got := p.run(); got != tt.want {
 					t.Errorf("status: got %d, want %d", got, tt.want)
 				}
-				if !strings.Contains(p.err.String(), tt.stderr) || tt.stderr == "" && p.err.Len() > 0 {
+				if !strings.Contains(p.err.String(), tt.stderr) || tt.stderr == "" && p.err.String() != "" {
 					t.Errorf("stderr: got %q, want %q", p.err.String(), tt.stderr)
 				}
 				p.gone()
