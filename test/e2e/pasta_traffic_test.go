@@ -249,7 +249,7 @@ func TestPastaEcho(t *testing.T) {
 		c := h.container()
 		h.attach("--config-net", c.pid)
 		for _, at := range []string{lab.Outside4, lab.Outside6, lab.Router4, lab.Router6} {
-			out := c.Command("ping", "-c", "2", "-i", "0.2", "-W", "10", at).MustRun()
+			out := c.Command("ping", "-c", "2", "-i", "0.2", "-w", "20", at).MustRun()
 			wantContains(t, "ping "+at, out, " 2 received")
 		}
 		off := h.container()
