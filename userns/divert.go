@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taproot/stack/shortcut/mark"
 	"taproot/userns/nft"
 )
 
@@ -70,7 +71,7 @@ type Diversion struct {
 //   - sockets that listen at 192.0.0.8 and 100::8, port 1, where nobody else can
 //     reach them;
 //   - for the device the sysctl accept_local = 1 of net.ipv4.conf and, if it was
-//     1 there or for all devices, rp_filter = 2.
+//     1 there or for all devices, rp_filter = 2; and net.ipv4.tcp_early_demux = 0.
 //
 // The rules set the DSCP of SYNs to the device, the bits 0x70000000 of packet and
 // connection marks, and keep the source of diverted connections from being
@@ -137,7 +138,7 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 			files = append(files, file{s.conf, unix.O_PATH | unix.O_DIRECTORY})
 			sockets = append(sockets, Socket{
 				Family: int(s.family), Type: unix.SOCK_STREAM, Bind: s.listener,
-				Listen: true, V6Only: s.family == unix.AF_INET6, Transparent: true,
+				Listen: true, V6Only: s.family == unix.AF_INET6, Transparent: true, Mark: mark.Answer,
 			})
 		}
 	}

@@ -308,3 +308,41 @@ func TestDivertNested(t *testing.T) {
 		})
 	}
 }
+
+// TestDivertFirewall has the guest drop what comes in by itself: SYNs that are put
+// back too. Their connections must work by frames then.
+func TestDivertFirewall(t *testing.T) {
+	if !asUserWithTUN(t) {
+		return
+	}
+	w := newWorld(t, Divert{})
+	inner := w.contain(t)
+	for _, tt := range []struct {
+		family uint8
+		to     string
+	}{{unix.NFPROTO_IPV4, "198.51.100.7:80"}, {unix.NFPROTO_IPV6, "[2001:db8::7]:80"}} {
+		w.guestTables(t, nft.Table{Family: tt.family, Name: "firewall", Chains: []nft.Chain{
+			{Name: "input", Type: "filter", Hook: unix.NF_INET_LOCAL_IN, Rules: []nft.Rule{
+				{Name: "answers", Exprs: join(ctBits(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
+				{Name: "syn", Exprs: join(bare(), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})},
+			}},
+		}})
+		for name, ns := range map[string]*Namespace{"local": w.ns, "nested": inner} {
+			t.Run(name+" to "+tt.to, func(t *testing.T) {
+				w.t = t
+				s := w.dialIn(ns, tt.to, nil)
+				syn := w.next(w.frames, tt.to)
+				w.putBack(syn)
+				w.answer(syn, 0x12) // SYN, ACK
+				if err := connected(t, s); err != nil {
+					t.Fatal(err)
+				}
+				source, _ := syn.ends()
+				eventually(t, "an answer", func() bool {
+					from, _ := w.next(w.others, tt.to).ends() // others still end
+					return from == source
+				})
+			})
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package userns
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,8 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"taproot/stack/shortcut/mark"
@@ -157,6 +160,13 @@ func newUndiverted(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The kernel makes an IPv6 address local a little later.
+	eventually(t, "a local address", func() bool {
+		answers, err := network.routes.execute(unix.RTM_GETROUTE, netlink.Dump, unix.RtMsg{Family: unix.AF_INET6}, func(*netlink.AttributeEncoder) {})
+		return err != nil || slices.ContainsFunc(answers, func(m netlink.Message) bool {
+			return m.Data[7] == unix.RTN_LOCAL && bytes.Contains(m.Data, addrOf("fd00::64").AsSlice())
+		})
+	})
 	if err := unix.SetNonblock(fd, true); err != nil { // which os.NewFile goes by
 		t.Fatal(err)
 	}

@@ -43,6 +43,7 @@ type rawSocket struct {
 	inet6                  bool
 	v6only                 uint32
 	transparent            [2]uintptr // level and name of the option; 0 for none
+	mark                   uint32
 }
 
 // rights is a control message that carries descriptors.
@@ -91,6 +92,7 @@ func (s Socket) raw() (r rawSocket, err error) {
 		protocol: uintptr(s.Protocol),
 		listen:   s.Listen,
 		inet6:    s.Family == unix.AF_INET6,
+		mark:     s.Mark,
 	}
 	if s.V6Only {
 		r.v6only = 1
@@ -164,6 +166,9 @@ func (m *maker) make() bool {
 			return false
 		}
 		if s.transparent[1] != 0 && !m.option(i, fd, s.transparent[0], s.transparent[1], &m.yes) {
+			return false
+		}
+		if s.mark != 0 && !m.option(i, fd, unix.SOL_SOCKET, unix.SO_MARK, &s.mark) {
 			return false
 		}
 		if s.length > 0 {

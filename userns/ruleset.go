@@ -25,9 +25,10 @@ const (
 
 // Flags of TCP (RFC 9293 section 3.1).
 const (
-	flagsOffset = 13 // in the segment
-	bareMask    = 0x17
-	bareSYN     = 0x02 // of FIN, SYN, RST and ACK only SYN
+	flagsOffset = 13   // in the segment
+	bareMask    = 0x17 // FIN, SYN, RST and ACK
+	bareSYN     = 0x02
+	synACK      = 0x12
 )
 
 // A ruleset makes the rules of one family for a device.
@@ -53,7 +54,9 @@ func (r *ruleset) table() nft.Table {
 	t.Chains = append(t.Chains,
 		nft.Chain{Name: "local", Rules: r.signed(mark.Local)},
 		nft.Chain{Name: "output", Type: "route", Hook: unix.NF_INET_LOCAL_OUT, Priority: afterNAT, Rules: []nft.Rule{
-			{Name: "inside", Exprs: join(r.diverted(), inside(), accept())},
+			{Name: "answer", Exprs: join(ofListener(), flags(expr.CmpOpEq, synACK), flow(), accept())},
+			{Name: "other answers", Exprs: join(ofListener(), accept())},
+			{Name: "inside", Exprs: join(diverted(), inside(), accept())},
 			{Name: "syn", Exprs: join(r.device(expr.MetaKeyOIF, expr.CmpOpEq), bare(), jump("local"))},
 		}},
 		nft.Chain{Name: "prerouting", Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: afterNAT, Rules: r.prerouting()})
@@ -79,13 +82,13 @@ func (r *ruleset) table() nft.Table {
 // made twice; the latter is for the last segment of a handshake with SYN cookies.
 func (r *ruleset) prerouting() []nft.Rule {
 	rules := []nft.Rule{
-		{Name: "lo", Exprs: join(onDevice(expr.MetaKeyIIF, expr.CmpOpEq, loopbackIndex), r.diverted(), r.toListener(), accept())},
+		{Name: "lo", Exprs: join(onDevice(expr.MetaKeyIIF, expr.CmpOpEq, loopbackIndex), diverted(), r.toListener(), accept())},
 		{Name: "rest of lo", Exprs: join(onDevice(expr.MetaKeyIIF, expr.CmpOpEq, loopbackIndex), accept())},
 		{Name: "divert", Exprs: join(r.device(expr.MetaKeyIIF, expr.CmpOpEq), bare(), r.hasDSCP(mark.Local, 0x3f),
-			flow(), inside(), r.toListener(), accept())},
+			inside(), r.toListener(), accept())},
 	}
 	if r.wants.nested {
-		rules = append(rules, nft.Rule{Name: "inside", Exprs: join(r.diverted(), inside(), r.toListener(), accept())})
+		rules = append(rules, nft.Rule{Name: "inside", Exprs: join(diverted(), inside(), r.toListener(), accept())})
 	}
 	return rules
 }
@@ -164,20 +167,20 @@ func isTCP() []expr.Any {
 }
 
 // bare matches SYNs without ACK.
-func bare() []expr.Any { return join(isTCP(), flags(expr.CmpOpEq)) }
+func bare() []expr.Any { return join(isTCP(), flags(expr.CmpOpEq, bareSYN)) }
 
-// flags compares those of a segment with a bare SYN's.
-func flags(op expr.CmpOp) []expr.Any {
+// flags compares the flags of a segment, those in bareMask.
+func flags(op expr.CmpOp, want byte) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
 		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 1, Mask: []byte{bareMask}, Xor: []byte{0}},
-		&expr.Cmp{Op: op, Register: register, Data: []byte{bareSYN}},
+		&expr.Cmp{Op: op, Register: register, Data: []byte{want}},
 	}
 }
 
 // diverted matches packets of diverted connections from the initiator. A bare
 // SYN opens another connection of the same ports, which is to be asked for.
-func (r *ruleset) diverted() []expr.Any {
+func diverted() []expr.Any {
 	const original = 0 // IP_CT_DIR_ORIGINAL
 	return join([]expr.Any{
 		&expr.Ct{Key: expr.CtKeyMARK, Register: register},
@@ -185,7 +188,16 @@ func (r *ruleset) diverted() []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: native(mark.Flow)},
 		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: register},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{original}},
-	}, isTCP(), flags(expr.CmpOpNeq))
+	}, isTCP(), flags(expr.CmpOpNeq, bareSYN))
+}
+
+// ofListener matches packets of the listener and of what it has accepted.
+func ofListener() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
+		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(mark.Mask), Xor: native(0)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: native(mark.Answer)},
+	}
 }
 
 // inside marks a packet to be delivered inside.
@@ -197,7 +209,9 @@ func inside() []expr.Any {
 	}
 }
 
-// flow marks a connection as diverted.
+// flow marks a connection as diverted. Only when the listener has answered: a SYN
+// that was put back may yet be dropped by a filter of the guest's, and its
+// connection goes another way then.
 func flow() []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeyMARK, Register: register},

@@ -41,6 +41,10 @@ type Socket struct {
 	// Transparent lets it have addresses of others (IP_TRANSPARENT in ip(7)), to
 	// bind to and to be given connections to (tproxy).
 	Transparent bool
+
+	// Mark is that of the packets that it sends (SO_MARK in socket(7)), and of what
+	// it accepts.
+	Mark uint32
 }
 
 // Sockets returns sockets that live inside the namespace, in the order asked

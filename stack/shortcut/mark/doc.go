@@ -27,7 +27,7 @@
 // # Marks
 //
 // A packet's mark and a connection's mark (nf_tables) belong to the guest. The
-// rules change three bits of each, those of Mask, and leave the others. The two
-// have different values: a firewall that copies a connection's mark to each
-// packet of it, as many do, does not divert packets by that.
+// rules change three bits of each, those of Mask, and leave the others. The values
+// differ: a firewall that copies a connection's mark to each packet of it, as many
+// do, does not divert packets by that.
 package mark

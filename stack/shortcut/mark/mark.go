@@ -9,8 +9,9 @@ const (
 // Bits of a packet's and of a connection's mark.
 const (
 	Mask   = 0x7000_0000 // those of ours
-	Packet = 0x5000_0000 // deliver it inside, whatever its destination
-	Flow   = 0x3000_0000 // the connection is diverted
+	Packet = 0x5000_0000 // of a packet: deliver it inside, whatever its destination
+	Answer = 0x1000_0000 // of a packet: from the listener or what it accepted
+	Flow   = 0x3000_0000 // of a connection: it is diverted
 )
 
 // What stands in the guest's namespace.
