@@ -20,7 +20,7 @@ import (
 // A Divert says what Namespace.Divert is to divert.
 type Divert struct {
 	// Interface is the device whose TCP connections may be diverted. It has its
-	// addresses and is up, and so is lo.
+	// addresses and is up, and so is lo, unless it is for Later.
 	Interface string
 
 	// Gateway is the hardware address at the other end of the device.
@@ -28,6 +28,10 @@ type Divert struct {
 
 	// Except are destinations whose connections are left alone.
 	Except []netip.Addr
+
+	// Later leaves all but the listeners to Restore, which is then called when
+	// somebody else has set the device up.
+	Later bool
 }
 
 // A Diversion is what stands in the guest's namespace so that its outbound TCP
@@ -80,7 +84,7 @@ func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
 	d.Except = slices.Clone(d.Except)
 	v := &Diversion{want: d, options: options{nested: true, fib: true}, conf: map[uint8]*os.File{}}
 	err := v.reach(ctx, n)
-	if err == nil {
+	if err == nil && !d.Later {
 		err = v.install()
 	}
 	if err != nil {

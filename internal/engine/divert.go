@@ -41,7 +41,7 @@ type diversion struct {
 // Reasons for all TCP to go by frames.
 var (
 	errDivertOff     = errors.New("shortcut: switched off")
-	errDivertDevice  = errors.New("shortcut: it needs a device with offloads that is set up by us")
+	errDivertDevice  = errors.New("shortcut: it needs a device with offloads")
 	errDivertCapture = errors.New("shortcut: a capture would miss what takes it")
 	errDivertForeign = errors.New("shortcut: the namespace belongs to another user")
 )
@@ -51,7 +51,7 @@ func (s *supervisor) wantsDivert() error {
 	switch {
 	case s.cfg.Shortcut == ShortcutOff || s.cfg.Without.TCP:
 		return errDivertOff
-	case s.device == nil || !s.spec.Features.Header || s.cfg.Down:
+	case s.device == nil || !s.spec.Features.Header:
 		return errDivertDevice
 	case s.cfg.Capture != nil:
 		return errDivertCapture
@@ -77,17 +77,21 @@ func (s *supervisor) divert(ctx context.Context) error {
 		Interface: s.plan.Interface,
 		Gateway:   s.plan.GatewayMAC,
 		Except:    s.exceptDivert(),
+		Later:     s.leavesDown(),
 	})
 	if err != nil {
 		return s.noShortcut(err)
 	}
-	s.log.Debug("TCP takes the shortcut", "nested", rules.Nested())
+	s.log.Debug("rules of the shortcut made", "later", s.leavesDown(), "nested", rules.Nested())
 	s.diversion.rules = rules
 	s.diversion.mu.Lock()
 	defer s.diversion.mu.Unlock()
-	s.diversion.on = true
+	s.diversion.on = !s.leavesDown()
 	return nil
 }
+
+// leavesDown tells whether somebody else sets the device up.
+func (s *supervisor) leavesDown() bool { return s.cfg.Down || s.world.bare() }
 
 // noShortcut returns why there is none to a user who insists, and tells others.
 func (s *supervisor) noShortcut(why error) error {
@@ -117,44 +121,53 @@ func (d *diversion) tellFirst(engine *process) error {
 	return engine.wire.send(message{Divert: &divertState{First: true, On: d.on}}, listeners...)
 }
 
-// divertPause is how long rules that were changed are left alone before they are
-// made again: the guest's firewall may be in the middle of it. It doubles each
-// time up to divertLongest, and begins anew after a time of that length without
-// a change.
+// divertPause is how long it takes before rules are made that were changed or left
+// for later: whoever sets up the guest's firewall or the device may be in the
+// middle of it. It doubles each time up to divertLongest, and begins anew after a
+// time of that length without a change.
 const (
 	divertPause   = time.Second
 	divertLongest = 10 * time.Minute
 )
 
-// keepDiversion makes the rules of the shortcut again when somebody in the guest
-// has changed them, until ctx ends. TCP goes by frames meanwhile.
+// keepDiversion makes the rules of the shortcut where they were left for later,
+// and again when somebody in the guest has changed them, until ctx ends. TCP goes
+// by frames meanwhile.
 func (s *supervisor) keepDiversion(ctx context.Context) {
 	pause, since := divertPause, time.Now()
 	for {
-		why := s.diversionLost(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		s.setDivert(false)
-		if time.Since(since) > divertLongest {
-			pause = divertPause
-		}
-		s.log.Warn("TCP goes by frames for a while", "why", why, "pause", pause)
-		for restored := false; !restored; pause = min(2*pause, divertLongest) {
-			select {
-			case <-ctx.Done():
+		if s.diverts() {
+			why := s.diversionLost(ctx)
+			if ctx.Err() != nil {
 				return
-			case <-time.After(pause):
 			}
-			err := s.diversion.rules.Restore(ctx)
-			if restored = err == nil; !restored {
-				s.log.Debug("rules of the shortcut not made", "error", err)
+			s.setDivert(false)
+			s.log.Info("TCP goes by frames for a while", "why", why)
+			if time.Since(since) > divertLongest {
+				pause = divertPause
 			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, divertLongest)
+		if err := s.diversion.rules.Restore(ctx); err != nil {
+			s.log.Debug("rules of the shortcut not made", "error", err)
+			continue
 		}
 		since = time.Now()
 		s.setDivert(true)
-		s.log.Debug("TCP takes the shortcut again")
+		s.log.Debug("TCP takes the shortcut")
 	}
+}
+
+// diverts tells whether the rules stand as far as we know.
+func (s *supervisor) diverts() bool {
+	s.diversion.mu.Lock()
+	defer s.diversion.mu.Unlock()
+	return s.diversion.on
 }
 
 // Reasons for rules to be made again.

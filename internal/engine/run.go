@@ -39,6 +39,9 @@ type world interface {
 	// live returns when the guest is gone. It is called when everything works.
 	live(ctx context.Context, s *supervisor) error
 
+	// bare tells whether the device is opened and not set up.
+	bare() bool
+
 	// close lets everything go that open and namespace have taken.
 	close()
 }
@@ -77,6 +80,8 @@ func (s *supervisor) files() (resolvConf, hosts []byte) {
 }
 
 func (c *commandWorld) namespace() (*userns.Namespace, error) { return c.ns, c.nsErr }
+
+func (c *commandWorld) bare() bool { return false }
 
 func (c *commandWorld) live(context.Context, *supervisor) (err error) {
 	if err := c.guest.Go(); err != nil {
@@ -128,6 +133,8 @@ func (a *attachedWorld) namespace() (*userns.Namespace, error) {
 	}
 	return a.ns, nil
 }
+
+func (a *attachedWorld) bare() bool { return a.to.Bare }
 
 func (a *attachedWorld) live(ctx context.Context, s *supervisor) error {
 	if a.ns == nil || a.to.Stay {

@@ -72,8 +72,8 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	var wg, thread sync.WaitGroup
 	defer thread.Wait()
 	defer release()
-	defer wg.Wait()
 	defer s.undivert()
+	defer wg.Wait()
 	defer s.stopEngine()
 	defer cancel()
 	starter := newThreads(last, &thread)
