@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	// batchLen is how many messages one recvmmsg takes. 16 of the largest make
+	// BatchLen is how many messages a Batch takes at once: if it is full, there
+	// may be more. 16 of the largest make
 	// 1 MiB, of which only the pages that were ever filled are in memory.
-	batchLen = 16
+	BatchLen = 16
 
 	// maxMessage is the largest message, in bytes: what UDP_GRO joins and what
 	// an IP packet may carry both end below 64 KiB.
@@ -25,16 +26,16 @@ const (
 
 // A Batch receives messages. It belongs to one goroutine.
 type Batch struct {
-	headers  [batchLen]unix.Mmsghdr
-	iovecs   [batchLen]unix.Iovec
-	names    [batchLen]Address
-	controls [batchLen][controlLen / 8]uint64 // words, since headers are aligned
+	headers  [BatchLen]unix.Mmsghdr
+	iovecs   [BatchLen]unix.Iovec
+	names    [BatchLen]Address
+	controls [BatchLen][controlLen / 8]uint64 // words, since headers are aligned
 	buffers  []byte
 }
 
 // NewBatch returns a Batch, which needs up to 1 MiB.
 func NewBatch() *Batch {
-	b := &Batch{buffers: make([]byte, batchLen*maxMessage)}
+	b := &Batch{buffers: make([]byte, BatchLen*maxMessage)}
 	for i := range b.headers {
 		b.iovecs[i].Base = &b.buffers[i*maxMessage]
 		b.iovecs[i].SetLen(maxMessage)
@@ -63,7 +64,7 @@ func (b *Batch) receive(s *Socket, flags uintptr) (int, error) {
 		h.Flags = 0
 	}
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&b.headers[0])),
-		batchLen, flags|unix.MSG_DONTWAIT, 0, 0)
+		BatchLen, flags|unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}

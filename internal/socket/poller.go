@@ -3,6 +3,7 @@ package socket
 import (
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -12,12 +13,13 @@ import (
 // A Poller waits for many sockets in one goroutine. It is an epoll descriptor
 // which the runtime's own poller watches in turn, so that waiting costs no
 // thread, and an idle socket neither a goroutine nor a buffer. Add and Remove
-// may be called from several goroutines, Wait from one.
+// may be called from several goroutines, Serve or Wait from one.
 type Poller struct {
 	file   *os.File
 	raw    syscall.RawConn
 	turn   *turn
-	events [64]unix.EpollEvent // belongs to who calls Wait
+	closed atomic.Bool
+	events [64]unix.EpollEvent // belongs to who calls Serve or Wait
 }
 
 // NewPoller returns a Poller without sockets.
@@ -102,11 +104,52 @@ func (p *Poller) Wait(ready []Readiness) ([]Readiness, error) {
 	if looks == 1 {
 		p.turn.yield()
 	}
-	for _, e := range p.events[:n] {
-		id := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
-		ready = append(ready, Readiness{id, e.Events&unix.EPOLLERR != 0})
+	for i := range p.events[:n] {
+		ready = append(ready, readiness(&p.events[i]))
 	}
 	return ready, nil
+}
+
+// readiness is what an event says.
+func readiness(e *unix.EpollEvent) Readiness {
+	id := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
+	return Readiness{id, e.Events&unix.EPOLLERR != 0}
+}
+
+// Serve calls serve for each socket that is ready, until the Poller is closed,
+// which is the error. serve returns true if it left something to be read; the
+// socket is then reported again, after the others. What it has read empty it may
+// forget, for whatever arrives from then on reports the socket again.
+//
+// So Serve looks once for each time that it is woken, where Wait looks once
+// more, in vain. Where there is always something, the other goroutines have
+// their turn as with Wait.
+func (p *Poller) Serve(serve func(Readiness) (more bool)) error {
+	var errno syscall.Errno
+	// A wake-up that comes while we serve is kept for us: the runtime clears its
+	// note of readiness when we wait, and the kernel makes a new one for
+	// each message.
+	err := p.raw.Read(func(fd uintptr) bool {
+		for !p.closed.Load() {
+			var n int
+			if n, errno = p.look(fd); errno != 0 {
+				return true
+			}
+			more := n == len(p.events)
+			for i := range p.events[:n] {
+				more = serve(readiness(&p.events[i])) || more
+			}
+			if !more {
+				return false
+			}
+			p.turn.yield()
+		}
+		return false
+	})
+	if err == nil {
+		err = errno
+	}
+	return fmt.Errorf("wait for sockets: %w", err)
 }
 
 // look asks for events without waiting. It is epoll_pwait because not every
@@ -121,8 +164,9 @@ func (p *Poller) look(fd uintptr) (int, syscall.Errno) {
 	}
 }
 
-// Close makes Wait return.
+// Close makes Serve and Wait return.
 func (p *Poller) Close() error {
+	p.closed.Store(true)
 	p.turn.close()
 	return p.file.Close()
 }

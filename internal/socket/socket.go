@@ -1,8 +1,10 @@
 package socket
 
 import (
+	"io"
 	"os"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,10 +34,16 @@ func newSocket(fd int) *Socket {
 	return s
 }
 
-// Take is New for f's socket. It closes f in any case.
-func Take(f *os.File) (*Socket, error) {
-	defer f.Close()
-	fd, err := Dup(f)
+// A Conn is what has a socket's descriptor: an os.File, or most net.Conns.
+type Conn interface {
+	syscall.Conn
+	io.Closer
+}
+
+// Take is New for c's socket. It closes c in any case.
+func Take(c Conn) (*Socket, error) {
+	defer c.Close()
+	fd, err := Dup(c)
 	if err != nil {
 		return nil, err
 	}
@@ -46,10 +54,10 @@ func Take(f *os.File) (*Socket, error) {
 	return newSocket(fd), nil
 }
 
-// Dup returns a descriptor of what f has open, which the runtime's poller does
+// Dup returns a descriptor of what c has open, which the runtime's poller does
 // not know. It is the caller's.
-func Dup(f *os.File) (fd int, err error) {
-	raw, err := f.SyscallConn()
+func Dup(c syscall.Conn) (fd int, err error) {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return -1, err
 	}
