@@ -78,7 +78,9 @@ func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
 	if err := g.addPorts(); err != nil {
 		return nil, err
 	}
-	g.addServices()
+	if err := g.addServices(); err != nil {
+		return nil, err
+	}
 	return g, g.addNAT()
 }
 
@@ -224,7 +226,7 @@ func (g *gateway) run(ctx context.Context) error {
 		g.sockets.close()
 		return err
 	}
-	parts := map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil, "ports": g.ports.Run}
+	parts := map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "dns": g.dns.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil, "ports": g.ports.Run}
 	if g.shortcut != nil {
 		parts["shortcut"], parts["doubts"] = g.shortcut.Run, g.tellUndiverted
 	}

@@ -29,11 +29,15 @@ const maxDNSConns = 64
 var allNodes = netip.MustParseAddr("ff02::1")
 
 // addServices makes what the gateway itself answers.
-func (g *gateway) addServices() {
-	g.dns = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: g.spec.hostNames()}, Control: g.spec.Bind.Control, Log: g.log})
+func (g *gateway) addServices() (err error) {
+	g.dns, err = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: g.spec.hostNames()}, Control: g.spec.Bind.Control, Log: g.log})
+	if err != nil {
+		return err
+	}
 	g.host.Store(&g.spec.Host)
 	g.setDHCP(&g.spec.Plan)
 	g.setHost(g.spec.Host)
+	return nil
 }
 
 // hostNames are the addresses by which the guest reaches the host.
@@ -190,15 +194,11 @@ func (g *gateway) serveDHCPv6(d stack.Datagram) {
 
 // serveDNS forwards a query; the forwarder bounds how many there are.
 func (g *gateway) serveDNS(d stack.Datagram) {
-	query := slices.Clone(d.Payload)
-	g.services.Go(func() {
-		reply, err := g.dns.Datagram(g.ctx, query)
-		if err != nil {
-			g.log.Debug("DNS over UDP", "initiator", d.Source, "error", err)
-			return
-		}
-		g.answer(d.Destination, d.Source, reply)
-	})
+	server, client := d.Destination, d.Source
+	err := g.dns.Datagram(d.Payload, func(reply []byte) { g.answer(server, client, reply) })
+	if err != nil {
+		g.log.Debug("DNS over UDP", "initiator", client, "error", err)
+	}
 }
 
 func (g *gateway) answer(source, destination netip.AddrPort, payload []byte) {

@@ -85,7 +85,7 @@ func TestServeConnPipelines(t *testing.T) {
 		}
 		return [][]byte{append(response(q, 0), make([]byte, 60000)...)}
 	}).start(t)
-	guest, result := serve(t, t.Context(), forwarder(0, server))
+	guest, result := serve(t, t.Context(), forwarder(t, 0, server))
 	first := withID(ask(t, "example.com.", dnsmessage.TypeA), 1)
 	send(t, guest, first, withID(ask(t, "example.com.", dnsmessage.TypeTXT), 2),
 		withID(ask(t, "host.taproot.internal.", dnsmessage.TypeA), 3))
@@ -106,7 +106,7 @@ func TestServeConnPipelines(t *testing.T) {
 
 func TestServeConnManyQueries(t *testing.T) {
 	checkLeaks(t)
-	guest, _ := serve(t, t.Context(), forwarder(0, upstream(echo).start(t)))
+	guest, _ := serve(t, t.Context(), forwarder(t, 0, upstream(echo).start(t)))
 	const n = 4 * maxPipelined
 	query := ask(t, "example.com.", dnsmessage.TypeA)
 	for i := range uint16(n) {
@@ -130,7 +130,7 @@ func TestServeConnRetriesAndFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			guest, _ := serve(t, t.Context(), forwarder(fair, tt.servers...))
+			guest, _ := serve(t, t.Context(), forwarder(t, fair, tt.servers...))
 			send(t, guest, query)
 			reply := receive(t, guest, 1)[id(query)]
 			if got := flags(reply) & maskRcode; got != tt.rcode {
@@ -146,7 +146,7 @@ func TestServeConnZoneTransfer(t *testing.T) {
 		first := response(q, 0)
 		return [][]byte{first, slices.Concat(first, []byte{1}), slices.Concat(first, []byte{2})}
 	}).start(t)
-	guest, _ := serve(t, t.Context(), forwarder(0, with(rcodeRefused).start(t), server))
+	guest, _ := serve(t, t.Context(), forwarder(t, 0, with(rcodeRefused).start(t), server))
 	query := ask(t, "example.com.", typeAXFR)
 	send(t, guest, query)
 	for i := range 3 {
@@ -177,7 +177,7 @@ func TestServeConnEnds(t *testing.T) {
 			checkLeaks(t)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			guest, result := serve(t, ctx, forwarder(time.Minute, upstream(silent).start(t)))
+			guest, result := serve(t, ctx, forwarder(t, time.Minute, upstream(silent).start(t)))
 			tt.do(guest, cancel)
 			if err := <-result; !errors.Is(err, tt.want) {
 				t.Errorf("ServeConn: got %v, want %v", err, tt.want)
@@ -191,7 +191,7 @@ func FuzzServeConn(f *testing.F) {
 	f.Add(append([]byte{0, byte(len(query))}, query...))
 	f.Add([]byte{0, 0})
 	f.Add([]byte{255, 255, 1})
-	fw := forwarder(0)
+	fw := forwarder(f, 0)
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		guest, gateway := net.Pipe()
 		ended := make(chan struct{})

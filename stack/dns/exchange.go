@@ -11,32 +11,6 @@ import (
 	"net/netip"
 )
 
-// overUDP asks server over a socket of its own.
-func (f *Forwarder) overUDP(ctx context.Context, server netip.AddrPort, query []byte) ([]byte, error) {
-	conn, err := f.dial(ctx, "udp", server.String())
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	defer interrupt(ctx, conn)()
-	sent := withID(query, randomID())
-	if _, err := conn.Write(sent); err != nil {
-		return nil, err
-	}
-	buf := f.buffers.Get().(*[maxMessage]byte)
-	defer f.buffers.Put(buf)
-	for {
-		n, err := conn.Read(buf[:])
-		if err != nil {
-			return nil, err
-		}
-		if isReply(sent, buf[:n]) {
-			return withID(buf[:n], id(query)), nil
-		}
-		f.mismatched.Add(1)
-	}
-}
-
 // overTCP asks server over a connection of its own and closes it.
 func (f *Forwarder) overTCP(ctx context.Context, server netip.AddrPort, query []byte) ([]byte, error) {
 	conn, reply, err := f.openTCP(ctx, server, query)

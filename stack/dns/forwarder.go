@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,19 +9,22 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 const (
-	// maxInFlight bounds the messages under way, over UDP and TCP together.
-	// Each holds a descriptor and up to 64 KiB; 256 are a quarter of the usual
-	// soft limit of 1024 descriptors, and 17 MiB. Nothing is queued behind
-	// them: with the servers down for 5 s it takes 51 new lookups a second to
-	// get there, and resolvers repeat what is dropped.
+	// maxInFlight bounds the messages under way over TCP. Each holds a
+	// descriptor and up to 64 KiB; 256 are a quarter of the usual soft limit of
+	// 1024 descriptors, and 17 MiB.
 	maxInFlight = 256
+
+	// maxDatagrams is the same over UDP, where they cost about 1 KB each, and
+	// a descriptor for several. Nothing is queued behind them: with the servers
+	// down for 5 s it takes 205 new lookups a second to get there, and
+	// resolvers repeat what is dropped.
+	maxDatagrams = 1024
 
 	// defaultTimeout is how long one server has. RFC 1123 section 6.1.3.3 asks
 	// for at least 5 s, which is also what glibc's resolver waits.
@@ -39,8 +43,8 @@ const (
 // forwarded. It gets no answer.
 var ErrMalformed = errors.New("malformed query")
 
-// ErrBusy is the error of a datagram that arrives while as many as may be are
-// under way. It gets no answer; the guest will ask again.
+// ErrBusy is the error of a datagram that arrives while maxDatagrams are under
+// way. It gets no answer; the guest will ask again.
 var ErrBusy = errors.New("too many queries under way")
 
 // A Config says how to forward.
@@ -50,8 +54,9 @@ type Config struct {
 	// copied.
 	Hosts map[string][]netip.Addr
 
-	// Dial opens the connections to servers; network is "udp" or "tcp". nil
-	// means a net.Dialer, without multipath TCP.
+	// Dial opens the connections to servers; network is "udp" or "tcp". For UDP
+	// it must not block, and return a connection with a descriptor
+	// (socket.Conn). nil means a net.Dialer, without multipath TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Control is called by the default Dial with each new socket, before it is
@@ -76,8 +81,8 @@ type Stats struct {
 	Mismatched uint64 // replies ignored because they do not belong to the query
 }
 
-// A Forwarder forwards DNS messages. It is safe for concurrent use and has no
-// goroutines of its own: those of a call are gone when the call returns.
+// A Forwarder forwards DNS messages. It is safe for concurrent use. Its
+// goroutines are those of Run and of ServeConn.
 type Forwarder struct {
 	hosts   map[string][]netip.Addr
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
@@ -85,24 +90,22 @@ type Forwarder struct {
 	log     *slog.Logger
 
 	servers atomic.Pointer[[]*server] // the slice is never changed
-	slots   chan struct{}             // one element for each message under way
+	slots   chan struct{}             // one element for each message under way over TCP
 
-	// buffers holds *[maxMessage]byte for replies over UDP. BenchmarkDatagram
-	// without it: 66 KB instead of 2 KB of garbage for each lookup.
-	buffers sync.Pool
+	asker    *asker
+	underWay atomic.Int32 // over UDP
 
 	queries, local, failed, malformed, busy, mismatched atomic.Uint64
 }
 
-// New returns a Forwarder that has no servers yet.
-func New(config Config) *Forwarder {
+// New returns a Forwarder that has no servers yet. Its Run is to be called.
+func New(config Config) (*Forwarder, error) {
 	f := &Forwarder{
 		hosts:   make(map[string][]netip.Addr, len(config.Hosts)),
 		dial:    config.Dial,
 		timeout: config.Timeout,
 		log:     config.Log,
 		slots:   make(chan struct{}, maxInFlight),
-		buffers: sync.Pool{New: func() any { return new([maxMessage]byte) }},
 	}
 	for name, addrs := range config.Hosts {
 		f.hosts[strings.ToLower(name)] = append([]netip.Addr(nil), addrs...)
@@ -119,7 +122,11 @@ func New(config Config) *Forwarder {
 		f.log = slog.New(slog.DiscardHandler)
 	}
 	f.SetServers(nil)
-	return f
+	var err error
+	if f.asker, err = newAsker(f.dial, &f.mismatched); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // SetServers replaces the servers that are asked, in the order given. Lookups
@@ -145,24 +152,35 @@ func (f *Forwarder) Stats() Stats {
 	}
 }
 
-// Datagram forwards query, one message that the guest sent over UDP, and
-// returns the message to answer it with. It blocks until a server answers, at
-// most for the time that Config.Timeout tells. The reply is the caller's;
-// query is not kept and not changed. An error, which is ErrMalformed, ErrBusy
-// or that of ctx, means: no answer.
-func (f *Forwarder) Datagram(ctx context.Context, query []byte) ([]byte, error) {
+// Run hands replies on until ctx ends, and releases what the forwarder has taken:
+// it must be called once, and what is asked over UDP before its start waits for it.
+// It owns one goroutine besides the caller's, which has returned when it returns.
+// It fails only if the host's poller does.
+func (f *Forwarder) Run(ctx context.Context) error { return f.asker.run(ctx) }
+
+// Datagram forwards query, one message that the guest sent over UDP. It does not
+// block, and neither keeps nor changes query. answer is called with the message
+// to answer with, once, as soon as a server has answered or all had the time that
+// Config.Timeout tells; that may be before Datagram returns. It must not block,
+// and reply is valid only during the call. After an error, ErrMalformed or
+// ErrBusy, or when Run ends, there is no answer.
+func (f *Forwarder) Datagram(query []byte, answer func(reply []byte)) error {
 	reply, err := f.answerHere(query)
-	if reply != nil || err != nil {
-		return reply, err
+	if err != nil {
+		return err
 	}
-	select {
-	case f.slots <- struct{}{}:
-	default:
+	if reply != nil {
+		answer(reply)
+		return nil
+	}
+	if f.underWay.Add(1) > maxDatagrams {
+		f.underWay.Add(-1)
 		f.busy.Add(1)
-		return nil, ErrBusy
+		return ErrBusy
 	}
-	defer func() { <-f.slots }()
-	return f.lookup(ctx, query, f.overUDP)
+	l := &lookup{f: f, round: f.newRound(bytes.Clone(query)), id: id(query), answer: answer}
+	l.next()
+	return nil
 }
 
 // answerHere counts and checks query. It returns nil for a query that must be
@@ -193,29 +211,20 @@ type exchange func(ctx context.Context, server netip.AddrPort, query []byte) (re
 // lookup asks the servers one after the other by way of ask. An error is
 // ctx's; if all servers fail the reply says so.
 func (f *Forwarder) lookup(ctx context.Context, query []byte, ask exchange) ([]byte, error) {
-	deadline := time.Now().Add(attemptsInTotal * f.timeout)
-	servers := inOrder(*f.servers.Load(), time.Now())
-	var refusal []byte
-	for i, s := range servers {
-		share := time.Until(deadline) / time.Duration(len(servers)-i)
-		reply, err := f.attempt(ctx, min(f.timeout, share), s, query, ask)
+	r := f.newRound(query)
+	for {
+		s, patience := r.server()
+		if s == nil {
+			return f.giveUp(&r), nil
+		}
+		reply, err := f.attempt(ctx, patience, s, query, ask)
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case err != nil:
-			continue
-		case !isRefusal(reply):
+		case err == nil && !r.refused(reply, func(b []byte) []byte { return b }):
 			return reply, nil
 		}
-		if refusal == nil {
-			refusal = reply
-		}
 	}
-	if refusal != nil {
-		return refusal, nil
-	}
-	f.failed.Add(1)
-	return failure(query), nil
 }
 
 // attempt asks one server, and remembers how that went.
@@ -226,11 +235,18 @@ func (f *Forwarder) attempt(ctx context.Context, d time.Duration, s *server, que
 	switch {
 	case err == nil:
 		s.praise()
-	case ctx.Err() == nil && s.blame(time.Now()): // the caller's end is nobody's fault
+	case ctx.Err() == nil: // the caller's end is nobody's fault
 		if attempt.Err() != nil {
 			err = attempt.Err() // tells more than that the connection was closed
 		}
-		f.log.Debug("resolver does not answer", "server", s.addr, "err", err)
+		f.blame(s, err)
 	}
 	return reply, err
+}
+
+// blame notes that a server did not answer.
+func (f *Forwarder) blame(s *server, err error) {
+	if s.blame(time.Now()) {
+		f.log.Debug("resolver does not answer", "server", s.addr, "err", err)
+	}
 }

@@ -24,24 +24,52 @@ const (
 	fair  = 2 * time.Second
 )
 
-func forwarder(timeout time.Duration, servers ...netip.AddrPort) *Forwarder {
-	f := New(Config{
+// forwarder returns a forwarder that runs until the test ends.
+func forwarder(t testing.TB, timeout time.Duration, servers ...netip.AddrPort) *Forwarder {
+	t.Helper()
+	f := newForwarder(t, Config{
 		Hosts: map[string][]netip.Addr{
 			"host.taproot.internal": {netip.MustParseAddr("10.0.2.2"), netip.MustParseAddr("fd00::2")},
 		},
 		Timeout: timeout,
 	})
+	run(t, f)
 	f.SetServers(servers)
 	return f
+}
+
+func newForwarder(t testing.TB, c Config) *Forwarder {
+	t.Helper()
+	f, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// run runs f until the test ends, or the result is called.
+func run(t testing.TB, f *Forwarder) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: got %v, want nil", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // datagram asks f, and wants an answer with rcode.
 func datagram(t testing.TB, f *Forwarder, query []byte, rcode uint16) []byte {
 	t.Helper()
-	reply, err := f.Datagram(t.Context(), query)
-	if err != nil {
+	answer := make(chan []byte, 1)
+	if err := f.Datagram(query, func(reply []byte) { answer <- slices.Clone(reply) }); err != nil {
 		t.Fatal(err)
 	}
+	reply := <-answer
 	if got := flags(reply) & maskRcode; got != rcode {
 		t.Fatalf("rcode: got %v, want %v", got, rcode)
 	}
@@ -71,7 +99,7 @@ func TestDatagramPassesUnchanged(t *testing.T) {
 				seen <- q
 				return [][]byte{withID(want, id(q))}
 			}).start(t)
-			got := datagram(t, forwarder(0, server), query, 0)
+			got := datagram(t, forwarder(t, 0, server), query, 0)
 			if !bytes.Equal(got, want) {
 				t.Errorf("reply: got %x, want %x", got, want)
 			}
@@ -90,7 +118,7 @@ func TestDatagramLargest(t *testing.T) {
 		reply := response(q, 0)
 		return [][]byte{append(reply, make([]byte, size-len(reply))...)}
 	}).start(t)
-	if got := len(datagram(t, forwarder(0, server), query, 0)); got != size {
+	if got := len(datagram(t, forwarder(t, 0, server), query, 0)); got != size {
 		t.Errorf("size: got %v, want %v", got, size)
 	}
 }
@@ -102,7 +130,7 @@ func TestDatagramIDsAreOurs(t *testing.T) {
 		seen <- id(q)
 		return echo(q)
 	}).start(t)
-	f := forwarder(0, server)
+	f := forwarder(t, 0, server)
 	ids := make(map[uint16]bool)
 	for range n {
 		datagram(t, f, ask(t, "example.com.", dnsmessage.TypeA), 0)
@@ -134,7 +162,7 @@ func TestDatagramIgnoresForeignReplies(t *testing.T) {
 			wrong(func(b []byte) { b[headerSize+1] -= 'a' - 'A' }), // case does not matter: this is the one
 		}
 	}).start(t)
-	f := forwarder(0, server)
+	f := forwarder(t, 0, server)
 	query := ask(t, "example.com.", dnsmessage.TypeA)
 	reply := datagram(t, f, query, 0)
 	if got, want := reply[headerSize+1], byte('E'); got != want {
@@ -170,7 +198,7 @@ func TestDatagramRetries(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := forwarder(tt.timeout, tt.servers...)
+			f := forwarder(t, tt.timeout, tt.servers...)
 			query := ask(t, "example.com.", dnsmessage.TypeA)
 			reply := datagram(t, f, query, tt.rcode)
 			if got := f.Stats().Failed; got != tt.failed {
@@ -196,7 +224,7 @@ func formatError(q []byte) [][]byte {
 func TestDatagramRemembersDeadServer(t *testing.T) {
 	var asked atomic.Int32
 	dead := upstream(func([]byte) [][]byte { asked.Add(1); return nil }).start(t)
-	f := forwarder(fair, dead, upstream(echo).start(t))
+	f := forwarder(t, fair, dead, upstream(echo).start(t))
 	for range 5 {
 		datagram(t, f, ask(t, "example.com.", dnsmessage.TypeA), 0)
 	}
@@ -206,7 +234,7 @@ func TestDatagramRemembersDeadServer(t *testing.T) {
 }
 
 func TestSetServersAtRunTime(t *testing.T) {
-	f := forwarder(0)
+	f := forwarder(t, 0)
 	query := ask(t, "example.com.", dnsmessage.TypeA)
 	datagram(t, f, query, rcodeServFail)
 	f.SetServers([]netip.AddrPort{upstream(echo).start(t)})
@@ -215,42 +243,39 @@ func TestSetServersAtRunTime(t *testing.T) {
 
 func TestDatagramBoundsInFlight(t *testing.T) {
 	checkLeaks(t)
-	var arrived sync.WaitGroup
-	arrived.Add(maxInFlight)
-	server := upstream(func([]byte) [][]byte { arrived.Done(); return nil }).start(t)
-	f := forwarder(time.Minute, server)
-	ctx, cancel := context.WithCancel(t.Context())
+	f := newForwarder(t, Config{
+		Hosts:   map[string][]netip.Addr{"host.taproot.internal": {netip.MustParseAddr("10.0.2.2")}},
+		Timeout: time.Minute,
+	})
+	stop := run(t, f)
+	f.SetServers([]netip.AddrPort{upstream(silent).start(t)})
 	query := ask(t, "example.com.", dnsmessage.TypeA)
-	var running sync.WaitGroup
-	for range maxInFlight {
-		running.Go(func() {
-			if _, err := f.Datagram(ctx, query); !errors.Is(err, context.Canceled) {
-				t.Errorf("Datagram: got %v, want %v", err, context.Canceled)
-			}
-		})
+	unanswered := func([]byte) { t.Error("an answer from a silent server") }
+	for i := range maxDatagrams {
+		if err := f.Datagram(query, unanswered); err != nil {
+			t.Fatalf("query %d: %v", i, err)
+		}
 	}
-	arrived.Wait()
-	if _, err := f.Datagram(ctx, query); err != ErrBusy {
+	if err := f.Datagram(query, unanswered); err != ErrBusy {
 		t.Errorf("one more: got %v, want %v", err, ErrBusy)
 	}
-	local := ask(t, "host.taproot.internal.", dnsmessage.TypeA)
-	if _, err := f.Datagram(ctx, local); err != nil {
-		t.Errorf("a local name: got %v, want an answer", err)
-	}
-	cancel()
-	running.Wait()
+	datagram(t, f, ask(t, "host.taproot.internal.", dnsmessage.TypeA), 0)
+	stop()
 	if got := f.Stats(); got.Busy != 1 || got.Failed != 0 {
 		t.Errorf("Stats: got %+v, want 1 busy and 0 failed", got)
 	}
 	for _, s := range *f.servers.Load() {
 		if s.suspect(time.Now()) {
-			t.Error("the server is blamed for the caller's cancellation")
+			t.Error("the server is blamed for the end")
 		}
+	}
+	if err := f.Datagram(query, unanswered); err != ErrBusy {
+		t.Errorf("after the end: got %v, want %v", err, ErrBusy)
 	}
 }
 
 func TestDatagramDropsMalformed(t *testing.T) {
-	f := forwarder(short, upstream(echo).start(t))
+	f := forwarder(t, short, upstream(echo).start(t))
 	query := ask(t, "example.com.", dnsmessage.TypeA)
 	for name, b := range map[string][]byte{
 		"empty":             {},
@@ -260,8 +285,9 @@ func TestDatagramDropsMalformed(t *testing.T) {
 		"half a question":   query[:headerSize+15],
 		"compressed name":   append(slices.Clone(query[:headerSize]), 0xc0, 0x0c, 0, 1, 0, 1),
 	} {
-		if reply, err := f.Datagram(t.Context(), b); !errors.Is(err, ErrMalformed) {
-			t.Errorf("%s: got %x, %v, want %v", name, reply, err, ErrMalformed)
+		err := f.Datagram(b, func(reply []byte) { t.Errorf("%s: got answer %x, want none", name, reply) })
+		if !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrMalformed)
 		}
 	}
 	if got, want := f.Stats().Malformed, uint64(6); got != want {
@@ -271,10 +297,11 @@ func TestDatagramDropsMalformed(t *testing.T) {
 
 func TestDialIsUsed(t *testing.T) {
 	var dialed []string
-	f := New(Config{Dial: func(_ context.Context, network, address string) (net.Conn, error) {
+	f := newForwarder(t, Config{Dial: func(_ context.Context, network, address string) (net.Conn, error) {
 		dialed = append(dialed, network+" "+address)
 		return nil, errors.New("no route")
 	}})
+	run(t, f)
 	f.SetServers([]netip.AddrPort{netip.MustParseAddrPort("[fe80::1%eth0]:53"), netip.MustParseAddrPort("192.0.2.1:53")})
 	datagram(t, f, ask(t, "example.com.", dnsmessage.TypeA), rcodeServFail)
 	if want := []string{"udp [fe80::1%eth0]:53", "udp 192.0.2.1:53"}; !slices.Equal(dialed, want) {
@@ -286,10 +313,11 @@ func TestControlIsUsed(t *testing.T) {
 	checkLeaks(t)
 	server := upstream(echo).start(t)
 	var seen []string
-	f := New(Config{Control: func(network, address string, _ syscall.RawConn) error {
+	f := newForwarder(t, Config{Control: func(network, address string, _ syscall.RawConn) error {
 		seen = append(seen, network+" "+address)
 		return nil
 	}})
+	run(t, f)
 	f.SetServers([]netip.AddrPort{server})
 	datagram(t, f, ask(t, "example.com.", dnsmessage.TypeA), 0)
 	if want := []string{"udp4 " + server.String()}; !slices.Equal(seen, want) {
@@ -302,17 +330,23 @@ func FuzzDatagram(f *testing.F) {
 	f.Add(ask(f, "host.taproot.internal.", dnsmessage.TypeAAAA))
 	f.Add(ask(f, "HOST.taproot.internal.", dnsmessage.TypeTXT))
 	f.Add([]byte{1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0})
-	fw := forwarder(0)
+	fw := forwarder(f, 0)
 	f.Fuzz(func(t *testing.T, query []byte) {
-		reply, err := fw.Datagram(t.Context(), query)
-		if err != nil {
-			if !errors.Is(err, ErrMalformed) {
-				t.Errorf("error: got %v, want %v", err, ErrMalformed)
+		answers := 0
+		err := fw.Datagram(query, func(reply []byte) {
+			answers++
+			if !isReply(query, reply) {
+				t.Errorf("reply to %x: got %x, which is none", query, reply)
 			}
-			return
+		})
+		want := 1 // there are no servers, so that it comes at once
+		if errors.Is(err, ErrMalformed) {
+			want = 0
+		} else if err != nil {
+			t.Errorf("error: got %v, want %v", err, ErrMalformed)
 		}
-		if !isReply(query, reply) {
-			t.Errorf("reply to %x: got %x, which is none", query, reply)
+		if answers != want {
+			t.Errorf("answers: got %v, want %v", answers, want)
 		}
 	})
 }
@@ -336,7 +370,7 @@ func FuzzIsReply(f *testing.F) {
 }
 
 func BenchmarkDatagram(b *testing.B) {
-	f := forwarder(0, upstream(echo).start(b))
+	f := forwarder(b, 0, upstream(echo).start(b))
 	query := ask(b, "example.com.", dnsmessage.TypeA)
 	b.ReportAllocs()
 	for b.Loop() {

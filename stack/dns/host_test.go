@@ -7,7 +7,7 @@ import (
 )
 
 func TestHosts(t *testing.T) {
-	f := forwarder(short)
+	f := forwarder(t, short)
 	const a, aaaa = "10.0.2.2", "fd00::2"
 	for _, tt := range []struct {
 		name  string
@@ -58,7 +58,7 @@ func addresses(m dnsmessage.Message) (list []string) {
 }
 
 func TestOtherNamesAreForwarded(t *testing.T) {
-	f := forwarder(short) // without servers: SERVFAIL tells that it would have forwarded
+	f := forwarder(t, short) // without servers: SERVFAIL tells that it would have forwarded
 	for _, name := range []string{"taproot.internal.", "x.host.taproot.internal.", "host.taproot.internal.com.", "."} {
 		datagram(t, f, ask(t, name, dnsmessage.TypeA), rcodeServFail)
 	}
@@ -71,7 +71,7 @@ func TestOtherNamesAreForwarded(t *testing.T) {
 
 func TestHostWithoutEDNS(t *testing.T) {
 	query := []byte("\x01\x02\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04host\x07taproot\x08internal\x00\x00\x01\x00\x01")
-	m := parse(t, datagram(t, forwarder(short), query, 0))
+	m := parse(t, datagram(t, forwarder(t, short), query, 0))
 	if len(m.Additionals) != 0 || len(m.Answers) != 1 {
 		t.Errorf("reply: got %v, want one answer and no EDNS", m.GoString())
 	}

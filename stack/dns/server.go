@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -38,6 +39,9 @@ func (s *server) suspect(now time.Time) bool {
 // inOrder returns the servers in the order in which to ask them: as they are,
 // but those that are suspect last. It does not change list.
 func inOrder(list []*server, now time.Time) []*server {
+	if !slices.ContainsFunc(list, func(s *server) bool { return s.suspect(now) }) {
+		return list
+	}
 	ordered := make([]*server, 0, len(list))
 	var last []*server
 	for _, s := range list {

@@ -54,7 +54,7 @@ func arrows() map[string][]string {
 		"internal/plan":    {"userns"},        // its routes are what the stage sets
 		"internal/probe":   {"tap", "userns"}, // docs/decisions/009-probe-arrows.md
 		"stack/dhcp":       {},
-		"stack/dns":        {},
+		"stack/dns":        {"internal/socket"}, // docs/decisions/004-dns.md
 		"stack/flow":       {},
 		"stack/ndp":        {},
 		"stack/policy":     {},
