@@ -78,9 +78,14 @@ func (s *Stack) sendSuperframe(source, destination netip.AddrPort, payload []byt
 	return s.sendOffloaded(source, destination, payload, tap.Header{Segmentation: tap.SegmentUDP, SegmentSize: uint16(segment)})
 }
 
+// A datagramHead has room for the headers of a datagram, which would be
+// allocated for each otherwise.
+type datagramHead [header.IPv6MinimumSize + header.UDPMinimumSize]byte
+
 // sendOffloaded sends a frame whose UDP checksum the guest's kernel completes.
 func (s *Stack) sendOffloaded(source, destination netip.AddrPort, payload []byte, h tap.Header) error {
-	var b [header.IPv6MinimumSize + header.UDPMinimumSize]byte
+	b := s.datagramHeads.Get().(*datagramHead)
+	defer s.datagramHeads.Put(b)
 	ipLen := ipHeaderLen(destination.Addr())
 	size := header.UDPMinimumSize + len(payload)
 	head := b[:ipLen+header.UDPMinimumSize]

@@ -97,7 +97,8 @@ type Stack struct {
 	scratch     []byte
 	headScratch []byte
 
-	fragmentID atomic.Uint32 // of the last packet that was cut
+	fragmentID    atomic.Uint32 // of the last packet that was cut
+	datagramHeads sync.Pool     // of *datagramHead
 
 	mu sync.Mutex
 	// heads holds the first bytes of the SYNs that are being answered.
@@ -130,6 +131,7 @@ func New(cfg Config) (*Stack, error) {
 		heads:      make(map[stack.TransportEndpointID][]byte),
 		late:       make(chan lateSYN, maxLate),
 	}
+	s.datagramHeads.New = func() any { return new(datagramHead) }
 	if !s.linkLocal.IsValid() {
 		s.linkLocal = linkLocal(cfg.MAC)
 	}

@@ -248,9 +248,16 @@ func (w *Writer) Flush() error {
 	return nil
 }
 
+// write is writev(2), or write(2) for a frame in one piece, which costs the kernel
+// less.
 func (w *Writer) write(fd uintptr) error {
 	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(w.n))
+		var errno unix.Errno
+		if w.n == 1 {
+			_, _, errno = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(w.iov[0].Base)), uintptr(w.iov[0].Len))
+		} else {
+			_, _, errno = unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(w.n))
+		}
 		switch errno {
 		case 0:
 			return nil

@@ -176,18 +176,15 @@ func (e *Endpoint) SendARP(packet []byte) error {
 func (e *Endpoint) sendFrame(etherType uint16, h tap.Header, pieces [][]byte) error {
 	w := e.writers.Get().(*frameWriter)
 	defer e.writers.Put(w)
-	front := w.front[tap.HeaderLen:]
+	front := w.joined[tap.HeaderLen:frontLen]
 	if e.features.Header {
-		front = w.front[:]
+		front = w.joined[:frontLen]
 		h.Put(front)
 	}
-	e.ethernet(w.front[tap.HeaderLen:], etherType)
-	w.Add(front)
-	for _, p := range pieces {
-		w.Add(p)
-	}
+	e.ethernet(w.joined[tap.HeaderLen:], etherType)
+	w.addPieces(front, pieces)
 	if e.capture != nil {
-		e.capture.add(append([][]byte{w.front[tap.HeaderLen:]}, pieces...)...)
+		e.capture.add(append([][]byte{w.joined[tap.HeaderLen:frontLen]}, pieces...)...)
 	}
 	if err := w.Flush(); err != nil {
 		e.Stats.Unsent.Add(1)
@@ -197,11 +194,39 @@ func (e *Endpoint) sendFrame(etherType uint16, h tap.Header, pieces [][]byte) er
 	return nil
 }
 
-// A frameWriter is a writer with room for the headers in front of a packet,
-// which would be allocated for each frame otherwise.
+// frontLen is the length of the headers in front of a packet, and joinedLen that
+// of a frame up to which it costs less to copy its pieces into one than to have
+// the kernel collect them: all that an Ethernet would carry.
+const (
+	frontLen  = tap.HeaderLen + header.EthernetMinimumSize
+	joinedLen = 2048
+)
+
+// A frameWriter is a writer with room for the headers in front of a packet, and
+// for all of a small one, which would be allocated for each frame otherwise.
 type frameWriter struct {
 	*tap.Writer
-	front [tap.HeaderLen + header.EthernetMinimumSize]byte
+	joined [joinedLen]byte
+}
+
+// addPieces adds a packet behind front, which stands at its place in w.joined.
+func (w *frameWriter) addPieces(front []byte, pieces [][]byte) {
+	size := frontLen
+	for _, p := range pieces {
+		size += len(p)
+	}
+	if size > joinedLen {
+		w.Add(front)
+		for _, p := range pieces {
+			w.Add(p)
+		}
+		return
+	}
+	at := frontLen
+	for _, p := range pieces {
+		at += copy(w.joined[at:], p)
+	}
+	w.Add(w.joined[frontLen-len(front) : size])
 }
 
 // Features returns what the device can do.

@@ -218,8 +218,10 @@ func (m *mapper) openPeer(key pair) (*peer, error) {
 		f.Close()
 		return attached, err
 	}
-	m.cfg.Log.LogAttrs(context.Background(), slog.LevelDebug, "flow opened", slog.Any("proto", m.proto),
-		slog.Any("initiator", key.guest), slog.Any("target", key.destination))
+	if ctx := context.Background(); m.cfg.Log.Enabled(ctx, slog.LevelDebug) { // attributes are allocated
+		m.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "flow opened", slog.Any("proto", m.proto),
+			slog.Any("initiator", key.guest), slog.Any("target", key.destination))
+	}
 	return p, nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"taproot/internal/socket"
 )
 
@@ -34,28 +36,18 @@ func (m *mapper) run(ctx context.Context) error {
 // read serves the host sockets until the poller is closed.
 func (m *mapper) read() error {
 	b := socket.NewBatch()
-	var ready []socket.Readiness
-	var err error
-	for {
-		if ready, err = m.poller.Wait(ready[:0]); err != nil {
-			return err
-		}
-		for _, r := range ready {
-			m.serve(b, r)
-		}
-	}
+	return m.poller.Serve(func(r socket.Readiness) bool { return m.serve(b, r) })
 }
 
-// serve takes one batch from a socket that is ready. What is left makes the
-// poller report the socket again, after the others.
-func (m *mapper) serve(b *socket.Batch, r socket.Readiness) {
+// serve takes one batch from a socket that is ready, and tells if there may be
+// more.
+func (m *mapper) serve(b *socket.Batch, r socket.Readiness) (more bool) {
 	m.mu.RLock()
 	mp := m.ids[r.ID]
 	m.mu.RUnlock()
 	if mp == nil || !mp.socket.Acquire() {
-		return
+		return false
 	}
-	defer mp.socket.Release()
 	if r.Failed {
 		mp.socket.errors.Lock()
 		n, _ := b.ReceiveErrors(mp.socket.Socket) // EAGAIN: a sender met the error first
@@ -63,11 +55,15 @@ func (m *mapper) serve(b *socket.Batch, r socket.Readiness) {
 		for i := range n {
 			m.report(mp, b.Message(i))
 		}
+		more = n > 0
 	}
-	n, _ := b.Receive(mp.socket.Socket) // a pending error, which the error queue tells better
+	n, err := b.Receive(mp.socket.Socket)
 	for i := range n {
 		m.protocol.receive(mp, b.Message(i))
 	}
+	mp.socket.Release()
+	// A pending error, which the error queue tells better, hides what is behind it.
+	return more || n == socket.BatchLen || err != nil && err != unix.EAGAIN
 }
 
 // report translates one message of the error queue.

@@ -54,7 +54,6 @@ func openSocket(b Bind, o origin, protocol int, more option) (*hostSocket, error
 // IPv4 port space.
 func (s *hostSocket) setOptions() error {
 	if !s.v6 {
-		s.setDontFragment(false)
 		return unix.SetsockoptInt(s.FD(), unix.IPPROTO_IP, unix.IP_RECVERR, 1)
 	}
 	if err := unix.SetsockoptInt(s.FD(), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {

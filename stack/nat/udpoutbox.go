@@ -129,12 +129,27 @@ func (o *outbox) alike(i int) int {
 // without waiting. The error is about the first that did not go; it is nil if
 // one did.
 func (o *outbox) send(i, n int) (int, error) {
+	if h := &o.headers[i].Hdr; n-i == 1 && h.Iovlen == 1 && h.Controllen == 0 {
+		return o.sendOne(h)
+	}
 	sent, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(o.peers[0].mapping.socket.FD()),
 		uintptr(unsafe.Pointer(&o.headers[i])), uintptr(n-i), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
 	return int(sent), nil
+}
+
+// sendOne is send for one datagram that needs no more than sendto(2), which is the
+// cheapest.
+func (o *outbox) sendOne(h *unix.Msghdr) (int, error) {
+	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(o.peers[0].mapping.socket.FD()),
+		uintptr(unsafe.Pointer(h.Iov.Base)), uintptr(h.Iov.Len), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL,
+		uintptr(unsafe.Pointer(h.Name)), uintptr(h.Namelen))
+	if errno != 0 {
+		return 0, errno
+	}
+	return 1, nil
 }
 
 // hold puts a datagram into the outbox, after sending what it does not go
