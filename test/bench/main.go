@@ -198,12 +198,7 @@ func (c *conductor) conduct(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := world.addPath(ctx); err != nil {
-		results.note("no path with delay and loss: %v", err)
-	}
-	if err := world.startQUIC(c.options.quic); err != nil {
-		results.note("no QUIC: %v", err)
-	}
+	c.furnish(ctx, world, results)
 	start := time.Now()
 	contest := &contest{world: world, pace: c.options.pace, chosen: c.options.rows, helpers: helpers, results: results}
 	if err := errors.Join(contest.run(ctx), world.close()); err != nil {
@@ -219,6 +214,21 @@ func (c *conductor) conduct(ctx context.Context) error {
 	slog.Info("done", "took", time.Since(start).Round(time.Second))
 	results.finish(allRows())
 	return results.write(os.Stdout, c.options.format)
+}
+
+// furnish adds to the world what only some rows need. They are left out without
+// it.
+func (c *conductor) furnish(ctx context.Context, w *world, results *Results) {
+	if c.options.rows.has(lossyKey(false), lossyKey(true)) {
+		if err := w.addPath(ctx); err != nil {
+			results.note("no path with delay and loss: %v", err)
+		}
+	}
+	if c.options.rows.has(quicKey(false), quicKey(true)) {
+		if err := w.startQUIC(c.options.quic); err != nil {
+			results.note("no QUIC: %v", err)
+		}
+	}
 }
 
 // cleanUp calls what Cleanup was given, last in first out.

@@ -17,8 +17,8 @@ import (
 const (
 	bridgeName   = "bridge0"
 	bridgePort   = "port0"
-	bridgePrefix = "198.18.3.1/24"
-	nestedPrefix = "198.18.3.2/24"
+	bridgePrefix = "10.88.0.1/24"
+	nestedPrefix = "10.88.0.2/24"
 )
 
 // nest has the guest make a network behind its own, and moves into it: what is
