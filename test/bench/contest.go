@@ -26,10 +26,10 @@ type contest struct {
 func (c *contest) run(ctx context.Context) error {
 	var rivals, limits []Contestant
 	for _, contestant := range c.results.Contestants {
-		if c.helpers[contestant.Name].Kind == Veth {
-			limits = append(limits, contestant)
-		} else {
+		if c.helpers[contestant.Name].hasProcesses() {
 			rivals = append(rivals, contestant)
+		} else {
+			limits = append(limits, contestant)
 		}
 	}
 	for round := range c.pace.rounds {
@@ -81,8 +81,11 @@ func (c *contest) turns(ctx context.Context, contestant Contestant, round int, l
 
 // launcher returns the agent that starts a contestant.
 func (c *contest) launcher(name string) launcherAgent {
-	if c.helpers[name].Kind == Veth {
+	switch c.helpers[name].Kind {
+	case Veth:
 		return c.admin
+	case Loopback:
+		return c.beside
 	}
 	return c.host
 }

@@ -52,7 +52,7 @@ func queries() measurement {
 
 // resolver is where the guest sends its queries.
 func (t *turn) resolver() string {
-	if t.helper.Kind == Veth {
+	if !t.helper.hasProcesses() {
 		return t.servers.DNS
 	}
 	return net.JoinHostPort(guestResolver, dnsPort)

@@ -1,6 +1,7 @@
 // Bench measures what a guest gets from taproot, from the peers that are
 // installed (slirp4netns, pasta) and from the kernel's own NAT through a veth
-// pair, which needs real privilege and is here as the limit.
+// pair, which needs real privilege and is here as the limit. A few rows also
+// tell what loopback does on the same machine.
 //
 //	make bench                           # everything, a quarter of an hour
 //	make bench BENCH=-quick              # one short round
@@ -33,6 +34,7 @@
 //	conductor ── outside   servers and their counters, namespace outside
 //	          ├─ host      starts helpers, namespace host, ordinary user
 //	          ├─ admin     starts the kernel limit, namespace host, its root
+//	          ├─ admin     the same on the outside, for what loopback does
 //	          └─ guest     load generators, started by a helper as its command
 //	             └─ guest  the same in a network behind the guest's
 //

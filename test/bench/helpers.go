@@ -18,6 +18,7 @@ const (
 	Pasta       Kind = "pasta"       // does the same
 	Slirp4netns Kind = "slirp4netns" // joins namespaces that somebody made
 	Veth        Kind = "veth"        // the kernel: routing and masquerading
+	Loopback    Kind = "loopback"    // nobody: the guest runs on the outside
 )
 
 // A Helper is what a launcher must know of a contestant.
@@ -26,6 +27,9 @@ type Helper struct {
 	Path string   // of the program; empty for Veth
 	Args []string // additional options
 }
+
+// hasProcesses reports whether the helper is a program.
+func (h Helper) hasProcesses() bool { return h.Kind != Veth && h.Kind != Loopback }
 
 // wrapped returns the command line of a helper that runs the command itself.
 // It is false for the others.
@@ -59,6 +63,9 @@ func (h Helper) attached(mtu, pid int) []string {
 // started in. An ordinary user needs a user namespace for it; the
 // administrator of the host does not, and keeps its rights over the new one.
 func (h Helper) namespaces(uid, gid int) *syscall.SysProcAttr {
+	if h.Kind == Loopback {
+		return dies()
+	}
 	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWNET}
 	if h.Kind != Veth {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
@@ -104,6 +111,8 @@ func installed(options options, taproot string, results *Results) map[string]Hel
 	}
 	add(Contestant{Name: "kernel", Version: "veth pair, forwarding and nf_tables masquerade by root of the host namespace", Standing: Limit},
 		Helper{Kind: Veth})
+	add(Contestant{Name: "loopback", Version: "no guest: straight to the servers", Standing: Ceiling, only: loopbackRows()},
+		Helper{Kind: Loopback})
 	return helpers
 }
 

@@ -124,7 +124,10 @@ func launch(args LaunchArgs, stdout *os.File) (*launched, error) {
 // attach gives the guest its network.
 func (g *launched) attach(args LaunchArgs) error {
 	pid := g.command.cmd.Process.Pid
-	if args.Helper.Kind == Veth {
+	switch args.Helper.Kind {
+	case Loopback:
+		return nil
+	case Veth:
 		g.detach = detachVeth
 		return attachVeth(pid, args.MTU)
 	}

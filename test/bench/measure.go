@@ -16,7 +16,7 @@ func bulk(s stream) measurement {
 				return err
 			}
 			t.record(s.rateKey(), got.gigabits())
-			if cost, ok := got.cost(); ok && t.helper.Kind != Veth {
+			if cost, ok := got.cost(); ok && t.helper.hasProcesses() {
 				t.record(s.costKey(), cost)
 			}
 			return nil

@@ -89,6 +89,11 @@ func TestRowsAreMeasured(t *testing.T) {
 			}
 		}
 	}
+	for _, key := range slices.Concat(offRows(), loopbackRows()) {
+		if !slices.Contains(keys, key) {
+			t.Errorf("row %s: a contestant's, not in the table", key)
+		}
+	}
 	for _, b := range bars() {
 		if !slices.Contains(keys, b.key) {
 			t.Errorf("row %s: a promise, not in the table", b.key)
@@ -122,5 +127,24 @@ func TestCommandLines(t *testing.T) {
 	got := strings.Join(Helper{Kind: Slirp4netns, Path: "/s"}.attached(65520, 12), " ")
 	if want := "/s -c --mtu=65520 12 tap0"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestTakesPart(t *testing.T) {
+	everywhere, somewhere := Contestant{}, Contestant{only: []string{"a", "b"}}
+	tests := []struct {
+		contestant Contestant
+		keys       []string
+		want       bool
+	}{
+		{everywhere, []string{"x"}, true},
+		{somewhere, []string{"x", "b"}, true},
+		{somewhere, []string{"x"}, false},
+		{somewhere, []string{"a-p99"}, false}, // keys, not prefixes
+	}
+	for _, tt := range tests {
+		if got := tt.contestant.takesPart(tt.keys); got != tt.want {
+			t.Errorf("%v in %v: got %v, want %v", tt.contestant.only, tt.keys, got, tt.want)
+		}
 	}
 }

@@ -9,12 +9,14 @@ import (
 type Standing string
 
 // Standings. Peers are what a bar is measured against; the limit is not. A
-// variant is taproot with other options.
+// variant is taproot with other options; the ceiling is what the machine does
+// without any helper, and stands beside.
 const (
 	Ours    Standing = "ours"
 	Variant Standing = "variant"
 	Peer    Standing = "peer"
 	Limit   Standing = "limit"
+	Ceiling Standing = "ceiling"
 )
 
 // A Contestant is one column of the table.

@@ -110,7 +110,8 @@ type world struct {
 	path        *path
 	quic        string // program, if there is one
 	host, admin launcherAgent
-	guests      int // started so far; each has its number as token
+	beside      launcherAgent // on the outside
+	guests      int           // started so far; each has its number as token
 }
 
 // newWorld lays the cable and starts the agents. They end with l's test.
@@ -144,11 +145,17 @@ func newWorld(ctx context.Context, l *lab.Lab, congestion string) (*world, error
 	if w.host.remote, err = w.startAgent(ctx, host, roleHost); err != nil {
 		return nil, err
 	}
-	admin := l.Host.Program(roleAdmin, path, "-")
-	if w.admin.remote, err = w.startAgent(ctx, admin, roleAdmin); err != nil {
-		return nil, err
+	w.host.pid = host.Process.Pid
+	for _, place := range []struct {
+		namespace *lab.Namespace
+		agent     *launcherAgent
+	}{{l.Host, &w.admin}, {l.Outside, &w.beside}} {
+		admin := place.namespace.Program(roleAdmin, path, "-")
+		if place.agent.remote, err = w.startAgent(ctx, admin, roleAdmin); err != nil {
+			return nil, err
+		}
+		place.agent.pid = admin.Process.Pid
 	}
-	w.host.pid, w.admin.pid = host.Process.Pid, admin.Process.Pid
 	return w, w.serve(ctx, cableOutside, &w.servers)
 }
 
@@ -170,7 +177,7 @@ func (w *world) close() error {
 	if w.path != nil {
 		path = w.path.Close()
 	}
-	return errors.Join(path, w.host.Close(), w.admin.Close(), w.outside.Close(), w.socket.Close())
+	return errors.Join(path, w.host.Close(), w.admin.Close(), w.beside.Close(), w.outside.Close(), w.socket.Close())
 }
 
 // generators are the paths that load generators run as.
