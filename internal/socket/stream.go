@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"syscall"
@@ -9,22 +10,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Start begins to connect a non-blocking socket, or tells what became of it:
-// nil when it is connected, EINPROGRESS while it is not, and the bare
-// syscall.Errno of connect(2) otherwise. The answer of a near host is often
-// there when Start returns: asking twice saves waiting for it.
+// Start begins to connect a non-blocking socket, and returns what Progress does:
+// the answer of a near host is often there when connect(2) returns.
 func Start(fd int, target *Address) error {
-	err := connectTo(uintptr(fd), target)
-	if err == syscall.EINPROGRESS || err == syscall.EINTR {
-		err = connectTo(uintptr(fd), target)
+	if err := connectTo(uintptr(fd), target); err != syscall.EINPROGRESS && err != syscall.EINTR {
+		return err
 	}
-	switch err {
-	case syscall.EISCONN:
-		return nil
-	case syscall.EALREADY, syscall.EINTR:
+	return Progress(fd)
+}
+
+// Progress tells what has become of a socket that is being connected: nil when it
+// is connected, EINPROGRESS while it is not, and the bare syscall.Errno of
+// connect(2) otherwise. It does not ask connect(2) again, which throws away what
+// has come before a reset.
+func Progress(fd int) error {
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	var now unix.Timespec
+	_, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	switch {
+	case errno == unix.EINTR || errno == 0 && p[0].Revents == 0:
 		return syscall.EINPROGRESS
+	case errno != 0:
+		return errno
+	case p[0].Revents&(unix.POLLERR|unix.POLLHUP) == 0:
+		return nil
 	}
-	return err
+	if cause, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && cause != 0 {
+		return syscall.Errno(cause)
+	}
+	return syscall.ECONNRESET // it was told before
+}
+
+// IsReset tells whether the error of connecting means that the target has taken
+// the connection, and reset it before anybody looked. Its error is told once: who
+// reads the socket then finds what was sent before, and an end like that of a FIN.
+func IsReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.EPIPE)
 }
 
 // AcceptFrom takes a connection from a listener, without waiting, as a

@@ -8,7 +8,7 @@ import (
 // An adoption is a connection of the host's that waits for its request.
 type adoption struct {
 	flow *flow.Flow
-	host int
+	host int // -1: the target has reset the connection already
 	done func(connected bool)
 }
 

@@ -98,7 +98,7 @@ func (t *TCP) Handle(r *stack.Request) {
 	a, ok := t.take(key)
 	if !ok {
 		var err error
-		if a.flow, a.host, err = t.open(key); err != nil {
+		if a, err = t.open(key); err != nil {
 			t.refuse(r, err)
 			t.wg.Done()
 			return
@@ -112,19 +112,19 @@ func (t *TCP) Handle(r *stack.Request) {
 }
 
 // open asks the policy, enters a flow and dials its target.
-func (t *TCP) open(key flow.Key) (f *flow.Flow, host int, err error) {
+func (t *TCP) open(key flow.Key) (a adoption, err error) {
 	target, err := t.cfg.Rules.Check(policy.TCP, key.Target)
 	if err != nil {
-		return nil, -1, err
+		return a, err
 	}
-	if f, err = t.cfg.Flows.Open(key); err != nil {
-		return nil, -1, err
+	if a.flow, err = t.cfg.Flows.Open(key); err != nil {
+		return a, err
 	}
-	if host, err = dial(t.ctx, t.cfg.Bind, target); err != nil {
-		f.Close()
-		return nil, -1, err
+	if a.host, err = dial(t.ctx, t.cfg.Bind, target); err != nil && !socket.IsReset(err) {
+		a.flow.Close()
+		return a, err
 	}
-	return f, host, nil
+	return a, nil
 }
 
 // dial connects a socket of the host, from where b says, and sets it up for the
@@ -166,10 +166,16 @@ func (t *TCP) serve(r *stack.Request, a adoption) error {
 	}
 	if err != nil {
 		t.Stats.Abandoned.Add(1)
-		socket.Reset(a.host)
+		if a.host >= 0 {
+			socket.Reset(a.host)
+		}
 		return err
 	}
 	t.Stats.Connected.Add(1)
+	if a.host < 0 {
+		guest.Abort()
+		return errReset
+	}
 	guest.SetKeepAlive(socket.KeepAliveIdle, socket.KeepAliveInterval, socket.KeepAliveCount)
 	f := a.flow
 	return t.cfg.Mover.JoinStream(guest, a.host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator}, func(inOrder bool) {
@@ -179,6 +185,9 @@ func (t *TCP) serve(r *stack.Request, a adoption) error {
 		t.wg.Done()
 	})
 }
+
+// errReset says that the target connected and reset at once.
+var errReset = os.NewSyscallError("connect", syscall.ECONNRESET)
 
 // refuse tells the guest why there is no connection.
 func (t *TCP) refuse(r *stack.Request, err error) {

@@ -1,7 +1,6 @@
 package shortcut
 
 import (
-	"errors"
 	"syscall"
 
 	"taproot/internal/socket"
@@ -86,7 +85,7 @@ func (s *Shortcut) progress(id uint64) {
 	if a == nil {
 		return
 	}
-	err := socket.Start(a.host, &a.target)
+	err := socket.Progress(a.host)
 	if err == syscall.EINPROGRESS {
 		return
 	}
@@ -96,7 +95,7 @@ func (s *Shortcut) progress(id uint64) {
 
 // dialed goes on when the target has answered.
 func (s *Shortcut) dialed(a *attempt, err error) {
-	reset := isReset(err)
+	reset := socket.IsReset(err)
 	if err == nil || reset {
 		s.putBack(a.key, s.offer(a, reset))
 		return
@@ -104,11 +103,6 @@ func (s *Shortcut) dialed(a *attempt, err error) {
 	s.take(a)
 	s.drop(a)
 	s.answer(a.syn, err)
-}
-
-// isReset tells whether a connection was made, but reset before we looked.
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.EPIPE)
 }
 
 // putBack offers a SYN to the guest's listener, which usually has accepted when

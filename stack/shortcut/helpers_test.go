@@ -306,14 +306,22 @@ func (c *client) wantPutBack(t *testing.T) {
 // connect does what the kernel does with the SYN that was put back.
 func (c *client) connect(t *testing.T) *net.TCPConn {
 	t.Helper()
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(c.from), Timeout: settle.Patience}
-	conn, err := d.Dial("tcp", c.to.String())
+	conn, err := c.tryConnect()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func (c *client) tryConnect() (*net.TCPConn, error) {
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(c.from), Timeout: settle.Patience}
+	conn, err := d.Dial("tcp", c.to.String())
+	if err != nil {
+		return nil, err
+	}
 	conn.SetDeadline(time.Now().Add(2 * settle.Patience))
-	return conn.(*net.TCPConn)
+	return conn.(*net.TCPConn), nil
 }
 
 // open makes a whole connection.

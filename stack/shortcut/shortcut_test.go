@@ -10,6 +10,10 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"taproot/internal/socket"
+	"taproot/stack"
 	"taproot/stack/flow"
 	"taproot/stack/nat"
 	"taproot/stack/shortcut/mark"
@@ -268,4 +272,64 @@ func TestRunEnds(t *testing.T) {
 		}
 		wantEcho(t, guest, host)
 	})
+}
+
+// The target has answered, spoken and reset the connection before we look: the
+// guest gets a connection, what was said, and the reset.
+func TestResetAtOnce(t *testing.T) {
+	inFamilies(t, func(t *testing.T, f family) {
+		w := newWorld(t)
+		conns := w.serve(t, f)
+		c := w.newClient(t, f)
+		target := netip.AddrPortFrom(f.host, c.to.Port())
+		syn := w.keep(t, c)
+		key := keyOf(syn)
+		live, err := w.flows.Open(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &attempt{key: key, target: socket.NewAddress(target), flow: live, syn: syn}
+		if a.host, err = (nat.Bind{}).Stream(f.host); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Connect(a.host, sockaddr(target)); err != unix.EINPROGRESS {
+			t.Fatalf("connect: %v", err)
+		}
+		host := receive(t, conns, "the connection to the target")
+		io.WriteString(host, "hello")
+		host.SetLinger(0)
+		host.Close()
+		w.shortcut.enter(a)
+		w.shortcut.dialed(a, socket.Progress(a.host))
+		c.wantPutBack(t)
+		b := []byte("hello")
+		conn, err := c.tryConnect()
+		if err == nil { // the reset may be faster than our looking at the connection
+			b, err = io.ReadAll(conn)
+			conn.Close()
+		}
+		if string(b) != "hello" || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("got %q and error %v, want hello and %v", b, err, syscall.ECONNRESET)
+		}
+		settle.Until(t, "the flow is gone", func() bool { return w.flows.Len(flow.TCP) == 0 })
+	})
+}
+
+// keep returns a client's SYN as the shortcut gets it, which does not.
+func (w *world) keep(t *testing.T, c *client) *stack.SYN {
+	t.Helper()
+	got := make(chan *stack.SYN, 1)
+	w.shortcut.cfg.Stack.HandleSYN(func(syn *stack.SYN) bool {
+		got <- syn
+		return true
+	}, Points()...)
+	c.syn(t)
+	return receive(t, got, "the SYN")
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
