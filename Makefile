@@ -106,6 +106,7 @@ bench: build $(QUIC) ## measure against slirp4netns, pasta and the kernel (BENCH
 
 .PHONY: bench-publish
 bench-publish: build $(QUIC) ## keep a run as RUN.json, RUN.md and RUN.svg (RUN=docs/benchmarks/NAME)
+	@[ -n '$(RUN)' ] || { echo 'make bench-publish RUN=docs/benchmarks/NAME' >&2; exit 2; }
 	@internal/tools/deps.sh bench
 	@$(GO) run ./test/bench -taproot bin/taproot -quic $(QUIC) -format json $(BENCH) >'$(RUN).json'
 	@$(GO) run ./test/bench -render '$(RUN).json' -format markdown >'$(RUN).md'

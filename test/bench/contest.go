@@ -61,7 +61,7 @@ func (c *contest) rounds(ctx context.Context, contestants []Contestant, late boo
 
 // turns is one contestant's part of a round.
 func (c *contest) turns(ctx context.Context, contestant Contestant, round int, late bool) error {
-	if start := []string{"start"}; !late && c.chosen.has(start...) && contestant.takesPart(start) {
+	if !late && c.chosen.has("start") && contestant.takesPart([]string{"start"}) {
 		if err := c.startUps(ctx, contestant.Name); err != nil {
 			return err
 		}

@@ -102,7 +102,7 @@ func crowded() measurement {
 				t.results.note("no %d connections: this machine's limit of descriptors is %d, and real root may not raise it", size, limit)
 				break
 			}
-			if whole, err := c.have(ctx, size); !whole {
+			if whole, err := c.have(ctx, size); err != nil || !whole {
 				return err
 			}
 		}

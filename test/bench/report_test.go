@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -157,6 +158,16 @@ func TestJSON(t *testing.T) {
 	}
 	if n := len(got.Bars); n != 6 {
 		t.Errorf("got %d bars, want 6", n)
+	}
+}
+
+func TestRecordNumbersOnly(t *testing.T) {
+	var r Results
+	for _, value := range []float64{math.NaN(), math.Inf(1), 1} {
+		r.record("taproot", "start", value)
+	}
+	if got, want := len(r.Values["taproot"]["start"]), 1; got != want {
+		t.Errorf("got %d values, want %d", got, want)
 	}
 }
 

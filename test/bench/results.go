@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -45,8 +46,12 @@ type Results struct {
 	Notes       []string                        // what failed or is unlike the plan
 }
 
-// record adds the value of one round.
+// record adds the value of one round. What is no number, because a helper
+// stood still, is none: JSON could not hold it.
 func (r *Results) record(contestant, key string, value float64) {
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		return
+	}
 	if r.Values == nil {
 		r.Values = make(map[string]map[string][]float64)
 	}
