@@ -44,6 +44,7 @@ type Diversion struct {
 	listeners []*os.File
 	sides     []*side // one for each family
 	conf      map[uint8]*os.File
+	tracking  *os.File // trackingPath; nil if there is none
 	routes    *rtnl
 	rules     *nft.Conn
 
@@ -126,16 +127,16 @@ func sides() []*side {
 	}
 }
 
+// trackingPath has the sysctls of connection tracking.
+const trackingPath = "/proc/sys/net/netfilter"
+
 // reach gets what is needed out of the namespace, by one child.
 func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
-	sockets := []Socket{
-		{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_ROUTE},
-		{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER},
-		{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_ROUTE},
-		{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER},
-	}
-	const fixed = 4
+	route := Socket{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_ROUTE}
+	filter := Socket{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}
 	var files []file
+	sockets := []Socket{route, filter, route, filter}
+	const fixed = 4
 	for _, s := range sides() {
 		if exists(s.conf) {
 			d.sides = append(d.sides, s)
@@ -146,6 +147,9 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 			})
 		}
 	}
+	if exists(trackingPath) {
+		files = append(files, file{trackingPath, unix.O_PATH | unix.O_DIRECTORY})
+	}
 	made, err := n.make(ctx, files, sockets)
 	if err != nil {
 		return n.reachError(ctx, sockets, err)
@@ -153,18 +157,27 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 	for i, s := range d.sides {
 		d.conf[s.family] = made[i]
 	}
+	if len(files) > len(d.sides) {
+		d.tracking = made[len(d.sides)]
+	}
 	made = made[len(files):]
 	d.listeners = made[fixed:]
-	d.lookout = lookout{routing: made[2], rules: made[3]}
-	if d.routes, err = newRTNL(made[0]); err != nil {
-		made[1].Close()
+	return d.connect(made[:fixed])
+}
+
+// connect begins to use the netlink sockets of reach, which it takes over.
+func (d *Diversion) connect(sockets []*os.File) error {
+	d.lookout = lookout{routing: sockets[2], rules: sockets[3]}
+	d.ruleSocket = sockets[1]
+	var err error
+	if d.routes, err = newRTNL(sockets[0]); err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
-	rules, err := newKernelSocket(made[1])
+	rules, err := newKernelSocket(sockets[1])
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
-	d.ruleSocket, d.rules = made[1], nft.NewConn(rules)
+	d.rules = nft.NewConn(rules)
 	return d.lookout.subscribe()
 }
 

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"strconv"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -172,6 +174,47 @@ func (d *Diversion) Restore(ctx context.Context) error {
 	return nil
 }
 
+// Suspend removes the rules until Restore makes them again: connections take no
+// notice of us, and those that are diverted do not survive it. Connection
+// tracking ends with it if nobody else in the namespace uses it.
+func (d *Diversion) Suspend() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.removed {
+		return os.ErrClosed
+	}
+	return d.rules.Remove(d.tables())
+}
+
+// Tracked returns how many connections the namespace's connection tracking knows
+// and how many it can. At the limit it drops what opens a new one, if it finds no
+// old one to give up, whether that is to be diverted or not; Suspend helps then,
+// unless the guest has rules of its own that track.
+//
+// Only connections that live count: what is half open, or has ended and is kept
+// for a while, makes room. So it takes a guest with as many connections, those
+// within itself included.
+func (d *Diversion) Tracked() (now, limit int, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.removed {
+		return 0, 0, os.ErrClosed
+	}
+	if d.tracking == nil {
+		return 0, 0, fmt.Errorf("%s: %w", trackingPath, fs.ErrNotExist)
+	}
+	for name, value := range map[string]*int{"nf_conntrack_count": &now, "nf_conntrack_max": &limit} {
+		text, err := readAt(d.tracking, name)
+		if err == nil {
+			*value, err = strconv.Atoi(text)
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("read %s/%s: %w", trackingPath, name, err)
+		}
+	}
+	return now, limit, nil
+}
+
 // Remove removes all that Divert has made but the listeners, which are the
 // caller's, and resets the sysctls that are still as it left them. Connections
 // that are diverted do not survive it. Wait must have returned before.
@@ -202,6 +245,7 @@ func (d *Diversion) close() {
 	for _, f := range d.conf {
 		f.Close()
 	}
+	closeFile(d.tracking)
 	closeFile(d.ruleSocket)
 	d.lookout.close()
 }
