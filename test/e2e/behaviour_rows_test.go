@@ -55,6 +55,9 @@ func opening() []behaviour {
 		{name: "prohibited", on: "6", script: `guest connect prohibited: EACCES`},
 		{name: "denied by policy", on: "4", script: `guest connect denied: EHOSTUNREACH`},
 		{name: "denied by policy", on: "6", script: `guest connect denied: EACCES`},
+		{name: "denied by policy, with the code point of the shortcut", script: `
+			guest set tos 204
+			guest connect denied: EHOSTUNREACH`},
 		{name: "silence, by count", on: "46", script: `
 			guest set syncnt 1
 			guest connect silent: ETIMEDOUT`},

@@ -78,6 +78,12 @@ func (p *play) perform(script string) string {
 		}
 		clear(p.sockets)
 	}()
+	return p.steps(script)
+}
+
+// steps is perform for a script that goes on.
+func (p *play) steps(script string) string {
+	p.t.Helper()
 	var transcript strings.Builder
 	for line := range strings.Lines(script) {
 		step, _, _ := strings.Cut(strings.TrimSpace(line), ": ")
@@ -141,9 +147,12 @@ func (p *play) make(actor string, protocol int) (*plainSocket, error) {
 
 // target is the address that a name of a script means.
 func (p *play) target(name string) (netip.AddrPort, error) {
-	if name == "open" {
+	switch name {
+	case "open":
 		_, err := p.socket("listener")
 		return p.open, err
+	case "inside": // where the rules of the shortcut lead
+		return netip.MustParseAddrPort("192.0.0.8:1"), nil
 	}
 	addresses, ok := map[string][2]string{
 		"closed":     {lab.Outside4, lab.Outside6},

@@ -35,6 +35,7 @@ var words = map[string]func(p *play, actor string, args []string) (string, error
 	"drain":    onSocket(drainWord),
 	"wait":     waitWord,
 	"peer":     peerWord,
+	"way":      wayWord,
 	"shutdown": onSocket(func(s *plainSocket, _ []string) (string, error) { return "", unix.Shutdown(s.fd, unix.SHUT_WR) }),
 	"close":    ending((*plainSocket).close),
 	"reset":    ending((*plainSocket).reset),
@@ -79,6 +80,7 @@ var options = map[string]struct{ level, name int }{
 	"transparent": {unix.IPPROTO_IP, unix.IP_TRANSPARENT},
 	"freebind":    {unix.IPPROTO_IP, unix.IP_FREEBIND},
 	"rcvbuf":      {unix.SOL_SOCKET, unix.SO_RCVBUF},
+	"tos":         {unix.IPPROTO_IP, unix.IP_TOS},
 }
 
 // setOption NAME VALUE sets an option; the value of "device" is a name.
@@ -162,20 +164,30 @@ func acceptWord(p *play, actor string, args []string) (string, error) {
 		return "", err
 	}
 	p.sockets[actor] = s
-	return p.way()
-}
-
-// way is a result if the last connection does not go the column's way: on the
-// shortcut, the guest's namespace has a socket with the server's port.
-func (p *play) way() (string, error) {
 	if p.column.kernel || p.anyWay {
 		return "", nil
 	}
-	_, found, err := ownPort(p.outer, p.open.Port())
-	if err == nil && found != p.column.shortcut {
-		return "on the wrong way", nil
+	way, err := wayWord(p, actor, nil)
+	if err == nil && (way == byShortcut) != p.column.shortcut {
+		return "by " + way, nil
 	}
 	return "", err
+}
+
+// The ways that a connection may go.
+const (
+	byFrames   = "frames"
+	byShortcut = "shortcut"
+)
+
+// wayWord says which way connections to the listener go now: on the shortcut, the
+// guest's namespace has a socket with the listener's port.
+func wayWord(p *play, _ string, _ []string) (string, error) {
+	_, found, err := ownPort(p.outer, p.open.Port())
+	if found {
+		return byShortcut, err
+	}
+	return byFrames, err
 }
 
 // recvWord N receives so many bytes.

@@ -15,19 +15,20 @@ import (
 
 func TestMain(m *testing.M) {
 	os.Exit(lab.Main(m, lab.Programs{
-		"addresses": addressesProgram,
-		"churn":     churnProgram,
-		"connect":   connectProgram,
-		"fds":       fdsProgram,
-		"fewids":    fewIDsProgram,
-		"halfclose": halfCloseProgram,
-		"hold":      holdProgram,
-		"many":      manyProgram,
-		"reset":     resetProgram,
-		"spoof":     spoofProgram,
-		"udp":       udpProgram,
-		"udperror":  udpErrorProgram,
-		"udpports":  udpPortsProgram,
+		"addresses":   addressesProgram,
+		"churn":       churnProgram,
+		"connect":     connectProgram,
+		"fds":         fdsProgram,
+		"fewids":      fewIDsProgram,
+		"halfclose":   halfCloseProgram,
+		"hold":        holdProgram,
+		"many":        manyProgram,
+		"nonetfilter": noNetfilterProgram,
+		"reset":       resetProgram,
+		"spoof":       spoofProgram,
+		"udp":         udpProgram,
+		"udperror":    udpErrorProgram,
+		"udpports":    udpPortsProgram,
 	}))
 }
 
