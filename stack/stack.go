@@ -86,6 +86,7 @@ type Stack struct {
 
 	syn          func(*SYN) bool
 	synPoints    uint64 // a bit for each DSCP whose SYNs go to syn
+	workers      *workers // of requests, nil without a handler
 	udp          func(Datagram)
 	echo         func(Echo)
 	solicitation func()
@@ -266,5 +267,8 @@ func (s *Stack) Run(ctx context.Context) error {
 		ep.Abort()
 	}
 	s.stack.Wait()
+	if s.workers != nil {
+		s.workers.close()
+	}
 	return err
 }

@@ -31,13 +31,14 @@ type Request struct {
 	req   *tcp.ForwarderRequest
 }
 
-// HandleTCP sets who gets requests. The handler runs on a goroutine of its
-// own for each and may block; the guest's retransmissions meanwhile are
+// HandleTCP sets who gets requests. The handler may block, as each request has a
+// goroutine; the guest's retransmissions meanwhile are
 // swallowed.
 func (s *Stack) HandleTCP(h func(*Request)) {
+	s.workers = newWorkers(h)
 	forwarder := tcp.NewForwarder(s.stack, receiveWindow, MaxPending, func(req *tcp.ForwarderRequest) {
 		id := req.ID()
-		h(&Request{
+		s.workers.serve(&Request{
 			Source:      netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
 			Destination: netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort),
 			Header:      s.head(id),
