@@ -53,15 +53,28 @@ func send(fd int32, b []byte) (int, error) {
 	}
 }
 
+// closeFD is close(2). It reports nothing about delivery.
+func closeFD(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+
+// closeWrite sends FIN.
+func closeWrite(fd int) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // linger makes the close of a socket a reset. Sockets are made so when they come
 // here: should this process die, the peers must not take that for the end of what
 // was sent.
-func linger(fd int) {
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-}
+func linger(fd int) { setLinger(fd, unix.Linger{Onoff: 1}) }
 
 // closeInOrder closes a socket after linger. What was sent still arrives.
 func closeInOrder(fd int) {
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
-	unix.Close(fd) // close(2) reports nothing about delivery
+	setLinger(fd, unix.Linger{})
+	closeFD(fd)
+}
+
+func setLinger(fd int, l unix.Linger) {
+	_, _, _ = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&l)), unix.SizeofLinger, 0)
 }

@@ -2,8 +2,6 @@ package relay
 
 import (
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 )
 
 // A joint is one connection of a Mover: two sockets, and a way from each to the
@@ -78,6 +76,6 @@ func (j *joint) close() {
 // reset closes both sockets with RST.
 func (j *joint) reset() {
 	for _, e := range j.ends {
-		unix.Close(int(e.fd))
+		closeFD(int(e.fd))
 	}
 }

@@ -40,7 +40,7 @@ func (p *pair) sendAll() error {
 		case err == io.EOF:
 			o.ended = true
 			if !p.inbound.ended {
-				_ = unix.Shutdown(p.host, unix.SHUT_WR) // of a socket that is dead, we are told
+				_ = closeWrite(p.host) // of a socket that is dead, we are told
 			}
 		case err != nil:
 			return err

@@ -132,7 +132,7 @@ func (p *pair) end(inOrder bool) {
 		p.guest.Close()
 		closeInOrder(p.host)
 	} else {
-		unix.Close(p.host)
+		closeFD(p.host)
 		p.guest.Abort()
 	}
 	p.done(inOrder)

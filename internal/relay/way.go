@@ -3,8 +3,6 @@ package relay
 import (
 	"io"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // move moves bytes one way until there are none, which is nil, the sink takes no
@@ -124,7 +122,10 @@ func (w *way) finish() error {
 		return io.ErrUnexpectedEOF
 	}
 	w.finished, w.readable = true, false
-	if err := unix.Shutdown(int(w.sink().fd), unix.SHUT_WR); err != nil {
+	if w.joint.ways[1-w.side].finished {
+		return nil // the close that follows sends it
+	}
+	if err := closeWrite(int(w.sink().fd)); err != nil {
 		return &sinkError{err}
 	}
 	return nil

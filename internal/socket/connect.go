@@ -26,12 +26,18 @@ const (
 // data in its place in the stream, where it is lost otherwise, and keep-alive
 // probes. None of it is essential.
 func Stream(fd int) {
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(KeepAliveIdle/time.Second))
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(KeepAliveInterval/time.Second))
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, KeepAliveCount)
+	set(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	set(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	set(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int32(KeepAliveIdle/time.Second))
+	set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int32(KeepAliveInterval/time.Second))
+	set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, KeepAliveCount)
+}
+
+// set is setsockopt(2) of a number.
+func set(fd, level, option int, value int32) {
+	_, _, _ = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
+		uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)
 }
 
 // Open returns a non-blocking socket that belongs to the runtime's poller. typ
