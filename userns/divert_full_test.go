@@ -12,7 +12,7 @@ import (
 
 // Numbers of nfnetlink_conntrack.h and nf_conntrack_common.h.
 const (
-	newEntry     = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
+	newEntry     = unix.NFNL_SUBSYS_CTNETLINK << 8 // and IPCTNL_MSG_CT_NEW, which is 0
 	ctaOrig      = 1
 	ctaReply     = 2
 	ctaStatus    = 3

@@ -40,6 +40,29 @@
 // Namespace.Wait follows the end. Our descriptors of the namespace, and of the
 // device in it, would keep it for ever; so the end is that nobody else is left.
 //
+// # Diversions
+//
+// Namespace.Divert makes what the shortcut for TCP needs in there, by sockets of
+// the same kind: see Diversion for what stands in the namespace then, and package
+// stack/shortcut/mark for what frames and packets carry. The life of a diverted
+// connection, with the chains of ruleset in brackets:
+//
+//	SYN of the guest      signed with a DSCP [output; forward for nested
+//	                      networks], source kept [postrouting], device
+//	the same SYN, back    recognised by its DSCP, to the listener [prerouting]
+//	the listener's SYN    the connection gets its mark [output]
+//	all that follows      inside, by the connection's mark [output; prerouting
+//	                      for nested networks]; answers need nothing
+//
+// A SYN is signed only if the way back will be open: not of a socket that is
+// bound to the device, which does not take packets from lo; not from an address
+// that is nobody's; not if connection tracking does not know it, or the guest
+// translates its addresses. What then goes by frames is unchanged, and so is all
+// that is not TCP.
+//
+// Connection tracking is on in a namespace as long as somebody's rules ask for it,
+// and ours do. It has a limit, see Diversion.Tracked.
+//
 // # How it ends
 //
 // The guest ends with its command: whatever then still lives in its user
