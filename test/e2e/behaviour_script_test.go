@@ -211,8 +211,11 @@ var netWords = map[string]func(p *play, args []string) (string, error){
 }
 
 // until waits for a condition, and returns ETIME if it waits in vain.
-func until(condition func() (bool, error)) error {
-	for deadline := time.Now().Add(lab.Patience); ; time.Sleep(2 * time.Millisecond) {
+func until(condition func() (bool, error)) error { return within(lab.Patience, condition) }
+
+// within is until with another limit.
+func within(limit time.Duration, condition func() (bool, error)) error {
+	for deadline := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {
 		if ok, err := condition(); ok || err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -243,7 +244,8 @@ func quietWord(s *plainSocket, _ []string) (string, error) {
 //	fin         the peer has sent its FIN
 //	end         the connection has ended, by a reset for instance
 //	resent N    so many segments were sent again
-//	probed N    a closed window of the peer was probed so often
+//	probed N    a closed window of the peer was probed so often, or with TAPROOT_SLOW
+//	            in the environment for a minute
 //	freed       from where the guest has connected last, there is nothing more
 //	timewait    from where the guest has connected last, there is TIME-WAIT
 //	keptalive N so many keep-alive probes were sent, by all sockets there
@@ -265,7 +267,11 @@ func waitWord(p *play, actor string, args []string) (string, error) {
 	case "resent":
 		return "", until(func() (bool, error) { i, err := s.info(); return err == nil && i.Total_retrans >= uint32(n), err })
 	case "probed":
-		return "", until(func() (bool, error) { i, err := s.info(); return err == nil && int(i.Backoff) >= n, err })
+		limit := lab.Patience
+		if os.Getenv("TAPROOT_SLOW") != "" {
+			n, limit = 8, 3*time.Minute // 0.2 s, twice that each time: a minute
+		}
+		return "", within(limit, func() (bool, error) { i, err := s.info(); return err == nil && int(i.Backoff) >= n, err })
 	case "freed":
 		return "", until(func() (bool, error) { _, inUse, err := ownPort(p.guest, p.last.Port()); return !inUse, err })
 	case "timewait":

@@ -6,6 +6,9 @@
 //
 //	TAPROOT_BIN=$PWD/bin/taproot go test -count=1 -run TestHTTP ./test/e2e
 //
+// TestBehaviour holds the ways of TCP against the kernel's own forwarding, by a
+// table of scripts. With TAPROOT_SLOW=1 windows stay closed for a minute in it.
+//
 // The clients are those of Debian (curl, dig, ping, traceroute, nc, git,
 // iperf3, udhcpc, dhclient, rdisc6); everything else is the test binary itself
 // (programs_test.go inside the guest, servers_test.go outside). A test whose
