@@ -49,14 +49,15 @@ type Diversion struct {
 	rules     *nft.Conn
 
 	ruleSocket *os.File // of rules
+	lookout    lookout
 
 	mu sync.Mutex
-	// +checklocks:mu
-	lookout lookout
 	// +checklocks:mu
 	options options
 	// +checklocks:mu
 	sysctls []savedSysctl
+	// +checklocks:mu
+	down map[int32]bool // links that were seen to be down
 	// +checklocks:mu
 	removed bool
 }
@@ -83,7 +84,7 @@ type Diversion struct {
 // translated. See package mark for what is in the frames.
 func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
 	d.Except = slices.Clone(d.Except)
-	v := &Diversion{want: d, options: options{nested: true, fib: true}, conf: map[uint8]*os.File{}}
+	v := &Diversion{want: d, options: options{nested: true, fib: true}, conf: map[uint8]*os.File{}, down: map[int32]bool{}}
 	err := v.reach(ctx, n)
 	if err == nil && !d.Later {
 		err = v.install()

@@ -65,7 +65,9 @@ func TestDivertOlderKernel(t *testing.T) {
 		{lacks: []string{"route"}, want: "this kernel's nf_tables lacks a part: chain output: no such file"},
 	} {
 		d := &Diversion{sides: sides(), options: options{nested: true, fib: true}, rules: nft.NewConn(&olderKernel{lacks: tt.lacks})}
+		d.mu.Lock()
 		err := d.setRules()
+		d.mu.Unlock()
 		switch {
 		case tt.want == "" && err != nil:
 			t.Errorf("without %q: %v", tt.lacks, err)

@@ -17,14 +17,12 @@ import (
 
 // A lookout are two netlink sockets that collect changes of a namespace.
 type lookout struct {
-	routing *os.File       // links and routing rules
-	rules   *os.File       // nf_tables
-	down    map[int32]bool // links that were seen to be down
+	routing *os.File // links and routing rules
+	rules   *os.File // nf_tables
 }
 
 // subscribe begins to collect.
 func (l *lookout) subscribe() error {
-	l.down = map[int32]bool{}
 	for _, f := range []*os.File{l.routing, l.rules} {
 		// The kernel does not tell a socket without an address of its own.
 		if err := unix.Bind(int(f.Fd()), &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
@@ -141,8 +139,8 @@ func (d *Diversion) disturbs(m netlink.Message) bool {
 			return false
 		}
 		up := binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0
-		was := d.lookout.down[link]
-		d.lookout.down[link] = !up
+		was := d.down[link]
+		d.down[link] = !up
 		return up && was
 	}
 	return false

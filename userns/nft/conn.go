@@ -21,9 +21,9 @@ type Transport interface {
 // A Conn changes tables of the network namespace of its transport. It is safe
 // for concurrent use.
 type Conn struct {
-	transport Transport
-
 	mu sync.Mutex
+	// +checklocks:mu
+	transport Transport
 	// +checklocks:mu
 	sequence uint32
 }
