@@ -175,9 +175,9 @@ func (l *loop) find(e *unix.EpollEvent) *joint {
 // stop makes run return.
 func (l *loop) stop() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	l.file.Close() // again at the end of run, which does no harm
+	l.closed = true // from now on nobody adds
+	l.mu.Unlock()
+	l.file.Close() // waits for serve, which takes the lock; a second time does no harm
 }
 
 // discard releases a loop that does not run any more, or never did.

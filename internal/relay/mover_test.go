@@ -310,3 +310,29 @@ func TestMoverIdle(t *testing.T) {
 	l.wantEnd(t, true)
 	settle.Until(t, "all closed", func() bool { return settle.Descriptors() <= before })
 }
+
+// TestMoverStopBusy stops a Mover that always has something to do.
+func TestMoverStopBusy(t *testing.T) {
+	for range 20 {
+		m, stop := newMover(t, 1)
+		var lines []*line
+		var wg sync.WaitGroup
+		for range 4 {
+			l := newLine(t, m)
+			lines = append(lines, l)
+			wg.Go(func() { io.Copy(io.Discard, l.right) })
+			wg.Go(func() { io.Copy(l.left, endless{}) })
+		}
+		settle.Until(t, "much moved", func() bool { return lines[0].outbound.Load() > 1<<20 })
+		stop()
+		wg.Wait()
+		for _, l := range lines {
+			l.wantEnd(t, false)
+		}
+	}
+}
+
+// endless is an io.Reader of anything.
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
