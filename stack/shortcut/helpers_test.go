@@ -340,6 +340,7 @@ func (w *world) serve(t *testing.T, f family) <-chan *net.TCPConn {
 		t.Fatal(err)
 	}
 	conns := make(chan *net.TCPConn, 64)
+	var all []*net.TCPConn
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -348,14 +349,14 @@ func (w *world) serve(t *testing.T, f family) <-chan *net.TCPConn {
 				return
 			}
 			c.SetDeadline(time.Now().Add(2 * settle.Patience))
+			all = append(all, c)
 			conns <- c
 		}
 	})
 	t.Cleanup(func() {
 		l.Close()
 		wg.Wait()
-		close(conns)
-		for c := range conns {
+		for _, c := range all {
 			c.Close()
 		}
 	})
