@@ -276,12 +276,14 @@ func (l *loop) handle(j *joint, side int, events uint32) {
 // begin lets a way move, at once if it moves little at a time, else when it is
 // its turn: what is small never waits for more than one turn of what is large.
 func (l *loop) begin(w *way) {
-	if w.bulk && !w.queued {
+	switch {
+	case w.queued:
+	case w.bulk:
 		l.enqueue(w)
-		return
+	default:
+		l.hurry = patience
+		l.turn(w)
 	}
-	l.hurry = patience
-	l.turn(w)
 }
 
 // stint is how much a way may move before others have their turn, in bytes.
