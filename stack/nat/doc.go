@@ -50,7 +50,8 @@
 // expires peers once per second. An idle mapping costs a descriptor and about
 // 1 KB. Superframes, and with HoldBack datagrams of one size in a row, go out
 // with UDP_SEGMENT and come in with UDP_GRO; where the kernel refuses the former,
-// the datagrams go one by one.
+// the datagrams go one by one. A socket that gets much at once is given a larger
+// receive buffer.
 //
 // # Headers
 //

@@ -39,6 +39,10 @@ func (m *mapper) read() error {
 	return m.poller.Serve(func(r socket.Readiness) bool { return m.serve(b, r) })
 }
 
+// busyBatch is how much one batch of a socket brings, in bytes, that is about to
+// overflow: a quarter of the kernel's default buffer.
+const busyBatch = 48 << 10
+
 // serve takes one batch from a socket that is ready, and tells if there may be
 // more.
 func (m *mapper) serve(b *socket.Batch, r socket.Readiness) (more bool) {
@@ -58,8 +62,14 @@ func (m *mapper) serve(b *socket.Batch, r socket.Readiness) (more bool) {
 		more = n > 0
 	}
 	n, err := b.Receive(mp.socket.Socket)
+	total := 0
 	for i := range n {
-		m.protocol.receive(mp, b.Message(i))
+		msg := b.Message(i)
+		total += len(msg.Payload)
+		m.protocol.receive(mp, msg)
+	}
+	if n == socket.BatchLen || total >= busyBatch {
+		mp.socket.grow()
 	}
 	mp.socket.Release()
 	// A pending error, which the error queue tells better, hides what is behind it.

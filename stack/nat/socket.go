@@ -25,6 +25,22 @@ type hostSocket struct {
 	// discover is the value of IP_MTU_DISCOVER that was set last. Two senders
 	// may race for it; the loser's datagram is then treated as the winner's.
 	discover atomic.Int32
+
+	grown bool // grow was called; the reader's
+}
+
+// busyBuffer is the receive buffer of a socket that gets much at once, in bytes:
+// the kernel's default, 208 KiB, is two or three messages joined by UDP_GRO, or what
+// 100,000 datagrams per second bring in a millisecond in which we do not run.
+// The kernel caps it at net.core.rmem_max.
+const busyBuffer = 4 << 20
+
+// grow makes room for more. It is called by the reader.
+func (s *hostSocket) grow() {
+	if !s.grown {
+		s.grown = true
+		_ = unix.SetsockoptInt(s.FD(), unix.SOL_SOCKET, unix.SO_RCVBUF, busyBuffer)
+	}
 }
 
 // An option is a socket option that is on.

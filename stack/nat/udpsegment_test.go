@@ -6,7 +6,10 @@ import (
 	"testing"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"taproot/internal/socket"
+	"taproot/test/settle"
 )
 
 func TestUDPSuperframes(t *testing.T) {
@@ -54,4 +57,45 @@ func TestUDPJoinedReplies(t *testing.T) {
 	if got.payload != payload || got.segment != 1000 {
 		t.Errorf("got %d bytes in segments of %d, want %d in 1000", len(got.payload), got.segment, len(payload))
 	}
+}
+
+// TestUDPBusySocketGrows wants room on the host's socket for who gets much.
+func TestUDPBusySocketGrows(t *testing.T) {
+	u, guest := startUDP(t)
+	server := listen(t, "127.0.0.1:0")
+	source := netip.AddrPortFrom(guest4, freePort(t))
+	u.Handle(datagram(source, netip.AddrPortFrom(gateway4, portOf(server)), "x"))
+	_, mapped := read(t, server)
+	u.mu.RLock()
+	s := u.mappings[origin{guest: source}].socket
+	u.mu.RUnlock()
+	want := receiveBuffer(t, s.FD())
+	for _, size := range []int{1000, busyBatch} {
+		if got := receiveBuffer(t, s.FD()); got != want {
+			t.Errorf("receive buffer before %d bytes: got %v, want %v", size, got, want)
+		}
+		if _, err := server.WriteToUDPAddrPort(make([]byte, size), mapped); err != nil {
+			t.Fatal(err)
+		}
+		next(t, guest.datagrams)
+	}
+	other, err := socket.New(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Release()
+	if err := unix.SetsockoptInt(other.FD(), unix.SOL_SOCKET, unix.SO_RCVBUF, busyBuffer); err != nil {
+		t.Fatal(err)
+	}
+	want = receiveBuffer(t, other.FD())
+	settle.Until(t, "the buffer has grown", func() bool { return receiveBuffer(t, s.FD()) == want })
+}
+
+func receiveBuffer(t *testing.T, fd int) int {
+	t.Helper()
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
