@@ -114,6 +114,7 @@ type peer struct {
 	target      netip.AddrPort // on the host
 	to          socket.Address // of target
 	flow        *flow.Flow
+	gone        bool          // not in the tables any more; guarded by mapper.mu
 	idle        uint32        // in ticks
 	answered    uint32        // the same when nothing is pending
 	seen        atomic.Uint32 // tick of the last message either way
@@ -298,6 +299,10 @@ func (p *peer) sameAddress() bool { return p.target.Addr() == p.destination.Addr
 func (m *mapper) inbound(mp *mapping, source netip.AddrPort) (p *peer, seen netip.AddrPort, ok bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
+	// Most answers come from whom was sent to last, which needs no search.
+	if p := mp.last.Load(); p != nil && p.target == source && !p.gone {
+		return p, p.destination, true
+	}
 	if p := mp.peers[source]; p != nil {
 		return p, p.destination, true
 	}
