@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -68,6 +69,8 @@ type world struct {
 	ports    map[string]uint16
 	end      context.CancelFunc // of the shortcut
 	ended    chan struct{}
+	holding  atomic.Bool // SYNs go to kept
+	kept     chan *stack.SYN
 }
 
 func newWorld(t *testing.T, changes ...func(*Config)) *world {
@@ -90,7 +93,7 @@ func newWorld(t *testing.T, changes ...func(*Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{flows: flow.New(flow.Config{}), wire: b, frames: make(chan []byte, 1024), ports: make(map[string]uint16), broken: make(chan struct{}, 8), ended: make(chan struct{})}
+	w := &world{flows: flow.New(flow.Config{}), wire: b, frames: make(chan []byte, 1024), ports: make(map[string]uint16), broken: make(chan struct{}, 8), ended: make(chan struct{}), kept: make(chan *stack.SYN, 1)}
 	common := nat.Config{Guest: gateway, Rules: rules, Flows: w.flows, Gateway4: own[0], Gateway6: own[1]}
 	mover, err := relay.NewMover(relay.MoverConfig{})
 	if err != nil {
@@ -107,7 +110,7 @@ func newWorld(t *testing.T, changes ...func(*Config)) *world {
 	if w.shortcut, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	gateway.HandleSYN(w.shortcut.Handle, Points()...)
+	gateway.HandleSYN(w.handle, Points()...)
 	start(t, mover.Run)
 	start(t, w.tcp.Run)
 	start(t, gateway.Run)
@@ -120,6 +123,15 @@ func newWorld(t *testing.T, changes ...func(*Config)) *world {
 	})
 	w.read(t)
 	return w
+}
+
+// handle gives the shortcut a SYN, or keeps it.
+func (w *world) handle(syn *stack.SYN) bool {
+	if w.holding.Load() {
+		w.kept <- syn
+		return true
+	}
+	return w.shortcut.Handle(syn)
 }
 
 // listen makes what stands for the transparent listeners.

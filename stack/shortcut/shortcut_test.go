@@ -315,16 +315,13 @@ func TestResetAtOnce(t *testing.T) {
 	})
 }
 
-// keep returns a client's SYN as the shortcut gets it, which does not.
+// keep returns a client's SYN, which the shortcut does not get.
 func (w *world) keep(t *testing.T, c *client) *stack.SYN {
 	t.Helper()
-	got := make(chan *stack.SYN, 1)
-	w.shortcut.cfg.Stack.HandleSYN(func(syn *stack.SYN) bool {
-		got <- syn
-		return true
-	}, Points()...)
+	w.holding.Store(true)
+	defer w.holding.Store(false)
 	c.syn(t)
-	return receive(t, got, "the SYN")
+	return receive(t, w.kept, "the SYN")
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
