@@ -40,8 +40,9 @@ type loop struct {
 	err     error // of epoll
 
 	// Ways that move much or have more to move, first come, first served.
-	first, last *way
-	hurry       int // turns until a way may move much at once
+	first *way
+	last  *way
+	hurry int // turns until a way may move much at once
 
 	mu sync.Mutex
 	// +checklocks:mu
