@@ -29,6 +29,10 @@ type Divert struct {
 	// Except are destinations whose connections are left alone.
 	Except []netip.Addr
 
+	// Nested are networks behind the guest whose connections may be diverted too;
+	// none diverts those of the guest's own sockets only.
+	Nested []netip.Prefix
+
 	// Later leaves all but the listeners to Restore, which is then called when
 	// somebody else has set the device up.
 	Later bool
@@ -83,8 +87,8 @@ type Diversion struct {
 // connection marks, and keep the source of diverted connections from being
 // translated. See package mark for what is in the frames.
 func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
-	d.Except = slices.Clone(d.Except)
-	v := &Diversion{want: d, options: options{nested: true, fib: true}, conf: map[uint8]*os.File{}, down: map[int32]bool{}}
+	d.Except, d.Nested = slices.Clone(d.Except), slices.Clone(d.Nested)
+	v := &Diversion{want: d, options: options{nested: len(d.Nested) > 0, fib: true}, conf: map[uint8]*os.File{}, down: map[int32]bool{}}
 	err := v.reach(ctx, n)
 	if err == nil && !d.Later {
 		err = v.install()
@@ -257,6 +261,11 @@ func (d *Diversion) tables() []nft.Table {
 		for _, addr := range d.want.Except {
 			if family(addr.Unmap()) == int(s.family) {
 				r.except = append(r.except, addr.Unmap())
+			}
+		}
+		for _, p := range d.want.Nested {
+			if family(p.Addr()) == int(s.family) {
+				r.behind = append(r.behind, p)
 			}
 		}
 		tables[i] = r.table()

@@ -309,6 +309,23 @@ func TestDivertNested(t *testing.T) {
 	}
 }
 
+// TestDivertNestedElsewhere wants SYNs of networks that are not to be diverted to
+// leave with the source that the guest translates it to.
+func TestDivertNestedElsewhere(t *testing.T) {
+	if !asUserWithTUN(t) {
+		return
+	}
+	w := newWorld(t, Divert{Nested: []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}})
+	inner := w.contain(t)
+	w.guestTables(t, w.engineRules(unix.NFPROTO_IPV4), w.engineRules(unix.NFPROTO_IPV6))
+	for to, want := range map[string]string{"198.51.100.7:80": "10.0.2.100", "[2001:db8::7]:80": "fd00::64"} {
+		w.dialIn(inner, to, nil)
+		if from, _ := w.next(w.plain, to).ends(); from.Addr().String() != want {
+			t.Errorf("got a SYN from %v, want %s", from, want)
+		}
+	}
+}
+
 // TestDivertFirewall has the guest drop what comes in by itself: SYNs that are put
 // back too. Their connections must work by frames then.
 func TestDivertFirewall(t *testing.T) {

@@ -104,10 +104,18 @@ func newWorld(t testing.TB, d Divert) *world {
 	return w
 }
 
+// behind are networks nested in the guest's that are diverted.
+func behind() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("fc00::/7")}
+}
+
 // divert begins to divert the guest's TCP.
 func (w *world) divert(d Divert) {
 	w.t.Helper()
 	d.Interface, d.Gateway = "tap0", gatewayMAC
+	if d.Nested == nil {
+		d.Nested = behind()
+	}
 	v, err := w.ns.Divert(context.Background(), d)
 	if err != nil {
 		var h interface{ Hint() string }

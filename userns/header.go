@@ -2,6 +2,7 @@ package userns
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables/expr"
@@ -42,6 +43,17 @@ func (r *ruleset) destination(addr netip.Addr) []expr.Any {
 	return []expr.Any{
 		inHeader(l.destination, l.addressLen),
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: addr.AsSlice()},
+	}
+}
+
+// sourceIn matches packets from a network.
+func (r *ruleset) sourceIn(p netip.Prefix) []expr.Any {
+	l := r.layout()
+	mask := net.CIDRMask(p.Bits(), p.Addr().BitLen())
+	return []expr.Any{
+		inHeader(l.source, l.addressLen),
+		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: l.addressLen, Mask: mask, Xor: make([]byte, l.addressLen)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: p.Masked().Addr().AsSlice()},
 	}
 }
 

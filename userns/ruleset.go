@@ -38,6 +38,7 @@ type ruleset struct {
 	to     netip.AddrPort
 	bound  netip.Addr // next hop of sockets that are bound to the device
 	except []netip.Addr
+	behind []netip.Prefix // networks whose SYNs are diverted too
 	wants  options
 }
 
@@ -112,6 +113,13 @@ func (r *ruleset) signed(dscp byte) []nft.Rule {
 		if r.wants.fib {
 			rules = append(rules, nft.Rule{Name: "transparent", Exprs: join(sourceNotLocal(), back())})
 		}
+	}
+	if dscp == mark.Nested {
+		// Others must not lose the guest's translation of their source.
+		for _, p := range r.behind {
+			rules = append(rules, nft.Rule{Name: "sign " + p.String(), Exprs: join(r.sourceIn(p), r.setDSCP(dscp))})
+		}
+		return rules
 	}
 	return append(rules, nft.Rule{Name: "sign", Exprs: r.setDSCP(dscp)})
 }

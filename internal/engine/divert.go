@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"taproot/stack/policy"
 	"taproot/userns"
 )
 
@@ -77,6 +78,7 @@ func (s *supervisor) divert(ctx context.Context) error {
 		Interface: s.plan.Interface,
 		Gateway:   s.plan.GatewayMAC,
 		Except:    s.exceptDivert(),
+		Nested:    policy.Behind(),
 		Later:     s.leavesDown(),
 	})
 	if err != nil {

@@ -95,15 +95,30 @@ func (r *Rules) Source(src netip.Addr) bool {
 	return r.isBehind(g, src)
 }
 
+// Behind returns the networks that may be behind a guest: those that are private
+// (RFC 1918, RFC 4193), of a carrier's own (RFC 6598), or for benchmarks
+// (RFC 2544).
+func Behind() []netip.Prefix {
+	return []netip.Prefix{
+		prefix4(10, 0, 0, 0, 8), prefix4(172, 16, 0, 0, 12), prefix4(192, 168, 0, 0, 16),
+		prefix4(100, 64, 0, 0, 10), prefix4(198, 18, 0, 0, 15),
+		netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfc}), 7),
+	}
+}
+
+func prefix4(a, b, c, d byte, bits int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{a, b, c, d}), bits)
+}
+
 // isBehind reports whether src may be of a network for which the guest is a
-// router, as containers in it have: a private one (RFC 1918, RFC 4193), but not
-// one that the guest shares with the gateway, where it has one address only, and
+// router, as containers in it have: one of Behind, but not one that the guest shares with the gateway, where it has one address only, and
 // not one of the host's or of a cloud's services.
 func (r *Rules) isBehind(g *guest, src netip.Addr) bool {
 	has := g.with6
 	if src.Is4() {
 		has = g.with4
 	}
-	return has && src.IsPrivate() && !r.isHost(src) && !isLinkLocal(src) &&
-		!slices.ContainsFunc(g.networks, func(p netip.Prefix) bool { return p.Contains(src) })
+	in := func(p netip.Prefix) bool { return p.Contains(src) }
+	return has && slices.ContainsFunc(r.behind, in) && !r.isHost(src) && !isLinkLocal(src) &&
+		!slices.ContainsFunc(g.networks, in)
 }

@@ -9,6 +9,7 @@ import (
 // and never block.
 type Rules struct {
 	config    Config // of its lists none is used
+	behind    []netip.Prefix
 	guest     atomic.Pointer[guest]
 	hostAddrs atomic.Pointer[addrSet]
 	maps      atomic.Pointer[[]Map] // what it points to is never changed
@@ -28,7 +29,7 @@ func New(config Config) (*Rules, error) {
 	if err := config.check(); err != nil {
 		return nil, err
 	}
-	r := &Rules{config: config}
+	r := &Rules{config: config, behind: Behind()}
 	r.SetHostAddrs(config.HostAddrs)
 	if err := r.SetGuests(config.Guests, config.Sources); err != nil {
 		return nil, err

@@ -281,6 +281,8 @@ func TestSource(t *testing.T) {
 		"172.17.0.2":    true,
 		"10.88.0.5":     true,
 		"192.168.99.1":  true,
+		"100.64.7.2":    true,
+		"198.19.255.1":  true,
 		"fd12::5":       true,
 		"fd00:ec2::254": false,
 		"172.32.0.1":    false,
