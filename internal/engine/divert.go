@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -176,27 +177,61 @@ func (s *supervisor) diverts() bool {
 var (
 	errDivertChanged = errors.New("somebody has changed the rules of the shortcut")
 	errDivertDoubted = errors.New("what the rules of the shortcut divert does not arrive")
+	errDivertFull    = errors.New("connection tracking of the namespace is full")
+)
+
+// trackedPause is how often connection tracking is asked how full it is, and
+// trackedMost how full it may be, in percent: at its limit nothing that is new gets
+// out of the guest, by no way. Nobody tells when it comes near.
+const (
+	trackedPause = 15 * time.Second
+	trackedMost  = 95
 )
 
 // diversionLost waits until the rules are not what they should be, and returns
 // why.
 func (s *supervisor) diversionLost(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	changed := make(chan error, 1)
-	go func() { changed <- s.diversion.rules.Wait(ctx) }() // ends with ctx
-	select {
-	case err := <-changed:
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err = s.diversion.rules.Wait(ctx)
+	}()
+	defer func() {
 		cancel()
-		if err != nil {
-			return err
+		<-ended
+	}()
+	tick := time.NewTicker(trackedPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return cmp.Or(err, errDivertChanged)
+		case <-s.diversion.doubted:
+			return errDivertDoubted
+		case <-tick.C:
+			if s.trackingFull() {
+				return errDivertFull
+			}
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		return errDivertChanged
-	case <-s.diversion.doubted:
-	case <-ctx.Done():
 	}
-	cancel()
-	<-changed
-	return errDivertDoubted
+}
+
+// trackingFull tells whether the namespace's connection tracking is about to drop
+// what is new, and takes the rules away if so: without them it is off, or the
+// guest's own affair.
+func (s *supervisor) trackingFull() bool {
+	now, limit, err := s.diversion.rules.Tracked()
+	if err != nil || now < limit/100*trackedMost {
+		return false
+	}
+	if err := s.diversion.rules.Suspend(); err != nil {
+		s.log.Debug("rules of the shortcut not suspended", "error", err)
+	}
+	return true
 }
 
 // setDivert tells the engine whether the rules stand.
