@@ -19,8 +19,10 @@ const (
 	// 0.7 s of processor per GB, 256 KiB 0.5, 1 MiB 0.34.
 	pipeSize = 1 << 20
 
-	// bite is how much a way moves, in bytes, while others move little: some
-	// 30 microseconds' work. It is so for the next patience turns.
+	// bite is how much a way moves, in bytes, while others move little, and for
+	// patience turns after: beside six ways that move all they can, what is small
+	// waits for 95 us in half of all cases and 200 us in all but a hundredth, on
+	// a machine with fifteen programs for each processor.
 	bite     = 128 << 10
 	patience = 64
 
