@@ -34,9 +34,9 @@ const (
 	maxPipes   = largePipes + 256
 
 	// sparePipes and spareBuffers are how many a loop keeps for the next one
-	// who needs one.
+	// who needs one. It needs more than one only for ways that are stalled.
 	sparePipes   = 4
-	spareBuffers = 64
+	spareBuffers = 16
 
 	// respite is how often a way goes without a pipe after the kernel gave none
 	// before it is asked again: asking costs as much as copying.
