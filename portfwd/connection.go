@@ -174,8 +174,8 @@ func (p *Publisher) dialLoopback(ctx context.Context, l Listener, to netip.AddrP
 
 // refuse resets a client whose target was not reached.
 func (p *Publisher) refuse(f *os.File, source, target netip.AddrPort, err error) {
+	p.fail(source, target, err) // first: who sees the reset may look at the count
 	relay.Reset(f)
-	p.fail(source, target, err)
 }
 
 // fail counts and logs why there is no connection.
