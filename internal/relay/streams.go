@@ -47,6 +47,7 @@ func newStreams(epoll int) *streams {
 
 // add makes the loop tell of p's host socket.
 func (s *streams) add(p *pair) error {
+	epoll := s.epoll
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -62,7 +63,7 @@ func (s *streams) add(p *pair) error {
 	at := &s.slots[p.slot]
 	at.pair = p
 	at.age++
-	err := s.controlLocked(unix.EPOLL_CTL_ADD, p, events)
+	err := control(epoll, unix.EPOLL_CTL_ADD, p, at.age, events)
 	if err != nil {
 		s.removeLocked(p)
 	}
@@ -72,14 +73,15 @@ func (s *streams) add(p *pair) error {
 // arm makes the loop hear of room to write.
 func (s *streams) arm(p *pair) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.controlLocked(unix.EPOLL_CTL_MOD, p, events|unix.EPOLLOUT)
+	age := s.slots[p.slot].age
+	s.mu.Unlock()
+	return control(s.epoll, unix.EPOLL_CTL_MOD, p, age, events|unix.EPOLLOUT)
 }
 
-// +checklocks:s.mu
-func (s *streams) controlLocked(op int, p *pair, events uint32) error {
-	event := unix.EpollEvent{Events: events, Fd: firstStream - p.slot, Pad: s.slots[p.slot].age}
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(s.epoll, op, p.host, &event))
+// control is epoll_ctl(2) for the socket of a pair.
+func control(epoll, op int, p *pair, age int32, events uint32) error {
+	event := unix.EpollEvent{Events: events, Fd: firstStream - p.slot, Pad: age}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, op, p.host, &event))
 }
 
 // remove forgets a pair, whose socket is still open.
