@@ -123,18 +123,44 @@ func (w *world) guestTables(t *testing.T, tables ...nft.Table) {
 	}
 }
 
-// engineRules returns what a container engine makes for its networks in a family: what they
-// send is masqueraded, and nothing is forwarded to them but answers.
-func (w *world) engineRules(family uint8) nft.Table {
-	out := onDevice(expr.MetaKeyOIF, expr.CmpOpEq, uint32(w.diversion.link))
+// Bits of a connection's state that only the guest's rules ask for.
+const (
+	stateEstablished = 1 << 1
+	stateRelated     = 1 << 2
+)
+
+// foreign returns expressions that our own rules do without.
+func foreign(t *testing.T, list ...expr.Any) nft.Expr {
+	t.Helper()
+	var all nft.Expr
+	for _, e := range list {
+		data, err := expr.Marshal(unix.NFPROTO_IPV4, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		element, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: netlink.Nested | unix.NFTA_LIST_ELEM, Data: data}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, element...)
+	}
+	return all
+}
+
+// engineRules returns what a container engine makes for its networks in a
+// family: what they send is masqueraded, and nothing is forwarded to them but
+// answers.
+func (w *world) engineRules(t *testing.T, family uint8) nft.Table {
+	t.Helper()
+	out := onDevice(unix.NFT_META_OIF, uint32(w.diversion.link))
 	return nft.Table{Family: family, Name: "engine", Chains: []nft.Chain{
 		{Name: "forward", Type: "filter", Hook: unix.NF_INET_FORWARD, Rules: []nft.Rule{
-			{Name: "answers", Exprs: join(ctBits(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
-			{Name: "out", Exprs: join(out, accept())},
-			{Name: "rest", Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}},
+			{Name: "answers", Exprs: nft.Join(ctBits(unix.NFT_CT_STATE, stateEstablished|stateRelated), nft.Accept())},
+			{Name: "out", Exprs: nft.Join(out, nft.Accept())},
+			{Name: "rest", Exprs: foreign(t, &expr.Verdict{Kind: expr.VerdictDrop})},
 		}},
 		{Name: "postrouting", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 100, Rules: []nft.Rule{
-			{Name: "masquerade", Exprs: join(out, []expr.Any{&expr.Masq{}})},
+			{Name: "masquerade", Exprs: nft.Join(out, foreign(t, &expr.Masq{}))},
 		}},
 	}}
 }
@@ -154,12 +180,11 @@ func TestDivertTranslated(t *testing.T) {
 		{unix.NFPROTO_IPV4, "10.96.0.1:80", "198.51.100.9:80", "10.0.2.100"},
 		{unix.NFPROTO_IPV6, "[fd96::1]:80", "[2001:db8::9]:80", "fd00::64"},
 	} {
-		table := w.engineRules(tt.family)
+		table := w.engineRules(t, tt.family)
 		r := ruleset{family: tt.family}
-		translate := []nft.Rule{{Name: "service", Exprs: join(r.destination(netip.MustParseAddrPort(tt.service).Addr()), []expr.Any{
-			&expr.Immediate{Register: register, Data: netip.MustParseAddrPort(tt.to).Addr().AsSlice()},
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(tt.family), RegAddrMin: register},
-		})}}
+		translate := []nft.Rule{{Name: "service", Exprs: nft.Join(r.destination(addrPort(tt.service).Addr()), foreign(t,
+			&expr.Immediate{Register: unix.NFT_REG_1, Data: addrPort(tt.to).Addr().AsSlice()},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(tt.family), RegAddrMin: unix.NFT_REG_1}))}}
 		table.Chains = append(table.Chains,
 			nft.Chain{Name: "prerouting", Type: "nat", Hook: unix.NF_INET_PRE_ROUTING, Priority: -100, Rules: translate},
 			nft.Chain{Name: "output", Type: "nat", Hook: unix.NF_INET_LOCAL_OUT, Priority: -100, Rules: translate})
@@ -265,7 +290,7 @@ func TestDivertNested(t *testing.T) {
 			}
 			inner := w.contain(t)
 			if engine {
-				w.guestTables(t, w.engineRules(unix.NFPROTO_IPV4), w.engineRules(unix.NFPROTO_IPV6))
+				w.guestTables(t, w.engineRules(t, unix.NFPROTO_IPV4), w.engineRules(t, unix.NFPROTO_IPV6))
 			}
 			for _, to := range []string{"198.51.100.7:80", "[2001:db8::7]:80"} {
 				source := "172.17.0.2"
@@ -317,7 +342,7 @@ func TestDivertNestedElsewhere(t *testing.T) {
 	}
 	w := newWorld(t, Divert{Nested: []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}})
 	inner := w.contain(t)
-	w.guestTables(t, w.engineRules(unix.NFPROTO_IPV4), w.engineRules(unix.NFPROTO_IPV6))
+	w.guestTables(t, w.engineRules(t, unix.NFPROTO_IPV4), w.engineRules(t, unix.NFPROTO_IPV6))
 	for to, want := range map[string]string{"198.51.100.7:80": "10.0.2.100", "[2001:db8::7]:80": "fd00::64"} {
 		w.dialIn(inner, to, nil)
 		if from, _ := w.next(w.plain, to).ends(); from.Addr().String() != want {
@@ -340,8 +365,8 @@ func TestDivertFirewall(t *testing.T) {
 	}{{unix.NFPROTO_IPV4, "198.51.100.7:80"}, {unix.NFPROTO_IPV6, "[2001:db8::7]:80"}} {
 		w.guestTables(t, nft.Table{Family: tt.family, Name: "firewall", Chains: []nft.Chain{
 			{Name: "input", Type: "filter", Hook: unix.NF_INET_LOCAL_IN, Rules: []nft.Rule{
-				{Name: "answers", Exprs: join(ctBits(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
-				{Name: "syn", Exprs: join(bare(), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})},
+				{Name: "answers", Exprs: nft.Join(ctBits(unix.NFT_CT_STATE, stateEstablished|stateRelated), nft.Accept())},
+				{Name: "syn", Exprs: nft.Join(bare(), foreign(t, &expr.Verdict{Kind: expr.VerdictDrop}))},
 			}},
 		}})
 		for name, ns := range map[string]*Namespace{"local": w.ns, "nested": inner} {

@@ -155,7 +155,7 @@ func TestDivertWaitQuiet(t *testing.T) {
 		return
 	}
 	w := newWorld(t, Divert{})
-	w.guestTables(t, w.engineRules(unix.NFPROTO_IPV4), w.engineRules(unix.NFPROTO_IPV6))
+	w.guestTables(t, w.engineRules(t, unix.NFPROTO_IPV4), w.engineRules(t, unix.NFPROTO_IPV6))
 	w.guestRule(t, 5)
 	w.guestRoutes(t, func(r *rtnl) error { return r.setMTU(w.diversion.link, 1400) })
 	if err := w.diversion.Restore(context.Background()); err != nil {

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"taproot/stack/shortcut/mark"
@@ -55,20 +54,20 @@ func (r *ruleset) table() nft.Table {
 	t.Chains = append(t.Chains,
 		nft.Chain{Name: "local", Rules: r.signed(mark.Local)},
 		nft.Chain{Name: "output", Type: "route", Hook: unix.NF_INET_LOCAL_OUT, Priority: afterNAT, Rules: []nft.Rule{
-			{Name: "answer", Exprs: join(ofListener(), flags(expr.CmpOpEq, synACK), flow(), accept())},
-			{Name: "other answers", Exprs: join(ofListener(), accept())},
-			{Name: "inside", Exprs: join(diverted(), inside(), accept())},
-			{Name: "syn", Exprs: join(r.device(expr.MetaKeyOIF, expr.CmpOpEq), bare(), jump("local"))},
+			{Name: "answer", Exprs: nft.Join(ofListener(), flags(), nft.Is([]byte{synACK}), flow(), nft.Accept())},
+			{Name: "other answers", Exprs: nft.Join(ofListener(), nft.Accept())},
+			{Name: "inside", Exprs: nft.Join(diverted(), inside(), nft.Accept())},
+			{Name: "syn", Exprs: nft.Join(r.device(unix.NFT_META_OIF), bare(), nft.Jump("local"))},
 		}},
 		nft.Chain{Name: "prerouting", Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: afterNAT, Rules: r.prerouting()})
 	if r.wants.nested {
 		t.Chains = append(t.Chains,
 			nft.Chain{Name: "nested", Rules: r.signed(mark.Nested)},
 			nft.Chain{Name: "forward", Type: "filter", Hook: unix.NF_INET_FORWARD, Priority: afterNAT, Rules: []nft.Rule{
-				{Name: "syn", Exprs: join(r.device(expr.MetaKeyOIF, expr.CmpOpEq), r.device(expr.MetaKeyIIF, expr.CmpOpNeq), bare(), jump("nested"))},
+				{Name: "syn", Exprs: nft.Join(r.device(unix.NFT_META_OIF), nft.LoadMeta(unix.NFT_META_IIF), nft.IsNot(native(r.link)), bare(), nft.Jump("nested"))},
 			}},
 			nft.Chain{Name: "postrouting", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: beforeNAT, Rules: []nft.Rule{
-				{Name: "keep", Exprs: join(r.device(expr.MetaKeyOIF, expr.CmpOpEq), bare(), r.isOurs(), r.keepSource())},
+				{Name: "keep", Exprs: nft.Join(r.device(unix.NFT_META_OIF), bare(), r.isOurs(), r.keepSource())},
 			}})
 	}
 	return t
@@ -83,13 +82,13 @@ func (r *ruleset) table() nft.Table {
 // made twice; the latter is for the last segment of a handshake with SYN cookies.
 func (r *ruleset) prerouting() []nft.Rule {
 	rules := []nft.Rule{
-		{Name: "lo", Exprs: join(onDevice(expr.MetaKeyIIF, expr.CmpOpEq, loopbackIndex), diverted(), r.toListener(), accept())},
-		{Name: "rest of lo", Exprs: join(onDevice(expr.MetaKeyIIF, expr.CmpOpEq, loopbackIndex), accept())},
-		{Name: "divert", Exprs: join(r.device(expr.MetaKeyIIF, expr.CmpOpEq), bare(), r.hasDSCP(mark.Local, 0x3f),
-			inside(), r.toListener(), accept())},
+		{Name: "lo", Exprs: nft.Join(onDevice(unix.NFT_META_IIF, loopbackIndex), diverted(), r.toListener(), nft.Accept())},
+		{Name: "rest of lo", Exprs: nft.Join(onDevice(unix.NFT_META_IIF, loopbackIndex), nft.Accept())},
+		{Name: "divert", Exprs: nft.Join(r.device(unix.NFT_META_IIF), bare(), r.hasDSCP(mark.Local, 0x3f),
+			inside(), r.toListener(), nft.Accept())},
 	}
 	if r.wants.nested {
-		rules = append(rules, nft.Rule{Name: "inside", Exprs: join(diverted(), inside(), r.toListener(), accept())})
+		rules = append(rules, nft.Rule{Name: "inside", Exprs: nft.Join(diverted(), inside(), r.toListener(), nft.Accept())})
 	}
 	return rules
 }
@@ -99,158 +98,112 @@ func (r *ruleset) prerouting() []nft.Rule {
 func (r *ruleset) signed(dscp byte) []nft.Rule {
 	var rules []nft.Rule
 	for _, addr := range r.except {
-		rules = append(rules, nft.Rule{Name: "except " + addr.String(), Exprs: join(r.destination(addr), back())})
+		rules = append(rules, nft.Rule{Name: "except " + addr.String(), Exprs: nft.Join(r.destination(addr), nft.Return())})
 	}
 	rules = append(rules,
 		// Without an entry there is nothing to remember the connection by.
-		nft.Rule{Name: "untracked", Exprs: join(ctBits(expr.CtKeySTATE, expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), back())},
+		nft.Rule{Name: "untracked", Exprs: nft.Join(ctBits(unix.NFT_CT_STATE, stateInvalid|stateUntracked), nft.Return())},
 		// What is put back must have the addresses that the entry has.
-		nft.Rule{Name: "translated", Exprs: join(ctBits(expr.CtKeySTATUS, statusTranslated), back())})
+		nft.Rule{Name: "translated", Exprs: nft.Join(ctBits(unix.NFT_CT_STATUS, statusTranslated), nft.Return())})
 	if dscp == mark.Local {
 		if r.bound.IsValid() {
-			rules = append(rules, nft.Rule{Name: "bound", Exprs: join(r.viaBound(), back())})
+			rules = append(rules, nft.Rule{Name: "bound", Exprs: nft.Join(r.viaBound(), nft.Return())})
 		}
 		if r.wants.fib {
-			rules = append(rules, nft.Rule{Name: "transparent", Exprs: join(sourceNotLocal(), back())})
+			rules = append(rules, nft.Rule{Name: "transparent", Exprs: nft.Join(sourceNotLocal(), nft.Return())})
 		}
 	}
 	if dscp == mark.Nested {
 		// Others must not lose the guest's translation of their source.
 		for _, p := range r.behind {
-			rules = append(rules, nft.Rule{Name: "sign " + p.String(), Exprs: join(r.sourceIn(p), r.setDSCP(dscp))})
+			rules = append(rules, nft.Rule{Name: "sign " + p.String(), Exprs: nft.Join(r.sourceIn(p), r.setDSCP(dscp))})
 		}
 		return rules
 	}
 	return append(rules, nft.Rule{Name: "sign", Exprs: r.setDSCP(dscp)})
 }
 
-// statusTranslated is IPS_SRC_NAT | IPS_DST_NAT (nf_conntrack_common.h).
-const statusTranslated = 1<<4 | 1<<5
+// Bits of a connection's state and status as nf_tables has them
+// (nf_conntrack_common.h).
+const (
+	stateInvalid     = 1 << 0
+	stateUntracked   = 1 << 6
+	statusTranslated = 1<<4 | 1<<5 // IPS_SRC_NAT, IPS_DST_NAT
+)
 
 // loopbackIndex is the index of lo in every network namespace.
 const loopbackIndex = 1
 
-// register is the register of nf_tables that values go through; register2 is
-// for the second where two are needed.
-const (
-	register  = unix.NFT_REG_1
-	register2 = unix.NFT_REG_2
-)
-
-func join(parts ...[]expr.Any) []expr.Any {
-	var all []expr.Any
-	for _, p := range parts {
-		all = append(all, p...)
-	}
-	return all
-}
-
 // native returns a number as the kernel has it.
 func native(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 
-func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
-func back() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}} }
-func jump(chain string) []expr.Any {
-	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
-}
+// device matches packets that come from the device (NFT_META_IIF) or go to it
+// (NFT_META_OIF).
+func (r *ruleset) device(key uint32) nft.Expr { return onDevice(key, r.link) }
 
-// device compares the device that a packet comes from or goes to with ours.
-func (r *ruleset) device(key expr.MetaKey, op expr.CmpOp) []expr.Any {
-	return onDevice(key, op, r.link)
-}
-
-func onDevice(key expr.MetaKey, op expr.CmpOp, link uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: register},
-		&expr.Cmp{Op: op, Register: register, Data: native(link)},
-	}
+func onDevice(key, link uint32) nft.Expr {
+	return nft.Join(nft.LoadMeta(key), nft.Is(native(link)))
 }
 
 // isTCP matches TCP.
-func isTCP() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{unix.IPPROTO_TCP}},
-	}
+func isTCP() nft.Expr {
+	return nft.Join(nft.LoadMeta(unix.NFT_META_L4PROTO), nft.Is([]byte{unix.IPPROTO_TCP}))
 }
 
 // bare matches SYNs without ACK.
-func bare() []expr.Any { return join(isTCP(), flags(expr.CmpOpEq, bareSYN)) }
+func bare() nft.Expr { return nft.Join(isTCP(), flags(), nft.Is([]byte{bareSYN})) }
 
-// flags compares the flags of a segment, those in bareMask.
-func flags(op expr.CmpOp, want byte) []expr.Any {
-	return []expr.Any{
-		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
-		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 1, Mask: []byte{bareMask}, Xor: []byte{0}},
-		&expr.Cmp{Op: op, Register: register, Data: []byte{want}},
-	}
+// flags loads the flags of a segment, those in bareMask.
+func flags() nft.Expr {
+	return nft.Join(nft.Load(unix.NFT_PAYLOAD_TRANSPORT_HEADER, flagsOffset, 1), nft.Mask([]byte{bareMask}, []byte{0}))
 }
 
 // diverted matches packets of diverted connections from the initiator. A bare
 // SYN opens another connection of the same ports, which is to be asked for.
-func diverted() []expr.Any {
+func diverted() nft.Expr {
 	const original = 0 // IP_CT_DIR_ORIGINAL
-	return join([]expr.Any{
-		&expr.Ct{Key: expr.CtKeyMARK, Register: register},
-		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(mark.Mask), Xor: native(0)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: native(mark.Flow)},
-		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: register},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{original}},
-	}, isTCP(), flags(expr.CmpOpNeq, bareSYN))
+	return nft.Join(
+		nft.LoadCt(unix.NFT_CT_MARK), ours(), nft.Is(native(mark.Flow)),
+		nft.LoadCt(unix.NFT_CT_DIRECTION), nft.Is([]byte{original}),
+		isTCP(), flags(), nft.IsNot([]byte{bareSYN}))
 }
 
 // ofListener matches packets of the listener and of what it has accepted.
-func ofListener() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
-		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(mark.Mask), Xor: native(0)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: native(mark.Answer)},
-	}
+func ofListener() nft.Expr {
+	return nft.Join(nft.LoadMeta(unix.NFT_META_MARK), ours(), nft.Is(native(mark.Answer)))
 }
 
+// ours keeps our bits of a mark.
+func ours() nft.Expr { return nft.Mask(native(mark.Mask), native(0)) }
+
+// become sets our bits of a mark.
+func become(value uint32) nft.Expr { return nft.Mask(native(^uint32(mark.Mask)), native(value)) }
+
 // inside marks a packet to be delivered inside.
-func inside() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
-		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(^uint32(mark.Mask)), Xor: native(mark.Packet)},
-		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register},
-	}
+func inside() nft.Expr {
+	return nft.Join(nft.LoadMeta(unix.NFT_META_MARK), become(mark.Packet), nft.StoreMeta(unix.NFT_META_MARK))
 }
 
 // flow marks a connection as diverted. Only when the listener has answered: a SYN
 // that was put back may yet be dropped by a filter of the guest's, and its
 // connection goes another way then.
-func flow() []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeyMARK, Register: register},
-		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(^uint32(mark.Mask)), Xor: native(mark.Flow)},
-		&expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: register},
-	}
+func flow() nft.Expr {
+	return nft.Join(nft.LoadCt(unix.NFT_CT_MARK), become(mark.Flow), nft.StoreCt(unix.NFT_CT_MARK))
 }
 
 // ctBits matches if any of the bits of a connection's state or status is set.
-func ctBits(key expr.CtKey, bits uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: key, Register: register},
-		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(bits), Xor: native(0)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: native(0)},
-	}
+func ctBits(key, bits uint32) nft.Expr {
+	return nft.Join(nft.LoadCt(key), nft.Mask(native(bits), native(0)), nft.IsNot(native(0)))
 }
 
 // sourceNotLocal matches what a socket sends from an address that it was allowed
 // to bind to and that is nobody's here.
-func sourceNotLocal() []expr.Any {
-	return []expr.Any{
-		&expr.Fib{Register: register, FlagSADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: native(unix.RTN_LOCAL)},
-	}
+func sourceNotLocal() nft.Expr {
+	return nft.Join(nft.LoadSourceType(), nft.IsNot(native(unix.RTN_LOCAL)))
 }
 
-// toListener gives a segment to the listener.
-func (r *ruleset) toListener() []expr.Any {
-	return []expr.Any{
-		&expr.Immediate{Register: register, Data: r.to.Addr().AsSlice()},
-		&expr.Immediate{Register: register2, Data: binary.BigEndian.AppendUint16(nil, r.to.Port())},
-		&expr.TProxy{Family: r.family, TableFamily: r.family, RegAddr: register, RegPort: register2},
-	}
+// toListener gives a segment to the socket of its connection, or else to the
+// listener.
+func (r *ruleset) toListener() nft.Expr {
+	return nft.TProxy(r.family, r.to.Addr().AsSlice(), r.to.Port())
 }

@@ -56,7 +56,8 @@ func homes() map[string]home {
 			decision: "010-other-modules.md",
 		},
 		"github.com/google/nftables": {
-			in:       []string{"internal/probe", "test/bench", "test/lab", "userns", "userns/nft"},
+			in:       []string{"internal/probe", "test/bench", "test/lab"},
+			tests:    []string{"userns", "userns/nft"},
 			decision: "010-other-modules.md",
 		},
 		"github.com/fsnotify/fsnotify": {

@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -62,11 +61,10 @@ func (k *kernel) Receive() ([]netlink.Message, error) {
 
 // testTable has a chain to jump to and a chain at a hook, with a rule each.
 func testTable() Table {
-	accept := []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
 	return Table{Family: unix.NFPROTO_IPV4, Name: "table9", Chains: []Chain{
-		{Name: "side9", Rules: []Rule{{Name: "one", Exprs: accept}}},
+		{Name: "side9", Rules: []Rule{{Name: "one", Exprs: Accept()}}},
 		{Name: "main9", Type: "filter", Hook: unix.NF_INET_LOCAL_OUT, Priority: -90, Rules: []Rule{
-			{Name: "two", Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: "side9"}}},
+			{Name: "two", Exprs: Jump("side9")},
 		}},
 	}}
 }

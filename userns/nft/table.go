@@ -3,7 +3,6 @@ package nft
 import (
 	"encoding/binary"
 
-	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +26,7 @@ type Chain struct {
 // A Rule is one of a chain.
 type Rule struct {
 	Name  string // for errors
-	Exprs []expr.Any
+	Exprs Expr
 }
 
 // Count returns how many rules the table has.
@@ -88,16 +87,7 @@ func (b *batch) rule(t *Table, c *Chain, r *Rule) error {
 	a := newAttributes()
 	a.String(unix.NFTA_RULE_TABLE, t.Name)
 	a.String(unix.NFTA_RULE_CHAIN, c.Name)
-	a.Nested(unix.NFTA_RULE_EXPRESSIONS, func(a *netlink.AttributeEncoder) error {
-		for _, e := range r.Exprs {
-			data, err := expr.Marshal(t.Family, e)
-			if err != nil {
-				return err
-			}
-			a.Bytes(netlink.Nested|unix.NFTA_LIST_ELEM, data)
-		}
-		return nil
-	})
+	a.Bytes(netlink.Nested|unix.NFTA_RULE_EXPRESSIONS, r.Exprs)
 	return b.message(unix.NFT_MSG_NEWRULE, t.Family, "rule "+c.Name+" "+r.Name, a)
 }
 
