@@ -1,6 +1,8 @@
 package shortcut
 
 import (
+	"context"
+	"log/slog"
 	"net/netip"
 	"syscall"
 
@@ -92,6 +94,9 @@ func (s *Shortcut) join(fd int, a *attempt) {
 // ended is told by the Mover.
 func (s *Shortcut) ended(f *flow.Flow, inOrder bool) {
 	f.Close()
+	if !s.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
+		return // before the numbers are made values of interfaces
+	}
 	s.cfg.Log.Debug("flow ended", "proto", "tcp", "way", f.Way(), "initiator", f.Initiator, "target", f.Target,
 		"in_order", inOrder, "to_target", f.ToTarget.Load(), "to_initiator", f.ToInitiator.Load())
 }
