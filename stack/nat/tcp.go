@@ -174,7 +174,7 @@ func (t *TCP) serve(r *stack.Request, a adoption) error {
 	t.Stats.Connected.Add(1)
 	if a.host < 0 {
 		guest.Abort()
-		return errReset
+		return os.NewSyscallError("connect", syscall.ECONNRESET) // at once
 	}
 	guest.SetKeepAlive(socket.KeepAliveIdle, socket.KeepAliveInterval, socket.KeepAliveCount)
 	f := a.flow
@@ -185,9 +185,6 @@ func (t *TCP) serve(r *stack.Request, a adoption) error {
 		t.wg.Done()
 	})
 }
-
-// errReset says that the target connected and reset at once.
-var errReset = os.NewSyscallError("connect", syscall.ECONNRESET)
 
 // refuse tells the guest why there is no connection.
 func (t *TCP) refuse(r *stack.Request, err error) {
