@@ -85,7 +85,7 @@ type Stack struct {
 	neighbours func(netip.Addr) bool
 
 	syn          func(*SYN) bool
-	synPoints    uint64 // a bit for each DSCP whose SYNs go to syn
+	synPoints    uint64   // a bit for each DSCP whose SYNs go to syn
 	workers      *workers // of requests, nil without a handler
 	udp          func(Datagram)
 	echo         func(Echo)

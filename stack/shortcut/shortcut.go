@@ -74,7 +74,7 @@ func New(cfg Config) (*Shortcut, error) {
 		return nil, err
 	}
 	s := &Shortcut{
-		cfg: cfg, waiting: make(chan struct{}, 1),
+		cfg: cfg, waiting: make(chan struct{}, 1), lastID: uint64(len(files)),
 		pending: make(map[flow.Key]*attempt), dialing: make(map[uint64]*attempt),
 	}
 	s.cfg.Listeners = nil
@@ -112,7 +112,6 @@ func (s *Shortcut) open(files []*os.File) (err error) {
 			return err
 		}
 	}
-	s.lastID = uint64(len(files))
 	return s.reserve(s.listeners[0].fd)
 }
 
