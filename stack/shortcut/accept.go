@@ -30,10 +30,10 @@ func (s *Shortcut) acceptUntil(l *listener, wanted flow.Key) bool {
 				s.pause(l)
 				return false
 			}
-		case syscall.ENOBUFS, syscall.ENOMEM:
+		case syscall.ECONNABORTED, syscall.EPERM, syscall.EINTR: // of that one connection, accept(2)
+		default:
 			s.pause(l)
 			return false
-		default: // accept(2): an error of that one connection
 		}
 	}
 }

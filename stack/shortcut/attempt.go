@@ -20,11 +20,10 @@ const (
 // An attempt is a connection of the guest's that is not joined yet. Fields
 // without a remark do not change after it was entered.
 type attempt struct {
-	key    flow.Key
-	target socket.Address
-	flow   *flow.Flow
-	host   int    // descriptor; belongs to whoever takes the attempt
-	id     uint64 // of the poller; 0 unless it waits there
+	key  flow.Key
+	flow *flow.Flow
+	host int    // descriptor; belongs to whoever takes the attempt
+	id   uint64 // of the poller; 0 unless it waits there
 
 	// Under Shortcut.mu:
 	syn   *stack.SYN // the last one

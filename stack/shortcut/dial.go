@@ -1,6 +1,7 @@
 package shortcut
 
 import (
+	"net/netip"
 	"syscall"
 
 	"taproot/internal/socket"
@@ -13,9 +14,6 @@ import (
 // Handle does what there is to do about a SYN, and returns false if the stack
 // shall have it. It does not block.
 func (s *Shortcut) Handle(syn *stack.SYN) bool {
-	if !s.enabled.Load() || s.listenerFor(syn.Source.Addr()) == nil || s.cfg.Except(syn.Destination) {
-		return false
-	}
 	if !s.start() {
 		return true
 	}
@@ -23,6 +21,9 @@ func (s *Shortcut) Handle(syn *stack.SYN) bool {
 	key := keyOf(syn)
 	switch s.look(key, syn) {
 	case isNew:
+		if !s.enabled.Load() || s.listenerFor(syn.Source.Addr()) == nil || s.cfg.Except(syn.Destination) {
+			return false
+		}
 		s.begin(key, syn)
 	case isOffered:
 		s.putBack(key, syn)
@@ -56,20 +57,21 @@ func (s *Shortcut) begin(key flow.Key, syn *stack.SYN) {
 		return
 	}
 	f.SetWay(flow.Shortcut)
-	a := &attempt{key: key, target: socket.NewAddress(target), flow: f, syn: syn, since: f.Opened}
+	a := &attempt{key: key, flow: f, syn: syn, since: f.Opened}
 	if a.host, err = s.cfg.Bind.Stream(target.Addr()); err != nil {
 		f.Close()
 		s.answer(syn, err)
 		return
 	}
 	s.enter(a)
-	s.dial(a)
+	s.dial(a, target)
 }
 
 // dial connects an attempt's socket. If the target does not answer at once, the
 // poller waits for it.
-func (s *Shortcut) dial(a *attempt) {
-	err := socket.Start(a.host, &a.target)
+func (s *Shortcut) dial(a *attempt, target netip.AddrPort) {
+	to := socket.NewAddress(target)
+	err := socket.Start(a.host, &to)
 	if err == syscall.EINPROGRESS {
 		s.await(a)
 		if err = s.poller.AddConnecting(a.host, a.id); err == nil {

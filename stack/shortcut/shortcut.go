@@ -128,8 +128,8 @@ func (s *Shortcut) close() {
 	}
 }
 
-// SetEnabled says whether new connections may go this way; others are not
-// touched. A Shortcut that was disabled by Broken is enabled by this too.
+// SetEnabled says whether new connections may go this way; those that have begun
+// are not touched. A Shortcut that was disabled by Broken is enabled by this too.
 func (s *Shortcut) SetEnabled(on bool) {
 	s.strikes.Store(0)
 	s.enabled.Store(on)
@@ -142,15 +142,18 @@ func (s *Shortcut) Enabled() bool { return s.enabled.Load() }
 // what is pending. It owns two goroutines; both have returned when Run returns,
 // and the listeners are closed.
 func (s *Shortcut) Run(ctx context.Context) error {
+	watched, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		s.watch(ctx)
+		s.watch(watched)
 		s.poller.Close()
 	})
 	err := s.poll()
 	if ctx.Err() != nil {
 		err = nil
 	}
+	cancel()
 	wg.Wait()
 	s.mu.Lock()
 	s.over = true

@@ -288,7 +288,7 @@ func TestResetAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := &attempt{key: key, target: socket.NewAddress(target), flow: live, syn: syn}
+		a := &attempt{key: key, flow: live, syn: syn}
 		if a.host, err = (nat.Bind{}).Stream(f.host); err != nil {
 			t.Fatal(err)
 		}
