@@ -226,6 +226,7 @@ func closing() []behaviour {
 			guest connect open
 			server accept
 			guest reset
+			guest wait freed
 			guest bind same
 			guest connect open
 			server2 accept
@@ -239,6 +240,7 @@ func closing() []behaviour {
 			guest send 5
 			server recv 5
 			guest vanish
+			guest wait freed
 			guest bind same
 			guest connect open
 			server2 accept

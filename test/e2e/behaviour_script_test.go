@@ -72,13 +72,16 @@ func (p *play) check(row behaviour) {
 // there were. Then its sockets are closed.
 func (p *play) perform(script string) string {
 	p.t.Helper()
-	defer func() {
-		for _, s := range p.sockets {
-			s.close()
-		}
-		clear(p.sockets)
-	}()
+	defer p.close()
 	return p.steps(script)
+}
+
+// close closes the sockets that are left.
+func (p *play) close() {
+	for _, s := range p.sockets {
+		s.close()
+	}
+	clear(p.sockets)
 }
 
 // steps is perform for a script that goes on.

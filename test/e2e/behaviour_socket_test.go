@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -98,12 +99,22 @@ func (s *plainSocket) start(target netip.AddrPort) error {
 	return err
 }
 
-// finish waits for what becomes of start.
+// finish waits for what becomes of start. A socket may be seen closed a moment
+// before it has the error that closed it.
 func (s *plainSocket) finish() error {
 	if _, err := s.poll(unix.POLLOUT, lab.Patience); err != nil {
 		return err
 	}
-	return s.pending()
+	var result error
+	err := until(func() (bool, error) {
+		i, err := s.info()
+		if err != nil {
+			return true, err
+		}
+		result = s.pending()
+		return result != nil || i.State != unix.BPF_TCP_CLOSE, nil
+	})
+	return cmp.Or(err, result)
 }
 
 // pending is the socket's error, which is taken from it.

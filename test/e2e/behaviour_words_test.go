@@ -246,7 +246,8 @@ func quietWord(s *plainSocket, _ []string) (string, error) {
 //	resent N    so many segments were sent again
 //	probed N    a closed window of the peer was probed so often, or with TAPROOT_SLOW
 //	            in the environment for a minute
-//	freed       from where the guest has connected last, there is nothing more
+//	freed       from where the guest has connected last, there is nothing more (a
+//	            process that is just being started may hold a socket a little longer)
 //	timewait    from where the guest has connected last, there is TIME-WAIT
 //	keptalive N so many keep-alive probes were sent, by all sockets there
 func waitWord(p *play, actor string, args []string) (string, error) {

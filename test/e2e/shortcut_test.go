@@ -21,7 +21,9 @@ func newDiverted(t *testing.T, options ...string) (*play, *shell) {
 	needTProxy(t, l)
 	c := columns()[2]
 	s := newShell(t, l, append(slices.Clone(c.options), options...)...)
-	return newPlayIn(t, l, networkOf(t, l, s)), s
+	p := newPlayIn(t, l, networkOf(t, l, s))
+	t.Cleanup(p.close)
+	return p, s
 }
 
 // newPlayIn is a play whose guest's network is there already.
@@ -239,9 +241,11 @@ func TestShortcutIsNoWayAround(t *testing.T) {
 	}
 	script := plain(`
 		guest set mark 9
-		guest connect denied
+		guest start denied
+		guest wait end
 		guest recv 1: ECONNRESET
-		guest2 connect inside
+		guest2 start inside
+		guest2 wait end
 		guest2 recv 1: ECONNRESET`)
 	if got := p.steps(script); got != script {
 		t.Errorf("got:\n%s\nwant:\n%s", got, script)
