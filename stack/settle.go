@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"encoding/binary"
 	"runtime"
 	"time"
 
@@ -40,6 +41,10 @@ type lateSYN struct {
 // connection, and answers a SYN with RST that stands in that queue behind the
 // RST or the last ACK by which the connection ends, without asking the
 // forwarder. It returns true when it has put the SYN aside.
+//
+// A SYN that is the connection's own once more, because its answer took more than
+// a second, must not wait: delivered behind the end of a short connection, it
+// would open a second one.
 func (s *Stack) settle(f *link.Frame) bool {
 	protocol, id, ok := idOfSYN(f.Head)
 	if !ok {
@@ -52,7 +57,7 @@ func (s *Stack) settle(f *link.Frame) bool {
 		runtime.Gosched()
 	}
 	syn := synOf(f)
-	if syn == nil {
+	if syn == nil || s.isRepeated(id, syn.Sequence) {
 		return false
 	}
 	select {
@@ -85,6 +90,13 @@ func (s *Stack) deliverLate(ctx context.Context) {
 // isConnected tells whether gVisor has a connection of that identity.
 func (s *Stack) isConnected(protocol tcpip.NetworkProtocolNumber, id stack.TransportEndpointID) bool {
 	return s.stack.FindTransportEndpoint(protocol, tcp.ProtocolNumber, id, nic) != nil
+}
+
+// isRepeated tells whether the guest has sent a SYN before. That can only be while
+// the handshake lasts: the reader has not seen the ACK that is behind it.
+func (s *Stack) isRepeated(id stack.TransportEndpointID, sequence uint32) bool {
+	head := s.head(id) // ends with the ports and the sequence number
+	return len(head) >= quoted && binary.BigEndian.Uint32(head[len(head)-4:]) == sequence
 }
 
 // idOfSYN returns the family and the identity, from our side, of the connection
