@@ -103,16 +103,21 @@ func newRawGuest(t *testing.T, requests *atomic.Int32) (*Stack, rawGuest) {
 // send sends a segment without data to port 80 of server4.
 func (g rawGuest) send(port uint16, flags header.TCPFlags, sequence, ack uint32) {
 	g.t.Helper()
+	g.sendFields(&header.TCPFields{
+		SrcPort: port, DstPort: 80, SeqNum: sequence, AckNum: ack,
+		DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: 0xffff,
+	})
+}
+
+func (g rawGuest) sendFields(fields *header.TCPFields) {
+	g.t.Helper()
 	b := make([]byte, 54)
 	copy(b, gatewayMAC)
 	copy(b[6:], guestMAC)
 	binary.BigEndian.PutUint16(b[atEtherType:], uint16(header.IPv4ProtocolNumber))
 	(&Stack{}).putIP(b[atIP:], guest4, server4, uint8(header.TCPProtocolNumber), header.TCPMinimumSize)
-	header.TCP(b[34:]).Encode(&header.TCPFields{
-		SrcPort: port, DstPort: 80, SeqNum: sequence, AckNum: ack,
-		DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: 0xffff,
-	})
 	tcp := header.TCP(b[34:])
+	tcp.Encode(fields)
 	tcp.SetChecksum(^checksum.Checksum(tcp, pseudoSum(guest4, server4, uint8(header.TCPProtocolNumber), header.TCPMinimumSize)))
 	w := g.device.NewWriter()
 	w.Add(b)
@@ -159,6 +164,24 @@ func TestRepeatedSYNIsNoRequest(t *testing.T) {
 	settle.Until(t, "no request is left", func() bool { return !s.isAnswered(4000) })
 	if n := requests.Load(); n != 2 {
 		t.Errorf("got %d requests, want 2", n)
+	}
+}
+
+// A SYN that is no request leaves nothing behind.
+func TestMalformedSYN(t *testing.T) {
+	var requests atomic.Int32
+	s, g := newRawGuest(t, &requests)
+	for port := range uint16(100) {
+		g.sendFields(&header.TCPFields{SrcPort: 1000 + port, DstPort: 80, DataOffset: 4, Flags: header.TCPFlagSyn})
+	}
+	g.send(4000, header.TCPFlagSyn, 200, 0)
+	ack := g.next(4000, header.TCPFlagSyn|header.TCPFlagAck).SequenceNumber() + 1
+	g.send(4000, header.TCPFlagAck, 201, ack)
+	settle.Until(t, "the connection is there", func() bool { return !s.isAnswered(4000) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.heads); n != 0 {
+		t.Errorf("got the headers of %d SYNs, want none", n)
 	}
 }
 

@@ -51,18 +51,31 @@ func (s *Stack) HandleTCP(h func(*Request)) {
 		if flags&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
 			return false // answered with RST
 		}
-		s.keepHead(id, pkt)
-		return forwarder.HandlePacket(id, pkt)
+		kept := s.keepHead(id, pkt)
+		taken := forwarder.HandlePacket(id, pkt)
+		if kept && !taken { // malformed
+			s.dropHead(id)
+		}
+		return taken
 	})
 }
 
-// keepHead keeps the first bytes of a SYN for its request.
-func (s *Stack) keepHead(id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
+// keepHead keeps the first bytes of a SYN for its request, unless there are some.
+func (s *Stack) keepHead(id stack.TransportEndpointID, pkt *stack.PacketBuffer) (kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.heads[id]; !ok && len(s.heads) < MaxPending {
-		s.heads[id] = appendHeader(nil, pkt)
+	if _, ok := s.heads[id]; ok || len(s.heads) >= MaxPending {
+		return false
 	}
+	s.heads[id] = appendHeader(nil, pkt)
+	return true
+}
+
+// dropHead ends what keepHead began.
+func (s *Stack) dropHead(id stack.TransportEndpointID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.heads, id)
 }
 
 // head returns what keepHead kept.
@@ -92,10 +105,8 @@ func (r *Request) Drop() { r.complete(false) }
 
 func (r *Request) complete(reset bool) {
 	id := r.req.ID()
-	r.stack.mu.Lock()
-	delete(r.stack.heads, id)
-	r.stack.mu.Unlock()
 	r.req.Complete(reset)
+	r.stack.dropHead(id) // not before: what is kept for a SYN that is swallowed would stay
 }
 
 // A Conn is the guest's end of a connection: what it writes is read here. One
