@@ -17,12 +17,13 @@ type outbound struct {
 }
 
 // sendAll sends what the guest has sent, until there is no more or the host's
-// socket takes no more, which are nil, or its turn is over, which is errTurn. The
-// FIN is passed on; where the host has sent its own, closing the socket will do.
+// socket takes no more or is dead, which are nil, or its turn is over, which is
+// errTurn. The FIN is passed on; where the host has sent its own, closing the
+// socket will do.
 func (p *pair) sendAll() error {
 	o := &p.outbound
 	s := sender{fd: uintptr(p.host), left: turn}
-	for o.ready && !o.stalled && !o.ended {
+	for o.ready && !o.stalled && !o.ended && !p.dead {
 		n, err := p.guest.ReadTo(&s)
 		p.count.Outbound.Add(int64(n))
 		switch {
@@ -33,8 +34,10 @@ func (p *pair) sendAll() error {
 			}
 			o.armed = true
 			return p.streams.arm(p)
+		case s.err == errTurn:
+			return errTurn
 		case s.err != nil:
-			return s.err
+			p.die()
 		case err == syscall.EAGAIN:
 			o.ready = false
 		case err == io.EOF:

@@ -76,7 +76,7 @@ func (p *pair) serve() int {
 	again, err := p.move()
 	n := int(p.moved() - before)
 	switch {
-	case err != nil || p.dead:
+	case err != nil || p.dead && !again:
 		p.end(false)
 	case p.outbound.ended && p.inbound.ended:
 		p.end(true)
@@ -103,12 +103,15 @@ func (p *pair) hear(news uint32) {
 		p.inbound.exact = true
 	}
 	if news&deadNews != 0 {
-		p.dead = true
+		p.die()
 	}
 }
 
+// die notes that the host's socket is dead. What it had sent is still to be read.
+func (p *pair) die() { p.dead, p.inbound.ready, p.inbound.exact = true, true, true }
+
 // move moves both ways. again says that a turn was over. What a dead host had
-// sent still goes to the guest, as far as it takes it.
+// sent still goes to the guest, as far as it takes it at once.
 func (p *pair) move() (again bool, err error) {
 	if o := &p.outbound; (o.ended || o.stalled) && p.guest.Err() != nil {
 		return false, errEarly // else ReadTo tells

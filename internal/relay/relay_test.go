@@ -134,6 +134,35 @@ func TestReset(t *testing.T) {
 	}
 }
 
+// TestAnswerBeforeReset has a host that answers and resets while the guest is
+// still sending, as servers do that refuse a long request: the guest gets the
+// answer.
+func TestAnswerBeforeReset(t *testing.T) {
+	answer := pattern(2*turn, 8) // more than one turn
+	m, stop := newMover(t, 1)
+	defer stop()
+	host, peer := connectFD(t)
+	if err := unix.SetsockoptInt(host, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4*len(answer)); err != nil {
+		answer = answer[:64<<10] // what fits any buffer
+	}
+	b := &bench{guest: newFakeStream(len(answer)), peer: peer, ended: make(chan struct{})}
+	if _, err := peer.Write(answer); err != nil {
+		t.Fatal(err)
+	}
+	settle.Until(t, "the answer is there", func() bool {
+		n, err := unix.IoctlGetInt(host, unix.TIOCINQ)
+		return err == nil && n == len(answer)
+	})
+	b.resetPeer(t)
+	b.guest.send(pattern(1<<20, 9))
+	if err := m.JoinStream(b.guest, host, Counters{Outbound: &b.outbound, Inbound: &b.inbound}, b.end); err != nil {
+		t.Fatal(err)
+	}
+	b.wantEnd(t, false)
+	got, _ := b.guest.take()
+	wantBytes(t, "guest", got, answer)
+}
+
 // outlives tells whether the relay still runs.
 func (b *bench) outlives() bool {
 	select {
