@@ -9,5 +9,8 @@
 //	Open ──► counted ──► Close
 //	  └── ErrFull, counted as refused
 //
+// Flows of TCP by frames cost much more memory than those of the shortcut, so they
+// have a limit of their own besides that of both.
+//
 // Only the owner of a flow closes it; the table counts and lists.
 package flow

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// ErrFull says that the table holds as many flows of a protocol as it may.
+// ErrFull says that the table holds as many flows of a protocol as it may, or as
+// many of TCP by frames.
 var ErrFull = errors.New("flow table full")
 
 // A Proto is the protocol of a flow.
@@ -42,6 +43,7 @@ type Way uint32
 const (
 	ByFrames Way = iota // through the stack
 	Shortcut            // from socket to socket, kernel to kernel
+	ways
 )
 
 // String returns the way in a word.
@@ -68,8 +70,24 @@ type Flow struct {
 // Way returns how the flow's bytes go now.
 func (f *Flow) Way() Way { return Way(f.way.Load()) }
 
-// SetWay says how the flow's bytes go.
-func (f *Flow) SetWay(w Way) { f.way.Store(uint32(w)) }
+// SetWay says how the flow's bytes go from now on. It returns ErrFull, and changes
+// nothing, where the table holds as many flows that go so as it may.
+func (f *Flow) SetWay(w Way) error {
+	t := f.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := f.Way()
+	if w == before || f.closed.Load() {
+		return nil
+	}
+	if t.isFullLocked(f.Proto, w) {
+		return ErrFull
+	}
+	t.live[f.Proto][before]--
+	t.live[f.Proto][w]++
+	f.way.Store(uint32(w))
+	return nil
+}
 
 // Close takes the flow out of its table. Further calls do nothing.
 func (f *Flow) Close() {
@@ -80,12 +98,19 @@ func (f *Flow) Close() {
 	defer f.table.mu.Unlock()
 	delete(f.table.flows, f)
 	f.table.stats[f.Proto].Live--
+	f.table.live[f.Proto][f.Way()]--
 }
 
 // A Config limits a table. Zero means the default of each field.
 type Config struct {
-	// MaxTCP is 16384 by default: 22 KB each on the stack path make 360 MB.
+	// MaxTCP is 65536 by default, by either way: by the shortcut an idle one
+	// costs 2 descriptors, of which the usual hard limit is 524288 or 1048576,
+	// and less than 1 KB.
 	MaxTCP int
+
+	// MaxFrames is how many of these may go by frames, 16384 by default: 22 KB
+	// each make 360 MB.
+	MaxFrames int
 
 	// MaxUDP is 8192 by default: one descriptor each on the host, in the
 	// worst case, under the usual hard limit of 524288 or 1048576.
@@ -105,11 +130,15 @@ type Stats struct {
 
 // A Table holds the live flows. It is safe for concurrent use.
 type Table struct {
-	max [protos]int
+	max    [protos]int
+	frames int // of TCP
 
 	mu sync.Mutex
 	// +checklocks:mu
 	flows map[*Flow]struct{}
+	// live counts them.
+	// +checklocks:mu
+	live [protos][ways]int
 	// +checklocks:mu
 	stats [protos]Stats
 }
@@ -123,32 +152,44 @@ func New(cfg Config) *Table {
 		return n
 	}
 	return &Table{
-		max:   [protos]int{TCP: orDefault(cfg.MaxTCP, 16384), UDP: orDefault(cfg.MaxUDP, 8192), ICMP: orDefault(cfg.MaxICMP, 256)},
-		flows: make(map[*Flow]struct{}),
+		max:    [protos]int{TCP: orDefault(cfg.MaxTCP, 65536), UDP: orDefault(cfg.MaxUDP, 8192), ICMP: orDefault(cfg.MaxICMP, 256)},
+		frames: orDefault(cfg.MaxFrames, 16384),
+		flows:  make(map[*Flow]struct{}),
 	}
 }
 
-// Open enters a flow, or returns ErrFull at the protocol's limit. The caller
-// closes the flow. Two flows may have the same key for a moment, when the
-// guest uses a port again before the flow before is gone.
-func (t *Table) Open(k Key) (*Flow, error) {
+// Open is OpenBy for a flow by frames.
+func (t *Table) Open(k Key) (*Flow, error) { return t.OpenBy(k, ByFrames) }
+
+// OpenBy enters a flow that goes by w, or returns ErrFull at the protocol's limit
+// or the way's. The caller closes the flow. Two flows may have the same key for a
+// moment, when the guest uses a port again before the flow before is gone.
+func (t *Table) OpenBy(k Key, w Way) (*Flow, error) {
 	if k.Proto >= protos {
 		return nil, errors.New("open flow: unknown protocol")
 	}
-	limit := t.max[k.Proto]
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := &t.stats[k.Proto]
-	if s.Live >= limit {
+	if s.Live >= t.max[k.Proto] || t.isFullLocked(k.Proto, w) {
 		s.Refused++
 		return nil, ErrFull
 	}
 	f := &Flow{Key: k, Opened: time.Now(), table: t}
+	f.way.Store(uint32(w))
+	t.live[k.Proto][w]++
 	t.flows[f] = struct{}{}
 	s.Opened++
 	s.Live++
 	s.Peak = max(s.Peak, s.Live)
 	return f, nil
+}
+
+// isFullLocked tells whether there may be no more flows that go by w.
+//
+// +checklocks:t.mu
+func (t *Table) isFullLocked(p Proto, w Way) bool {
+	return p == TCP && w == ByFrames && t.live[TCP][ByFrames] >= t.frames
 }
 
 // Stats returns the counters of one protocol.

@@ -51,12 +51,11 @@ func (s *Shortcut) begin(key flow.Key, syn *stack.SYN) {
 		s.answer(syn, err)
 		return
 	}
-	f, err := s.cfg.Flows.Open(key)
+	f, err := s.cfg.Flows.OpenBy(key, flow.Shortcut)
 	if err != nil {
 		s.answer(syn, err)
 		return
 	}
-	f.SetWay(flow.Shortcut)
 	a := &attempt{key: key, flow: f, syn: syn, since: f.Opened}
 	if a.host, err = s.cfg.Bind.Stream(target.Addr()); err != nil {
 		f.Close()

@@ -70,8 +70,8 @@ func (s *Shortcut) expire(now time.Time) (handed []handover, more bool) {
 	}
 	expired, more := s.takeExpired(now.Add(-Patience))
 	for _, a := range expired {
-		if a.reset {
-			s.drop(a)
+		if a.reset || a.flow.SetWay(flow.ByFrames) != nil {
+			s.drop(a) // the guest's next SYN begins anew
 			continue
 		}
 		s.hand(a)
@@ -83,7 +83,6 @@ func (s *Shortcut) expire(now time.Time) (handed []handover, more bool) {
 // hand gives an attempt to the stack, with its connection to the target.
 func (s *Shortcut) hand(a *attempt) {
 	s.Stats.Handed.Add(1)
-	a.flow.SetWay(flow.ByFrames)
 	s.cfg.TCP.Adopt(a.flow, a.host, s.adopted)
 	s.cfg.Stack.Deliver(a.syn)
 }
