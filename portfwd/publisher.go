@@ -270,8 +270,8 @@ func (p *Publisher) removeLocked(k key, l *listener) {
 	l.socket.Release()
 }
 
-// Run serves all sockets until ctx ends, then resets all connections through
-// the stack, closes everything and returns nil. It fails only if the host's
+// Run serves all sockets until ctx ends, then gives up dialling, closes them and
+// returns nil; connections are the Mover's. It fails only if the host's
 // poller does.
 func (p *Publisher) Run(ctx context.Context) error {
 	failed := make(chan error, 2)

@@ -93,7 +93,7 @@ func (m *Mover) Join(a, b int, count Counters, done func(inOrder bool)) error {
 }
 
 // loop returns the loop whose turn it is to get a connection.
-func (m *Mover) loop() *loop { return m.loops[int(m.next.Add(1))%len(m.loops)] }
+func (m *Mover) loop() *loop { return m.loops[m.next.Add(1)%uint32(len(m.loops))] }
 
 // errEnded says that the Mover's Run has ended.
 var errEnded = fmt.Errorf("mover: %w", os.ErrClosed)
