@@ -97,8 +97,16 @@ func (a *asker) ask(l *lookup, s *server, patience time.Duration) error {
 		}
 	}
 	defer u.Release()
+	mine := false
 	err := u.SendMessage(nil, nil, l.round.query, &socket.Control{})
-	if err != nil && a.fail(u, err, l) {
+	switch err {
+	case nil:
+	case syscall.EMSGSIZE, syscall.EAGAIN, syscall.ENOBUFS, syscall.ENOMEM: // says nothing about other questions
+		mine = a.withdraw(u, l)
+	default:
+		mine = a.fail(u, err, l)
+	}
+	if mine {
 		return fmt.Errorf("ask %v: %w", s.addr, err)
 	}
 	return nil
@@ -253,6 +261,23 @@ func (a *asker) expire(u *askerSocket, id uint16, l *lookup) {
 		u.Release()
 	}
 	l.lost(l.asked, errSilence)
+}
+
+// withdraw takes the question of a lookup off a socket that did not send it. It
+// returns false if somebody else has done so, and goes on with the lookup.
+func (a *asker) withdraw(u *askerSocket, l *lookup) (mine bool) {
+	gone := false
+	a.mu.Lock()
+	for id, other := range u.open {
+		if other == l {
+			mine, gone = true, a.forgetLocked(u, id)
+		}
+	}
+	a.mu.Unlock()
+	if gone {
+		u.Release()
+	}
+	return mine
 }
 
 // fail ends all questions of a socket whose server cannot be reached. The

@@ -134,3 +134,29 @@ func TestNobodyListens(t *testing.T) {
 		t.Errorf("questions at the server that answers: got %v, want %v", got, n)
 	}
 }
+
+// TestTooLong asks what no datagram can hold, and wants the questions that are
+// open on the same sockets not to be disturbed.
+func TestTooLong(t *testing.T) {
+	checkLeaks(t)
+	release := make(chan struct{})
+	f := forwarder(t, time.Minute, upstream(func(q []byte) [][]byte { <-release; return echo(q) }).start(t))
+	query := ask(t, "example.com.", dnsmessage.TypeA)
+	const n = 16
+	answers := make(chan uint16, n)
+	for range n {
+		if err := f.Datagram(query, func(reply []byte) { answers <- flags(reply) & maskRcode }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := append(query, make([]byte, 65508-len(query))...)
+	for range n {
+		datagram(t, f, long, rcodeServFail)
+	}
+	close(release)
+	for range n {
+		if got := <-answers; got != 0 {
+			t.Errorf("rcode: got %v, want 0", got)
+		}
+	}
+}
