@@ -59,6 +59,8 @@ type Diversion struct {
 	// +checklocks:mu
 	options options
 	// +checklocks:mu
+	lacks []error // why options are not all that was wanted
+	// +checklocks:mu
 	sysctls []savedSysctl
 	// +checklocks:mu
 	down map[int32]bool // links that were seen to be down
@@ -88,7 +90,7 @@ type Diversion struct {
 // translated. See package mark for what is in the frames.
 func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
 	d.Except, d.Nested = slices.Clone(d.Except), slices.Clone(d.Nested)
-	v := &Diversion{want: d, options: options{nested: len(d.Nested) > 0, fib: true}, conf: map[uint8]*os.File{}, down: map[int32]bool{}}
+	v := &Diversion{want: d, options: allOptions(len(d.Nested) > 0), conf: map[uint8]*os.File{}, down: map[int32]bool{}}
 	err := v.reach(ctx, n)
 	if err == nil && !d.Later {
 		err = v.install()
@@ -122,14 +124,15 @@ type side struct {
 	bound    netip.Addr // stands for the gateway in RouteBound
 }
 
-// sides returns the families. The addresses are nobody's: the dummy address of
+// sides returns the families that the kernel has. The addresses are nobody's: the dummy address of
 // RFC 7600 section 4.8, one of the discard-only prefix of RFC 6666, and a
 // link-local one with our name in it.
 func sides() []*side {
-	return []*side{
+	all := []*side{
 		{unix.AF_INET, "/proc/sys/net/ipv4/conf", netip.MustParseAddrPort("192.0.0.8:1"), netip.MustParseAddr("192.0.0.8")},
 		{unix.AF_INET6, confPath, netip.MustParseAddrPort("[100::8]:1"), netip.MustParseAddr("fe80::7461:7072:6f6f:7400")},
 	}
+	return slices.DeleteFunc(all, func(s *side) bool { return !exists(s.conf) })
 }
 
 // trackingPath has the sysctls of connection tracking.
@@ -142,15 +145,13 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 	var files []file
 	sockets := []Socket{route, filter, route, filter}
 	const fixed = 4
-	for _, s := range sides() {
-		if exists(s.conf) {
-			d.sides = append(d.sides, s)
-			files = append(files, file{s.conf, unix.O_PATH | unix.O_DIRECTORY})
-			sockets = append(sockets, Socket{
-				Family: int(s.family), Type: unix.SOCK_STREAM, Bind: s.listener,
-				Listen: true, V6Only: s.family == unix.AF_INET6, Transparent: true, Mark: mark.Answer,
-			})
-		}
+	d.sides = sides()
+	for _, s := range d.sides {
+		files = append(files, file{s.conf, unix.O_PATH | unix.O_DIRECTORY})
+		sockets = append(sockets, Socket{
+			Family: int(s.family), Type: unix.SOCK_STREAM, Bind: s.listener,
+			Listen: true, V6Only: s.family == unix.AF_INET6, Transparent: true, Mark: mark.Answer,
+		})
 	}
 	if exists(trackingPath) {
 		files = append(files, file{trackingPath, unix.O_PATH | unix.O_DIRECTORY})
@@ -190,9 +191,14 @@ func (d *Diversion) connect(sockets []*os.File) error {
 func (n *Namespace) reachError(ctx context.Context, sockets []Socket, err error) error {
 	var t *trouble
 	if errors.As(err, &t) && t.step == stepSocket && t.index < len(sockets) && sockets[t.index].Protocol == unix.NETLINK_NETFILTER {
-		return &hinted{fmt.Errorf("this kernel has no nf_tables: %w", t), hintModules}
+		return noTables(t)
 	}
 	return n.socketError(ctx, sockets, err)
+}
+
+// noTables is the error of a kernel without a socket for nf_tables.
+func noTables(err error) error {
+	return &hinted{fmt.Errorf("this kernel has no nf_tables: %w", err), hintModules}
 }
 
 // hintModules is the remedy for a kernel that has not loaded what the rules need.
@@ -228,18 +234,19 @@ func (d *Diversion) setRules() error {
 	for {
 		err := d.rules.Replace(d.tables())
 		var failed *nft.Error
-		switch {
-		case err == nil:
-			return nil
-		case !errors.As(err, &failed), !lacking(err):
+		if err == nil || !errors.As(err, &failed) || !lacking(err) {
 			return err
-		case d.options.fib:
+		}
+		err = &hinted{fmt.Errorf("this kernel's nf_tables lacks a part: %w", err), hintModules}
+		switch {
+		case d.options.fib && failed.Object == fibRule:
 			d.options.fib = false
 		case d.options.nested:
 			d.options.nested = false
 		default:
-			return &hinted{fmt.Errorf("this kernel's nf_tables lacks a part: %w", err), hintModules}
+			return err
 		}
+		d.lacks = append(d.lacks, err)
 	}
 }
 

@@ -55,18 +55,20 @@ func TestDivertOlderKernel(t *testing.T) {
 		lacks  []string
 		want   string // of the error
 		nested bool
+		fib    bool
 	}{
-		{lacks: nil, nested: true},
+		{lacks: nil, nested: true, fib: true},
 		{lacks: []string{"fib"}, nested: true},
-		{lacks: []string{"nat"}},
+		{lacks: []string{"nat"}, fib: true},
 		{lacks: []string{"fib", "nat"}},
 		{lacks: []string{"tproxy"}, want: "this kernel's nf_tables lacks a part: rule prerouting lo: no such file"},
 		{lacks: []string{"ct"}, want: "this kernel's nf_tables lacks a part"},
 		{lacks: []string{"route"}, want: "this kernel's nf_tables lacks a part: chain output: no such file"},
 	} {
-		d := &Diversion{sides: sides(), options: options{nested: true, fib: true}, rules: nft.NewConn(&olderKernel{lacks: tt.lacks})}
+		d := &Diversion{sides: sides(), options: allOptions(true), rules: nft.NewConn(&olderKernel{lacks: tt.lacks})}
 		d.mu.Lock()
 		err := d.setRules()
+		got := d.options
 		d.mu.Unlock()
 		switch {
 		case tt.want == "" && err != nil:
@@ -76,8 +78,33 @@ func TestDivertOlderKernel(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !errors.As(err, &h) || !strings.Contains(h.Hint(), "modprobe") {
 				t.Errorf("without %q: got %v, want %q and a hint", tt.lacks, err, tt.want)
 			}
-		case d.Nested() != tt.nested:
-			t.Errorf("without %q: got nested %v, want %v", tt.lacks, d.Nested(), tt.nested)
+		case got.nested != tt.nested || got.fib != tt.fib:
+			t.Errorf("without %q: got %+v, want nested %v and fib %v", tt.lacks, got, tt.nested, tt.fib)
+		}
+	}
+}
+
+// TestTryRules tells what is left out, with its remedy.
+func TestTryRules(t *testing.T) {
+	for _, tt := range []struct {
+		lacks     []string
+		less, err string
+	}{
+		{},
+		{lacks: []string{"fib"}, less: "lacks a part: " + fibRule},
+		{lacks: []string{"nat"}, less: "lacks a part: chain postrouting"},
+		{lacks: []string{"tproxy"}, err: "lacks a part: rule prerouting lo"},
+	} {
+		less, err := tryRules(nft.NewConn(&olderKernel{lacks: tt.lacks}))
+		for _, e := range []struct {
+			got  error
+			want string
+		}{{less, tt.less}, {err, tt.err}} {
+			var h interface{ Hint() string }
+			if e.want == "" && e.got != nil ||
+				e.want != "" && (e.got == nil || !strings.Contains(e.got.Error(), e.want) || !errors.As(e.got, &h)) {
+				t.Errorf("without %q: got %v, want %q and a hint", tt.lacks, e.got, e.want)
+			}
 		}
 	}
 }

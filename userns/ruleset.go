@@ -47,6 +47,12 @@ type options struct {
 	fib    bool // SYNs whose source is not local are left alone
 }
 
+// allOptions are all of them, nested if that is wanted.
+func allOptions(nested bool) options { return options{nested: nested, fib: true} }
+
+// fibRule is the rule that wants options.fib, as errors name it.
+const fibRule = "rule local transparent"
+
 // table returns the table of all rules. Those for the packets of a connection
 // come first; those for SYNs are reached by SYNs only.
 func (r *ruleset) table() nft.Table {

@@ -14,8 +14,8 @@
 //	resolvers        -           resolv.conf
 //	landlock         Linux 5.13  the ABI's number
 //	seccomp          Linux 4.14  the action that kills the process
-//	tproxy           Linux 4.19  the child loads a rule with tproxy and a
-//	                             conntrack mark into its nf_tables
+//	tproxy           Linux 4.19  the child makes the rules of the shortcut for
+//	                             TCP, with all that these need of nf_tables
 //
 // The child is this program under the name ChildName, for which main has to call
 // ChildMain. Nothing outside its namespaces is changed, and no packet leaves

@@ -56,7 +56,7 @@ func homes() map[string]home {
 			decision: "010-other-modules.md",
 		},
 		"github.com/google/nftables": {
-			in:       []string{"internal/probe", "test/bench", "test/lab"},
+			in:       []string{"test/bench", "test/lab"},
 			tests:    []string{"userns", "userns/nft"},
 			decision: "010-other-modules.md",
 		},

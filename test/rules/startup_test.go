@@ -37,7 +37,6 @@ func heavy() map[string]work {
 		"gvisor.dev/gvisor/pkg/tcpip":                     {allocs: 9, bytes: 20 << 10},
 		"gvisor.dev/gvisor/pkg/tcpip/network/internal/ip": {allocs: 3, bytes: 22 << 10},
 		"github.com/fsnotify/fsnotify":                    {allocs: 11, bytes: 5 << 10},
-		"github.com/google/nftables":                      {allocs: 54, bytes: 7 << 10},
 		"github.com/insomniacslk/dhcp/dhcpv4":             {allocs: 17, bytes: 13 << 10},
 		"github.com/insomniacslk/dhcp/dhcpv6":             {allocs: 17, bytes: 10 << 10},
 		"github.com/insomniacslk/dhcp/iana":               {allocs: 17, bytes: 6 << 10},
