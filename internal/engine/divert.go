@@ -161,6 +161,10 @@ func (s *supervisor) keepDiversion(ctx context.Context) {
 			continue
 		}
 		since = time.Now()
+		select {
+		case <-s.diversion.doubted: // of what stood before
+		default:
+		}
 		s.setDivert(true)
 		s.log.Debug("TCP takes the shortcut")
 	}
@@ -225,7 +229,7 @@ func (s *supervisor) diversionLost(ctx context.Context) error {
 // guest's own affair.
 func (s *supervisor) trackingFull() bool {
 	now, limit, err := s.diversion.rules.Tracked()
-	if err != nil || now < limit/100*trackedMost {
+	if err != nil || !nearlyFull(now, limit) {
 		return false
 	}
 	if err := s.diversion.rules.Suspend(); err != nil {
@@ -233,6 +237,10 @@ func (s *supervisor) trackingFull() bool {
 	}
 	return true
 }
+
+// nearlyFull tells whether a table with now of at most limit entries is full for
+// our purpose. A limit of 0 is none.
+func nearlyFull(now, limit int) bool { return limit > 0 && now >= limit-limit*(100-trackedMost)/100 }
 
 // setDivert tells the engine whether the rules stand.
 func (s *supervisor) setDivert(on bool) {

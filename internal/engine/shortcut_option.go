@@ -46,3 +46,17 @@ func (s Shortcut) String() string {
 // a command line has none: programs that start slirp4netns or pasta choose its
 // options themselves.
 const ShortcutVariable = "TAPROOT_SHORTCUT"
+
+// readShortcut takes the choice from ShortcutVariable's value where there is no
+// other.
+func (cfg *Config) readShortcut(value string) {
+	if value == "" || cfg.Shortcut != ShortcutAuto {
+		return
+	}
+	way, err := ParseShortcut(value)
+	if err != nil {
+		cfg.warn(fmt.Sprintf("environment variable %s: %v", ShortcutVariable, err), "")
+		return
+	}
+	cfg.Shortcut = way
+}

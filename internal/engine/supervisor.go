@@ -55,9 +55,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if way, err := ParseShortcut(os.Getenv(ShortcutVariable)); err == nil && cfg.Shortcut == ShortcutAuto {
-		cfg.Shortcut = way
-	}
+	cfg.readShortcut(os.Getenv(ShortcutVariable))
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
