@@ -44,7 +44,7 @@ type Divert struct {
 // concurrent use.
 type Diversion struct {
 	want      Divert
-	link      int32
+	link      int32 // index of the device; 0 before anything was made
 	listeners []*os.File
 	sides     []*side // one for each family
 	conf      map[uint8]*os.File
@@ -211,10 +211,11 @@ func (d *Diversion) install() error {
 	if d.removed {
 		return os.ErrClosed
 	}
-	var err error
-	if d.link, err = d.routes.link(d.want.Interface); err != nil {
+	link, err := d.routes.link(d.want.Interface)
+	if err != nil {
 		return err
 	}
+	d.link = link
 	if err := d.setSysctls(); err != nil {
 		return err
 	}

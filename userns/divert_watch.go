@@ -224,7 +224,7 @@ func (d *Diversion) Remove() error {
 	}
 	d.removed = true
 	var errs []error
-	if d.rules != nil {
+	if d.link != 0 { // or nothing was made
 		errs = append(errs, d.rules.Remove(d.tables()))
 		for _, s := range d.sides {
 			errs = append(errs, d.unroute(s))

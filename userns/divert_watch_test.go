@@ -231,8 +231,7 @@ func (w *world) traces(t *testing.T) []string {
 		}
 		return nil
 	})
-	files, err := w.ns.make(context.Background(), []file{{"/proc/sys/net/ipv4/conf", unix.O_PATH | unix.O_DIRECTORY}},
-		[]Socket{{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}})
+	files, err := w.ns.make(context.Background(), []file{{"/proc/sys/net/ipv4/conf", unix.O_PATH | unix.O_DIRECTORY}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,20 +243,32 @@ func (w *world) traces(t *testing.T) []string {
 		}
 		all = append(all, name+"="+value)
 	}
-	s, err := newKernelSocket(files[1])
+	all = append(all, fmt.Sprint("rules ", w.countRules(t)))
+	slices.Sort(all)
+	return all
+}
+
+// countRules returns how many rules our tables have in a namespace.
+func (w *world) countRules(t *testing.T) (n int) {
+	t.Helper()
+	files, err := w.ns.make(context.Background(), nil, []Socket{{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	s, err := newKernelSocket(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
 	c := nft.NewConn(s)
 	for _, table := range ourTables() {
-		n, err := c.Count(&table)
+		in, err := c.Count(&table)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, fmt.Sprint("rules ", n))
+		n += in
 	}
-	slices.Sort(all)
-	return all
+	return n
 }
 
 // stable returns a routing message without what changes by itself.
@@ -300,5 +311,48 @@ func TestDivertRemove(t *testing.T) {
 		if err := w.diversion.Wait(context.Background()); err == nil {
 			t.Error("wait after the end: got no error")
 		}
+	}
+}
+
+// TestDivertRemoveNothing removes what was left for later and never made, or
+// could not be, without a complaint.
+func TestDivertRemoveNothing(t *testing.T) {
+	if !asUserWithTUN(t) {
+		return
+	}
+	w := newUndiverted(t)
+	for _, name := range []string{"tap0", "tap7"} {
+		d, err := w.ns.Divert(context.Background(), Divert{Interface: name, Gateway: gatewayMAC, Later: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "tap7" && d.Restore(context.Background()) == nil {
+			t.Error("restore without a device: got no error")
+		}
+		if err := d.Remove(); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+		closeFiles(d.Listeners())
+	}
+}
+
+// TestDivertRemoveRest removes what is there although the device is gone.
+func TestDivertRemoveRest(t *testing.T) {
+	if !asUserWithTUN(t) {
+		return
+	}
+	w := newUndiverted(t)
+	d, err := w.ns.Divert(context.Background(), Divert{Interface: "tap0", Gateway: gatewayMAC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFiles(d.Listeners())
+	w.device.Close()
+	eventually(t, "the device is gone", func() bool { return d.Restore(context.Background()) != nil })
+	if err := d.Remove(); err != nil {
+		t.Error(err)
+	}
+	if n := w.countRules(t); n != 0 {
+		t.Errorf("got %d rules, want none", n)
 	}
 }
