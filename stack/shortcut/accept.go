@@ -72,7 +72,7 @@ func passOn(from, to int) {
 		if n <= 0 || err != nil {
 			return
 		}
-		if _, err := unix.Write(to, b[:n]); err != nil {
+		if written, err := unix.Write(to, b[:n]); written < n || err != nil {
 			return
 		}
 	}
@@ -129,11 +129,14 @@ func (s *Shortcut) refuse(fd int, client netip.AddrPort) {
 	}
 }
 
-// reserve keeps one descriptor for shed.
+// reserve keeps one descriptor for shed, if there is none.
 func (s *Shortcut) reserve(fd int) error {
+	if s.spare.Load() >= 0 {
+		return nil
+	}
 	spare, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		s.spare.Store(int64(spare))
+	if err == nil && !s.spare.CompareAndSwap(-1, int64(spare)) {
+		unix.Close(spare)
 	}
 	return err
 }
@@ -147,11 +150,11 @@ func (s *Shortcut) pause(l *listener) {
 	}
 }
 
-// resume ends pauses. Should a listener not get back to the poller, it stays
-// paused.
+// resume ends pauses, if there is a descriptor in reserve again. Should a listener
+// not get back to the poller, it stays paused.
 func (s *Shortcut) resume() {
 	for i, l := range s.listeners {
-		if l.paused.Load() && s.poller.Add(l.fd, uint64(i)) == nil {
+		if l.paused.Load() && s.reserve(l.fd) == nil && s.poller.Add(l.fd, uint64(i)) == nil {
 			l.paused.Store(false)
 		}
 	}

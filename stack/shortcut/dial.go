@@ -15,15 +15,16 @@ import (
 // shall have it. It does not block.
 func (s *Shortcut) Handle(syn *stack.SYN) bool {
 	if !s.start() {
-		return true
+		return false
 	}
 	defer s.handling.Done()
 	key := keyOf(syn)
-	switch s.look(key, syn) {
+	found := s.look(key, syn)
+	if (found == isNew || found == isTooMuch) && !s.wants(syn) {
+		return false
+	}
+	switch found {
 	case isNew:
-		if !s.enabled.Load() || s.listenerFor(syn.Source.Addr()) == nil || s.cfg.Except(syn.Destination) {
-			return false
-		}
 		s.begin(key, syn)
 	case isOffered:
 		s.putBack(key, syn)
@@ -31,6 +32,11 @@ func (s *Shortcut) Handle(syn *stack.SYN) bool {
 		s.Stats.Overflown.Add(1)
 	}
 	return true
+}
+
+// wants tells whether a connection that begins may go this way.
+func (s *Shortcut) wants(syn *stack.SYN) bool {
+	return s.enabled.Load() && s.listenerFor(syn.Source.Addr()) != nil && !s.cfg.Except(syn.Destination)
 }
 
 // start counts a SYN that is being handled. It returns false when Run is over,

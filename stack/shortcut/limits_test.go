@@ -1,15 +1,19 @@
 package shortcut
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"taproot/internal/socket"
+	"taproot/stack"
 	"taproot/stack/flow"
 	"taproot/test/settle"
 )
@@ -187,4 +191,99 @@ func TestResetBeforeAccept(t *testing.T) {
 		}
 		settle.Until(t, "the flow is gone", func() bool { return w.flows.Len(flow.TCP) == 0 })
 	})
+}
+
+// At the limit of pending connections those that may come this way are dropped.
+// Others are not ours.
+func TestFull(t *testing.T) {
+	inFamilies(t, func(t *testing.T, f family) {
+		var service atomic.Bool // that of the gateway's
+		w := newWorld(t, func(c *Config) { c.Except = func(netip.AddrPort) bool { return service.Load() } })
+		w.serve(t, f)
+		first, second, third := w.newClient(t, f), w.newClient(t, f), w.newClient(t, f)
+		w.shortcut.fill()
+		syn := w.keep(t, first)
+		if !w.shortcut.Handle(syn) || w.shortcut.Stats.Overflown.Load() != 1 {
+			t.Errorf("got %d dropped, want 1", w.shortcut.Stats.Overflown.Load())
+		}
+		w.shortcut.SetEnabled(false)
+		second.syn(t)
+		second.acknowledge(t) // the stack's
+		w.shortcut.SetEnabled(true)
+		service.Store(true)
+		third.syn(t)
+		third.acknowledge(t)
+		if n := w.shortcut.Stats.Overflown.Load(); n != 1 {
+			t.Errorf("got %d dropped, want 1", n)
+		}
+	})
+}
+
+// fill leaves no room for attempts.
+func (s *Shortcut) fill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range stack.MaxPending {
+		key := flow.Key{Initiator: netip.AddrPortFrom(netip.Addr{}, uint16(i))}
+		s.pending[key] = &attempt{key: key, syn: &stack.SYN{}, state: past, since: time.Now().Add(time.Hour)}
+	}
+}
+
+// A reserve that was lost, because others took the descriptor when it was in
+// use, is there again as soon as there are some.
+func TestReserve(t *testing.T) {
+	inFamilies(t, func(t *testing.T, f family) {
+		w := newWorld(t)
+		unix.Close(int(w.shortcut.spare.Swap(-1)))
+		w.shortcut.pause(w.shortcut.listenerFor(f.guest))
+		settle.Until(t, "there is a reserve again", func() bool { return w.shortcut.spare.Load() >= 0 })
+		w.serve(t, f)
+		w.newClient(t, f).open(t)
+		settle.Until(t, "the listener is looked at", func() bool { return !w.shortcut.paused() && w.shortcut.Stats.Connected.Load() == 1 })
+	})
+}
+
+// What does not fit is left out, and nothing that comes behind it passed on.
+func TestPassOn(t *testing.T) {
+	pair := func() (a, b int) {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fds[0], fds[1]
+	}
+	said := make([]byte, 128<<10)
+	for i := range said {
+		said[i] = byte(i>>8 ^ i)
+	}
+	for range 20 {
+		target, from := pair()
+		to, guest := pair()
+		if _, err := unix.Write(target, said); err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(target)
+		if err := errors.Join(unix.SetNonblock(to, true), unix.SetsockoptInt(to, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10)); err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan []byte)
+		go func() { // takes what fits, so that there is room again
+			var all []byte
+			for b := make([]byte, 1<<10); ; {
+				n, err := unix.Read(guest, b)
+				if n <= 0 || err != nil {
+					break
+				}
+				all = append(all, b[:n]...)
+			}
+			got <- all
+		}()
+		passOn(from, to)
+		unix.Close(from)
+		unix.Close(to)
+		if all := <-got; !bytes.HasPrefix(said, all) {
+			t.Errorf("got %d bytes with a gap", len(all))
+		}
+		unix.Close(guest)
+	}
 }

@@ -253,7 +253,8 @@ func TestAbandoned(t *testing.T) {
 	})
 }
 
-// The end of Run resets what is pending; connections are the Mover's.
+// The end of Run resets what is pending; connections are the Mover's, and what
+// comes after is the stack's.
 func TestRunEnds(t *testing.T) {
 	inFamilies(t, func(t *testing.T, f family) {
 		w := newWorld(t)
@@ -271,6 +272,9 @@ func TestRunEnds(t *testing.T) {
 			t.Errorf("pending: got %v, want %v", err, syscall.ECONNRESET)
 		}
 		wantEcho(t, guest, host)
+		c = w.newClient(t, f)
+		c.syn(t)
+		c.acknowledge(t) // the stack's
 	})
 }
 
