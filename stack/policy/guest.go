@@ -111,8 +111,9 @@ func prefix4(a, b, c, d byte, bits int) netip.Prefix {
 }
 
 // isBehind reports whether src may be of a network for which the guest is a
-// router, as containers in it have: one of Behind, but not one that the guest shares with the gateway, where it has one address only, and
-// not one of the host's or of a cloud's services.
+// router, as containers in it have: one of Behind, but not one that the guest
+// shares with the gateway, where it has its own addresses only, and not one of
+// the host's or of a cloud's services.
 func (r *Rules) isBehind(g *guest, src netip.Addr) bool {
 	has := g.with6
 	if src.Is4() {
