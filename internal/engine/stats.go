@@ -38,6 +38,10 @@ func (g *gateway) report() string {
 	if g.stack == nil {
 		return line[:len(line)-2] + "\n"
 	}
+	if g.shortcut != nil {
+		c := &g.shortcut.Stats
+		line += fmt.Sprintf("shortcut: %d connected, %d by frames after all, %d strangers reset; ", c.Connected.Load(), c.Handed.Load(), c.Unknown.Load())
+	}
 	l := g.stack.Link()
 	return line + fmt.Sprintf("frames: %d in, %d out, %d malformed, %d spoofed, %d unsent\n",
 		l.Received.Load(), l.Sent.Load(), l.Malformed.Load(), l.Spoofed.Load(), l.Unsent.Load())
