@@ -130,10 +130,13 @@ type Stats struct {
 
 // A Table holds the live flows. It is safe for concurrent use.
 type Table struct {
-	max    [protos]int
-	frames int // of TCP
-
 	mu sync.Mutex
+	// max is how many flows there may be.
+	// +checklocks:mu
+	max [protos]int
+	// maxFrames is how many of TCP may go by frames.
+	// +checklocks:mu
+	maxFrames int
 	// +checklocks:mu
 	flows map[*Flow]struct{}
 	// live counts them.
@@ -152,9 +155,9 @@ func New(cfg Config) *Table {
 		return n
 	}
 	return &Table{
-		max:    [protos]int{TCP: orDefault(cfg.MaxTCP, 65536), UDP: orDefault(cfg.MaxUDP, 8192), ICMP: orDefault(cfg.MaxICMP, 256)},
-		frames: orDefault(cfg.MaxFrames, 16384),
-		flows:  make(map[*Flow]struct{}),
+		max:       [protos]int{TCP: orDefault(cfg.MaxTCP, 65536), UDP: orDefault(cfg.MaxUDP, 8192), ICMP: orDefault(cfg.MaxICMP, 256)},
+		maxFrames: orDefault(cfg.MaxFrames, 16384),
+		flows:     make(map[*Flow]struct{}),
 	}
 }
 
@@ -189,7 +192,7 @@ func (t *Table) OpenBy(k Key, w Way) (*Flow, error) {
 //
 // +checklocks:t.mu
 func (t *Table) isFullLocked(p Proto, w Way) bool {
-	return p == TCP && w == ByFrames && t.live[TCP][ByFrames] >= t.frames
+	return p == TCP && w == ByFrames && t.live[TCP][ByFrames] >= t.maxFrames
 }
 
 // Stats returns the counters of one protocol.
