@@ -30,8 +30,8 @@ func (s *Shortcut) acceptUntil(l *listener, wanted flow.Key) bool {
 				s.pause(l)
 				return false
 			}
-		case syscall.ECONNABORTED, syscall.EPERM, syscall.EINTR: // of that one connection, accept(2)
-		default:
+		case syscall.ECONNABORTED, syscall.EINTR: // of that one connection, accept(2)
+		default: // EPERM and EACCES of a security module leave the connection where it is
 			s.pause(l)
 			return false
 		}
