@@ -28,15 +28,7 @@ const (
 // for others.
 func (w *world) fill(t *testing.T, n int) {
 	t.Helper()
-	files, err := w.ns.Sockets(context.Background(), []Socket{{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := newKernelSocket(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := w.filterSocket(t)
 	for i := 0; i < n; i += entriesPerWrite {
 		var messages []netlink.Message
 		for j := i; j < min(i+entriesPerWrite, n); j++ {

@@ -109,16 +109,7 @@ func makeBridge(t *testing.T, r *rtnl, bridge, cable string, pid int) {
 // guestTables gives the guest tables of its own.
 func (w *world) guestTables(t *testing.T, tables ...nft.Table) {
 	t.Helper()
-	files, err := w.ns.Sockets(context.Background(), []Socket{{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := newKernelSocket(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if err := nft.NewConn(s).Replace(tables); err != nil {
+	if err := nft.NewConn(w.filterSocket(t)).Replace(tables); err != nil {
 		t.Fatal(err)
 	}
 }

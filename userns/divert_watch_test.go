@@ -21,8 +21,9 @@ func ourTables() []nft.Table {
 	return []nft.Table{{Family: unix.NFPROTO_IPV4, Name: mark.Table}, {Family: unix.NFPROTO_IPV6, Name: mark.Table}}
 }
 
-// guestRemoves removes tables as the guest would.
-func (w *world) guestRemoves(t *testing.T, tables ...nft.Table) {
+// filterSocket returns a socket for nf_tables and connection tracking of the
+// guest's namespace.
+func (w *world) filterSocket(t *testing.T) *kernelSocket {
 	t.Helper()
 	files, err := w.ns.Sockets(context.Background(), []Socket{{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}})
 	if err != nil {
@@ -32,8 +33,14 @@ func (w *world) guestRemoves(t *testing.T, tables ...nft.Table) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	if err := nft.NewConn(s).Remove(tables); err != nil {
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// guestRemoves removes tables as the guest would.
+func (w *world) guestRemoves(t *testing.T, tables ...nft.Table) {
+	t.Helper()
+	if err := nft.NewConn(w.filterSocket(t)).Remove(tables); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -251,16 +258,7 @@ func (w *world) traces(t *testing.T) []string {
 // countRules returns how many rules our tables have in a namespace.
 func (w *world) countRules(t *testing.T) (n int) {
 	t.Helper()
-	files, err := w.ns.make(context.Background(), nil, []Socket{{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := newKernelSocket(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	c := nft.NewConn(s)
+	c := nft.NewConn(w.filterSocket(t))
 	for _, table := range ourTables() {
 		in, err := c.Count(&table)
 		if err != nil {
