@@ -67,7 +67,7 @@ func makeRepository(path string) error {
 	if err := git("init", "-q", work); err != nil {
 		return err
 	}
-	text := "This came through taproot: TCP/IP in user space, no root, no packet on the host.\n"
+	text := "This came through taproot: no root, no packet on the host.\n"
 	if err := os.WriteFile(filepath.Join(work, "README"), []byte(text), 0o666); err != nil {
 		return err
 	}
