@@ -157,7 +157,8 @@ func TestWireRefuses(t *testing.T) {
 			t.Errorf("%s: got %+v, want an error", name, m)
 		}
 	}
-	if after := settle.Descriptors(); after != before {
-		t.Errorf("descriptors: got %d, want the %d of before", after, before)
+	// What a test before this one has left open may be closed meanwhile.
+	if after := settle.Descriptors(); after > before {
+		t.Errorf("descriptors: got %d, want at most the %d of before", after, before)
 	}
 }
