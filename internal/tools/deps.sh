@@ -11,7 +11,7 @@ tests="gcc:gcc curl:curl dig:bind9-dnsutils ping:iputils-ping traceroute:tracero
        nc:netcat-openbsd git:git iperf3:iperf3 udhcpc:udhcpc dhclient:isc-dhcp-client
        rdisc6:ndisc6 newuidmap:uidmap ip:iproute2
        slirp4netns:slirp4netns pasta:passt
-       podman:podman crun:crun /usr/lib/podman/netavark:netavark iptables:iptables
+       podman:podman crun:crun /usr/lib/podman/netavark:netavark iptables:iptables nft:nftables
        buildah:buildah rootlesskit:rootlesskit bwrap:bubblewrap"
 peers="slirp4netns:slirp4netns pasta:passt"
 
