@@ -63,6 +63,10 @@ type Rule struct {
 	// have (IP_FREEBIND, ip(7)).
 	Freebind bool
 
+	// Wait lets an inbound rule wait for an address that the host does not have
+	// yet, see StateWaiting; without it that is an error.
+	Wait bool
+
 	// Weak lets the rule do without ports that cannot be bound, as long as one
 	// can.
 	Weak bool

@@ -57,28 +57,8 @@ type Table struct {
 	last int // id
 	// +checklocks:mu
 	closed bool
-}
-
-// An Entry is a rule of a Table.
-type Entry struct {
-	ID int
-
-	// Rule is the rule as it was added; its Listen has the port that the
-	// kernel picked.
-	Rule Rule
-
-	// Bound is how many of the rule's ports are open: less than Rule.Count
-	// only if the rule is weak.
-	Bound int
-
-	// Auto tells that the rule follows a listener, see Auto.
-	Auto bool
-}
-
-// An entry is never changed.
-type entry struct {
-	Entry
-	sockets []bound
+	// +checklocks:mu
+	told map[chan Change]struct{} // see Changes
 }
 
 // NewTable returns an empty table.
@@ -90,6 +70,7 @@ func NewTable(cfg TableConfig) *Table {
 	t.mu.Lock() // nobody else has t yet, but checklocks cannot know
 	defer t.mu.Unlock()
 	t.entries = make(map[int]*entry)
+	t.told = make(map[chan Change]struct{})
 	return t
 }
 
@@ -142,6 +123,7 @@ func (t *Table) enter(r Rule, sockets []bound, auto bool) (*entry, error) {
 	t.last++
 	e := &entry{Entry: Entry{ID: t.last, Rule: r, Bound: distinct(sockets), Auto: auto}, sockets: sockets}
 	t.entries[e.ID] = e
+	t.tellLocked(RuleAdded, e.Entry)
 	return e, nil
 }
 
@@ -159,7 +141,10 @@ func (t *Table) leave(id int) *entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.entries[id]
-	delete(t.entries, id)
+	if e != nil {
+		delete(t.entries, id)
+		t.tellLocked(RuleRemoved, e.Entry)
+	}
 	return e
 }
 
@@ -203,7 +188,10 @@ func (t *Table) Republish() error {
 
 // List returns the rules by id.
 func (t *Table) List() []Entry {
-	all := t.all()
+	return entries(t.all())
+}
+
+func entries(all []*entry) []Entry {
 	list := make([]Entry, len(all))
 	for i, e := range all {
 		list[i] = e.Entry
@@ -248,9 +236,15 @@ func meet(a, b netip.Addr) bool {
 	return a.IsUnspecified() || b.IsUnspecified()
 }
 
+// all returns the rules by id.
 func (t *Table) all() []*entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.allLocked()
+}
+
+// +checklocks:t.mu
+func (t *Table) allLocked() []*entry {
 	list := make([]*entry, 0, len(t.entries))
 	for _, e := range t.entries {
 		list = append(list, e)
@@ -270,5 +264,10 @@ func (t *Table) Close() {
 	for _, e := range t.all() {
 		t.leave(e.ID)
 		closeAll(e.sockets)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := range t.told {
+		t.untellLocked(c)
 	}
 }
