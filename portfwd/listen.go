@@ -76,6 +76,9 @@ func closeAll(sockets []bound) {
 // openHost opens the sockets of an inbound rule. Without a port that could be
 // bound, or with one that could not if the rule is not weak, it opens none.
 func openHost(r Rule) ([]bound, error) {
+	if r.Local {
+		return openLocal(r)
+	}
 	var sockets []bound
 	var first error
 	for i := range r.Count() {
@@ -99,6 +102,35 @@ func openHost(r Rule) ([]bound, error) {
 	}
 	return sockets, nil
 }
+
+// openLocal opens the sockets of an inbound rule on both loopbacks, with the
+// same ports. Where the host has no IPv6, that of IPv4 is enough.
+func openLocal(r Rule) ([]bound, error) {
+	r.Local = false
+	picks := r.Listen.Port() == 0
+	for i := 1; ; i++ {
+		r.Listen = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), r.Listen.Port())
+		sockets, err := openHost(r)
+		if err != nil {
+			return nil, err
+		}
+		other := r
+		other.Listen = netip.AddrPortFrom(netip.IPv6Loopback(), sockets[0].port-uint16(sockets[0].at))
+		more, err := openHost(other)
+		switch {
+		case err == nil, r.Weak, errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT):
+			return append(sockets, more...), nil
+		}
+		closeAll(sockets)
+		if !picks || !errors.Is(err, syscall.EADDRINUSE) || i == pickTries {
+			return nil, err
+		}
+	}
+}
+
+// pickTries is how often the kernel is asked for another port when the one that
+// it picked for IPv4 is taken for IPv6.
+const pickTries = 16
 
 // isExhausted tells errors that the next port will meet as well.
 func isExhausted(err error) bool {

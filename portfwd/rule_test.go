@@ -40,6 +40,22 @@ func TestRuleCheck(t *testing.T) {
 		{"bad rule: to 10.0.0.1, want loopback", Rule{Loopback: true, Target: addrPort("10.0.0.1:80")}},
 		{"bad rule: to 127.0.0.1, want an address of the guest", Rule{Target: addrPort("127.0.0.1:80")}},
 		{"bad rule: to 0.0.0.0, want an address of the guest", Rule{Target: addrPort("0.0.0.0:80")}},
+		{"", Rule{Local: true, Listen: port(80)}},
+		{"", Rule{ListenUnix: "/run/a.sock", Target: port(80)}},
+		{"", Rule{ListenUnix: "/run/a.sock", TargetUnix: "/run/b.sock"}},
+		{"", Rule{Direction: Outbound, Listen: port(80), TargetUnix: "/run/b.sock"}},
+		{"", Rule{Proxy: 2, Source: SourceGateway}},
+		{"bad rule: on the host's loopback, and on something else", Rule{Local: true, Listen: addrPort("10.0.0.1:80")}},
+		{"bad rule: on the host's loopback, and on something else", Rule{Local: true, Direction: Outbound}},
+		{"bad rule: a Unix socket for udp, want tcp", Rule{Proto: flow.UDP, ListenUnix: "/run/a.sock", Target: port(80)}},
+		{"bad rule: 2 ports on one Unix socket", Rule{ListenUnix: "/run/a.sock", Target: port(80), Ports: 2}},
+		{"bad rule: a Unix socket and an address to listen on", Rule{ListenUnix: "/run/a.sock", Listen: port(1), Target: port(80)}},
+		{"bad rule: a Unix socket and an address to lead to", Rule{TargetUnix: "/run/a.sock", Target: port(80)}},
+		{"bad rule: a Unix socket that leads to no port", Rule{ListenUnix: "/run/a.sock"}},
+		{`bad rule: Unix socket "a.sock", want an absolute path of at most 107 bytes`, Rule{TargetUnix: "a.sock"}},
+		{"bad rule: PROXY protocol v3, want v1 or v2", Rule{Proxy: 3}},
+		{"bad rule: PROXY protocol, want inbound tcp", Rule{Proxy: 1, Proto: flow.UDP}},
+		{"bad rule: no such source", Rule{Source: 2}},
 	} {
 		err := tt.rule.check()
 		if got := text(err); got != tt.want || err != nil && !errors.Is(err, ErrRule) {
@@ -63,6 +79,8 @@ func TestRuleString(t *testing.T) {
 		{"inbound tcp :0 to :0", Rule{}},
 		{"inbound tcp 127.0.0.1:80 to :80", Rule{Listen: addrPort("127.0.0.1:80")}},
 		{"outbound udp :80-89 to 127.0.0.1:8080", Rule{Direction: Outbound, Proto: flow.UDP, Listen: port(80), Ports: 10, Target: addrPort("127.0.0.1:8080")}},
+		{"inbound tcp loopback:80 to :8080, source gateway, PROXY v2", Rule{Local: true, Listen: port(80), Target: port(8080), Source: SourceGateway, Proxy: 2}},
+		{"inbound tcp unix:/run/a.sock to unix:/run/b.sock", Rule{ListenUnix: "/run/a.sock", TargetUnix: "/run/b.sock"}},
 		{"inbound tcp [::1]:80%eth0 to [fd00::64]:80", Rule{Listen: addrPort("[::1]:80"), Device: "eth0", Target: addrPort("[fd00::64]:0")}},
 	} {
 		if got := tt.rule.String(); got != tt.want {

@@ -84,6 +84,9 @@ func (t *Table) add(ctx context.Context, r Rule, auto bool) (id int, err error) 
 	if err := r.check(); err != nil {
 		return 0, err
 	}
+	if r.ListenUnix != "" || r.TargetUnix != "" {
+		return 0, fmt.Errorf("publish %v: %w", r, errors.ErrUnsupported)
+	}
 	var sockets []bound
 	if r.Direction == Outbound {
 		sockets, err = t.openGuest(ctx, r)
@@ -93,7 +96,7 @@ func (t *Table) add(ctx context.Context, r Rule, auto bool) (id int, err error) 
 	if err != nil {
 		return 0, err
 	}
-	if r.Listen.Port() == 0 {
+	if r.Listen.Port() == 0 && r.ListenUnix == "" {
 		r.Listen = netip.AddrPortFrom(r.Listen.Addr(), sockets[0].port)
 	}
 	t.carrying.Lock()

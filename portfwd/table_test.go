@@ -39,6 +39,13 @@ func (r *recorder) Unpublish(id int) error {
 	return nil
 }
 
+// publishedNow returns a copy of what was published.
+func (r *recorder) publishedNow() []Listener {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.published)
+}
+
 func newRecorded(t *testing.T) (*Table, *recorder) {
 	r := &recorder{}
 	table := NewTable(TableConfig{Carrier: r, Sockets: socketsHere})
@@ -280,5 +287,33 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	if id, err := table.Add(t.Context(), Rule{}); err != nil || id != 401 {
 		t.Errorf("next id: got %d, %v, want 401", id, err)
+	}
+}
+
+func TestLocalRule(t *testing.T) {
+	table, r := newRecorded(t)
+	id, err := table.Add(t.Context(), Rule{Local: true, Target: port(80)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	picked := table.List()[0].Rule.Listen.Port()
+	sockets := len(r.publishedNow())
+	if picked == 0 || table.List()[0].Bound != 1 || sockets == 0 || sockets > 2 {
+		t.Errorf("got port %d, %d sockets, entry %+v", picked, sockets, table.List()[0])
+	}
+	for _, a := range []string{"127.0.0.1", "::1"}[:sockets] {
+		c, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(a), picked).String())
+		if err != nil {
+			t.Errorf("%s: %v", a, err)
+			continue
+		}
+		c.Close()
+	}
+	_, err = table.Add(t.Context(), Rule{Local: true, Listen: port(picked)})
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("twice: got %v, want %v", err, syscall.EADDRINUSE)
+	}
+	if err := table.Remove(id); err != nil {
+		t.Error(err)
 	}
 }
