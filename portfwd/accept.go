@@ -99,6 +99,7 @@ func (p *Publisher) admit(l Listener, f *os.File, client netip.AddrPort) {
 		relay.Reset(f)
 		return
 	}
+	entry.SetRule(l.Rule, l.Direction == Inbound)
 	p.connections.Go(func() {
 		if local {
 			p.serveLocal(l, f, client, entry)

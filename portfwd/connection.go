@@ -51,7 +51,7 @@ func (p *Publisher) joinStack(guest Conn, client *os.File, source, target netip.
 	}
 	client.Close()
 	p.Stats.Connected.Add(1)
-	return p.cfg.Mover.JoinStream(guest, fd, relay.Counters{Outbound: &entry.ToInitiator, Inbound: &entry.ToTarget}, p.ending(source, target, entry))
+	return p.cfg.Mover.JoinStream(guest, fd, relay.Counters{Outbound: &entry.ToInitiator, Inbound: &entry.ToTarget, Owner: entry}, p.ending(source, target, entry))
 }
 
 // ending returns what the Mover calls at the end of a connection.
@@ -108,7 +108,7 @@ func (p *Publisher) join(client, target *os.File, from, to netip.AddrPort, entry
 	client.Close()
 	target.Close()
 	p.Stats.Connected.Add(1)
-	return p.cfg.Mover.Join(a, b, relay.Counters{Outbound: &entry.ToTarget, Inbound: &entry.ToInitiator}, p.ending(from, to, entry))
+	return p.cfg.Mover.Join(a, b, relay.Counters{Outbound: &entry.ToTarget, Inbound: &entry.ToInitiator, Owner: entry}, p.ending(from, to, entry))
 }
 
 // detach returns descriptors of two sockets that the runtime's poller does not

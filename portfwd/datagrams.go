@@ -187,7 +187,7 @@ func (d *datagrams) sweep() {
 			idle = answered
 		}
 		// The tick in which it was seen does not count, so it is never early.
-		if now-f.seen.Load() > idle {
+		if now-f.seen.Load() > idle || f.flow.Killed() {
 			d.detachLocked(f)
 		}
 	}

@@ -40,6 +40,7 @@ func (d *datagrams) open(l *udpListener, c client, to socket.Address) *udpFlow {
 		d.p.Stats.Full.Add(1)
 		return nil
 	}
+	f.flow.SetRule(l.Rule, l.Direction == Inbound)
 	if !d.attach(f) {
 		f.flow.Close()
 		return nil

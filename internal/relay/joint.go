@@ -10,6 +10,7 @@ type joint struct {
 	ends [2]end
 	ways [2]way // ways[i] leads from ends[i] to the other
 	done func(inOrder bool)
+	loop *loop
 	slot uint32 // its place in the loop's table
 
 	// dead is the way from an end that is dead. What that had sent still goes

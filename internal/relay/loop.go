@@ -51,6 +51,8 @@ type loop struct {
 	slots []slot
 	// +checklocks:mu
 	free []uint32 // slots without a joint
+	// +checklocks:mu
+	killed []*joint // to be ended
 }
 
 // A slot is a place for a joint. Its age tells events of one joint from those
@@ -115,6 +117,7 @@ func (l *loop) add(j *joint) error {
 		j.slot = uint32(len(l.slots))
 		l.slots = append(l.slots, slot{})
 	}
+	j.loop = l
 	s := &l.slots[j.slot]
 	s.age++
 	s.joint = j
@@ -247,10 +250,10 @@ func (l *loop) look() (int, syscall.Errno) {
 func (l *loop) event(e *unix.EpollEvent) {
 	if e.Fd <= firstStream {
 		l.streams.event(e)
-	} else if e.Fd != bell {
-		if j := l.find(e); j != nil {
-			l.handle(j, int(e.Fd&1), e.Events)
-		}
+	} else if e.Fd == bell {
+		l.bury()
+	} else if j := l.find(e); j != nil {
+		l.handle(j, int(e.Fd&1), e.Events)
 	}
 }
 

@@ -89,6 +89,9 @@ func (m *Mover) Join(a, b int, count Counters, done func(inOrder bool)) error {
 		j.reset()
 		return fmt.Errorf("join: %w", err)
 	}
+	if count.Owner != nil {
+		count.Owner.SetKiller(j)
+	}
 	return nil
 }
 

@@ -45,7 +45,7 @@ func newCrowd(t testing.TB, m *Mover, n int) *crowd {
 		c.peers, c.joined = append(c.peers, peer), append(c.joined, joined)
 	}
 	for _, j := range c.joined {
-		if err := m.Join(j[0], j[1], Counters{&c.outbound, &c.inbound}, func(bool) { c.ended.Add(1) }); err != nil {
+		if err := m.Join(j[0], j[1], Counters{Outbound: &c.outbound, Inbound: &c.inbound}, func(bool) { c.ended.Add(1) }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -48,7 +48,7 @@ func newModel(t testing.TB, m *Mover) *model {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10)
 		}
 	}
-	err := m.Join(joined[0], joined[1], Counters{&s.count[0], &s.count[1]}, func(inOrder bool) { s.ended <- inOrder })
+	err := m.Join(joined[0], joined[1], Counters{Outbound: &s.count[0], Inbound: &s.count[1]}, func(inOrder bool) { s.ended <- inOrder })
 	if err != nil {
 		t.Fatal(err)
 	}

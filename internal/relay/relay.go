@@ -34,6 +34,16 @@ type Payload = interface {
 // Counters count the bytes of a connection.
 type Counters struct {
 	Outbound, Inbound *atomic.Int64
+
+	// Owner, unless it is nil, gets what ends the connection early: a
+	// *flow.Flow.
+	Owner Owner
+}
+
+// An Owner may end a connection: Kill, which may be called at any time, has both
+// ends reset.
+type Owner interface {
+	SetKiller(k interface{ Kill() })
 }
 
 // JoinStream is Join for the guest's end of a connection and a host socket.
@@ -49,6 +59,9 @@ func (m *Mover) JoinStream(guest Stream, host int, count Counters, done func(inO
 		return fmt.Errorf("join: %w", err)
 	}
 	p.streams.enqueue(p)
+	if count.Owner != nil {
+		count.Owner.SetKiller(p)
+	}
 	return nil
 }
 

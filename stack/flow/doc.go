@@ -12,5 +12,6 @@
 // Flows of TCP by frames cost much more memory than those of the shortcut, so they
 // have a limit of their own besides that of both.
 //
-// Only the owner of a flow closes it; the table counts and lists.
+// Only the owner of a flow closes it; the table counts and lists. Others may ask
+// the owner to, by Flow.Kill.
 package flow

@@ -57,6 +57,7 @@ func (w Way) String() string {
 // A Flow is an entry of a Table. Its counters may be used concurrently.
 type Flow struct {
 	Key
+	ID     uint64 // counts from 1, and is never used again in its table
 	Opened time.Time
 
 	// ToTarget and ToInitiator count payload bytes.
@@ -64,7 +65,10 @@ type Flow struct {
 
 	table  *Table
 	way    atomic.Uint32 // Way
+	ending atomic.Uint32 // see Kill
+	rule   atomic.Int64  // see SetRule
 	closed atomic.Bool
+	killer Killer
 }
 
 // Way returns how the flow's bytes go now.
@@ -99,6 +103,7 @@ func (f *Flow) Close() {
 	delete(f.table.flows, f)
 	f.table.stats[f.Proto].Live--
 	f.table.live[f.Proto][f.Way()]--
+	f.settleLocked()
 }
 
 // A Config limits a table. Zero means the default of each field.
@@ -118,6 +123,10 @@ type Config struct {
 
 	// MaxICMP is 256 by default: more echo identifiers at once is a flood.
 	MaxICMP int
+
+	// Full is called when a flow met a limit; it must not block. nil: nobody
+	// asks.
+	Full func(Proto)
 }
 
 // Stats count the flows of one protocol.
@@ -126,10 +135,15 @@ type Stats struct {
 	Peak    int    // most flows at any one time
 	Opened  uint64 // flows since the table was made
 	Refused uint64 // flows that met the limit
+
+	// Ended counts the payload of flows that are closed.
+	Ended Bytes
 }
 
 // A Table holds the live flows. It is safe for concurrent use.
 type Table struct {
+	full func(Proto) // see Config.Full
+
 	mu sync.Mutex
 	// max is how many flows there may be.
 	// +checklocks:mu
@@ -144,6 +158,11 @@ type Table struct {
 	live [protos][ways]int
 	// +checklocks:mu
 	stats [protos]Stats
+	// +checklocks:mu
+	last uint64 // id
+	// rules count the flows of published ports.
+	// +checklocks:mu
+	rules map[int]*RuleStats
 }
 
 // New returns an empty table.
@@ -154,10 +173,15 @@ func New(cfg Config) *Table {
 		}
 		return n
 	}
+	if cfg.Full == nil {
+		cfg.Full = func(Proto) {}
+	}
 	return &Table{
+		full:      cfg.Full,
 		max:       [protos]int{TCP: orDefault(cfg.MaxTCP, 65536), UDP: orDefault(cfg.MaxUDP, 8192), ICMP: orDefault(cfg.MaxICMP, 256)},
 		maxFrames: orDefault(cfg.MaxFrames, 16384),
 		flows:     make(map[*Flow]struct{}),
+		rules:     make(map[int]*RuleStats),
 	}
 }
 
@@ -176,9 +200,11 @@ func (t *Table) OpenBy(k Key, w Way) (*Flow, error) {
 	s := &t.stats[k.Proto]
 	if s.Live >= t.max[k.Proto] || t.isFullLocked(k.Proto, w) {
 		s.Refused++
+		t.full(k.Proto)
 		return nil, ErrFull
 	}
-	f := &Flow{Key: k, Opened: time.Now(), table: t}
+	t.last++
+	f := &Flow{Key: k, ID: t.last, Opened: time.Now(), table: t}
 	f.way.Store(uint32(w))
 	t.live[k.Proto][w]++
 	t.flows[f] = struct{}{}
@@ -211,10 +237,7 @@ func (t *Table) Len(p Proto) int { return t.Stats(p).Live }
 // All ranges over the flows that were live when it was called, in no order.
 func (t *Table) All() iter.Seq[*Flow] {
 	t.mu.Lock()
-	flows := make([]*Flow, 0, len(t.flows))
-	for f := range t.flows {
-		flows = append(flows, f)
-	}
+	flows := t.allLocked()
 	t.mu.Unlock()
 	return func(yield func(*Flow) bool) {
 		for _, f := range flows {
@@ -223,4 +246,13 @@ func (t *Table) All() iter.Seq[*Flow] {
 			}
 		}
 	}
+}
+
+// +checklocks:t.mu
+func (t *Table) allLocked() []*Flow {
+	flows := make([]*Flow, 0, len(t.flows))
+	for f := range t.flows {
+		flows = append(flows, f)
+	}
+	return flows
 }

@@ -178,7 +178,7 @@ func (t *TCP) serve(r *stack.Request, a adoption) error {
 	}
 	guest.SetKeepAlive(socket.KeepAliveIdle, socket.KeepAliveInterval, socket.KeepAliveCount)
 	f := a.flow
-	return t.cfg.Mover.JoinStream(guest, a.host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator}, func(inOrder bool) {
+	return t.cfg.Mover.JoinStream(guest, a.host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator, Owner: f}, func(inOrder bool) {
 		t.cfg.Log.Debug("flow ended", "proto", "tcp", "initiator", f.Initiator, "target", f.Target,
 			"in_order", inOrder, "to_target", f.ToTarget.Load(), "to_initiator", f.ToInitiator.Load())
 		f.Close()

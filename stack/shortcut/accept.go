@@ -82,7 +82,7 @@ func passOn(from, to int) {
 func (s *Shortcut) join(fd int, a *attempt) {
 	f := a.flow
 	done := func(inOrder bool) { s.ended(f, inOrder) }
-	if err := s.cfg.Mover.Join(fd, a.host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator}, done); err != nil {
+	if err := s.cfg.Mover.Join(fd, a.host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator, Owner: f}, done); err != nil {
 		f.Close()
 		s.Stats.Exhausted.Add(1)
 		s.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", f.Initiator, "target", f.Target, "error", err)
