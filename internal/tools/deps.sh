@@ -13,7 +13,7 @@ tests="gcc:gcc curl:curl dig:bind9-dnsutils ping:iputils-ping traceroute:tracero
        slirp4netns:slirp4netns pasta:passt
        podman:podman crun:crun /usr/lib/podman/netavark:netavark iptables:iptables nft:nftables
        buildah:buildah rootlesskit:rootlesskit bwrap:bubblewrap"
-peers="slirp4netns:slirp4netns pasta:passt"
+peers="slirp4netns:slirp4netns pasta:passt rootlesskit:rootlesskit newuidmap:uidmap"
 
 # Some of them live where an ordinary user's PATH does not lead.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

@@ -20,24 +20,25 @@ func bars() []bar {
 	all := streamBars()
 	all = append(all, bar{key: "pingpong-p50", factor: 1})
 	for _, n := range connectClients() {
-		all = append(all, bar{key: rowKey("connect", n), factor: 1})
+		all = append(all, bar{key: inGuest.key("connect", n), factor: 1})
 	}
 	for _, size := range datagramSizes() {
-		all = append(all, bar{key: rowKey("udp", "out", size), factor: 1})
+		all = append(all, bar{key: inGuest.datagramKey(size), factor: 1})
 	}
 	for _, down := range []bool{false, true} {
-		all = append(all, bar{key: segmentKey(down), factor: 5})
+		all = append(all, bar{key: inGuest.segmentKey(down), factor: 5})
 	}
 	all = append(all,
-		bar{key: rowKey("udp", "request", 1000), factor: 1},
+		bar{key: inGuest.requestKey(1000), factor: 1},
 		bar{key: "dns-queries", factor: 1},
 		bar{key: "start", factor: 1.2, peer: "pasta"},
 		bar{key: front(Pasta).firstKey(), factor: 1.2, peer: "pasta"},
-		bar{key: "memory-connection", factor: 8.192, alone: true}, // 8 KiB
-		bar{key: "memory-descriptors", factor: 3, alone: true})
+		bar{key: inGuest.memoryEach(), factor: 8.192, alone: true}, // 8 KiB
+		bar{key: inGuest.memoryDescriptors(), factor: 3, alone: true})
 	for _, f := range fronts() {
 		all = append(all, bar{key: f.pssKey(manyHelpers), factor: 12, alone: true})
 	}
+	all = append(all, publishedBars()...)
 	return append(all, offBars()...)
 }
 
@@ -75,7 +76,7 @@ func offBars() []bar {
 		}
 	}
 	for _, n := range connectClients() {
-		all = append(all, bar{key: rowKey("connect", n), factor: 0.8, ours: offName})
+		all = append(all, bar{key: inGuest.key("connect", n), factor: 0.8, ours: offName})
 	}
 	return all
 }

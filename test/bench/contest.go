@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -98,7 +99,13 @@ func (c *contest) session(ctx context.Context, name string, s session) error {
 		world: c.world, contestant: name, helper: c.helpers[name], mtu: s.mtu,
 		launcher: c.launcher(name), pace: c.pace, results: c.results,
 	}
+	if s.published {
+		t.ports, t.pace = publishedPorts(), c.pace.brief()
+	}
 	err := t.begin(ctx)
+	if err == nil && s.published {
+		err = t.publish(ctx)
+	}
 	if err == nil && s.nested {
 		err = t.nest(ctx)
 	}
@@ -107,6 +114,9 @@ func (c *contest) session(ctx context.Context, name string, s session) error {
 	}
 	// The end is for the laboratory's sake, also when ctx is over.
 	messages, endErr := t.end(context.WithoutCancel(ctx))
+	if s.published {
+		endErr = errors.Join(endErr, t.forget(context.WithoutCancel(ctx)))
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -1,5 +1,5 @@
 // Bench measures what a guest gets from taproot, from the peers that are
-// installed (slirp4netns, pasta) and from the kernel's own NAT through a veth
+// installed (slirp4netns, pasta, rootlesskit) and from the kernel's own NAT through a veth
 // pair, which needs real privilege and is here as the limit. A few rows also
 // tell what loopback does on the same machine.
 //
@@ -7,6 +7,7 @@
 //	make bench BENCH=-quick              # one short round
 //	make bench BENCH='-rows tcp-1500'    # only rows whose key starts so
 //	make bench BENCH='-rows front'       # only what container runtimes wait and pay for
+//	make bench BENCH='-rows published'   # only published ports
 //	make bench BENCH='-format markdown'  # tables for a document
 //	make bench-publish RUN=docs/benchmarks/NAME
 //	make bench-compare OLD=HEAD~1        # two builds in turns, judged by benchstat
@@ -32,6 +33,7 @@
 // connection; when it closes they exit.
 //
 //	conductor ── outside   servers and their counters, namespace outside
+//	          ├─ near      clients of published ports, namespace host
 //	          ├─ host      starts helpers, namespace host, ordinary user
 //	          ├─ admin     starts the kernel limit, namespace host, its root
 //	          ├─ admin     the same on the outside, for what loopback does
@@ -62,6 +64,11 @@
 //   - DNS: queries by 32 clients through the helper's own resolver (the kernel's
 //     limit: straight to the server), each from a new socket for a new name.
 //   - QUIC: one stream by the program of test/bench/quic.
+//   - Published ports: the same with the servers in the guest, at ports that the
+//     helper publishes on all of the host's addresses. Clients are outside, or on
+//     the host and use 127.0.0.1; "in" is towards the guest. Rootlesskit takes part
+//     with its builtin port driver, whose guest sees 127.0.0.1 and not its
+//     clients; windows are shorter.
 //   - Start-up: from nothing (no namespace) to the first successful connect of
 //     a program in the guest, median of 20.
 //   - Fronts: taproot under the names slirp4netns and pasta against the

@@ -35,6 +35,8 @@ type Launcher struct {
 type LaunchArgs struct {
 	Helper  Helper
 	MTU     int      // bytes, of the guest's interface
+	Ports   Ports    // that the helper publishes
+	Dir     string   // for the helper's files
 	Command []string // what runs in the guest
 }
 
@@ -105,7 +107,7 @@ type launched struct {
 // launch starts a guest. stdout is the command's standard output.
 func launch(args LaunchArgs, stdout *os.File) (*launched, error) {
 	guest := &launched{messages: new(tail)}
-	line, isWrapped := args.Helper.wrapped(args.MTU, args.Command)
+	line, isWrapped := args.wrapped()
 	with := files{attr: dies(), stdout: stdout}
 	if !isWrapped {
 		line = args.Command
@@ -132,7 +134,7 @@ func (g *launched) attach(args LaunchArgs) error {
 		return attachVeth(pid, args.MTU)
 	}
 	var err error
-	g.helper, err = g.start(args.Helper.attached(args.MTU, pid), files{attr: dies()})
+	g.helper, err = g.start(args.attached(pid), files{attr: dies()})
 	return err
 }
 

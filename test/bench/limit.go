@@ -198,17 +198,17 @@ func removeMasquerade() error {
 // loopbackRows are the keys of the rows that mean something without a guest: an
 // MTU does not, but for that of loopback, which is about mtuLarge.
 func loopbackRows() []string {
-	keys := []string{"pingpong-p50", "pingpong-p99", segmentKey(false), segmentKey(true), "dns-queries"}
+	keys := []string{"pingpong-p50", "pingpong-p99", inGuest.segmentKey(false), inGuest.segmentKey(true), "dns-queries"}
 	for _, s := range streams() {
 		if s.mtu == mtuLarge {
 			keys = append(keys, s.rateKey())
 		}
 	}
 	for _, n := range connectClients() {
-		keys = append(keys, rowKey("connect", n))
+		keys = append(keys, inGuest.key("connect", n))
 	}
 	for _, n := range requestFlows() {
-		keys = append(keys, rowKey("udp", "request", n))
+		keys = append(keys, inGuest.requestKey(n))
 	}
 	return keys
 }

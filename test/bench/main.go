@@ -113,7 +113,7 @@ func parseOptions(args []string, messages io.Writer) (options, error) {
 	flags.SetOutput(messages)
 	var (
 		rows    = flags.String("rows", "", "measure only rows whose key begins with one of these, separated by commas (default all)")
-		helpers = flags.String("helpers", "", "of taproot, taproot-off, slirp4netns, pasta, kernel, loopback only these, separated by commas (default all)")
+		helpers = flags.String("helpers", "", "of taproot, taproot-off, slirp4netns, pasta, rootlesskit, kernel, loopback only these, separated by commas (default all)")
 		old     = flags.String("old", "", "another taproot to compare with: only the two, as old and new, unless -helpers names others too (default none)")
 		taproot = flags.String("taproot", "", "the taproot to measure (default built from this module)")
 		rounds  = flags.Int("rounds", 0, "rounds (default 3, with -quick 1)")

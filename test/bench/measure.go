@@ -11,7 +11,7 @@ func bulk(s stream) measurement {
 	return measurement{
 		keys: []string{s.rateKey(), s.costKey()},
 		make: func(ctx context.Context, t *turn) error {
-			got, err := t.stream(ctx, t.servers, s, t.pace.window)
+			got, err := t.stream(ctx, t.at(s.from), s, t.pace.window)
 			if err != nil {
 				return err
 			}
@@ -27,22 +27,22 @@ func bulk(s stream) measurement {
 // stream opens the flows of a stream, lets them run and watches a window.
 func (t *turn) stream(ctx context.Context, at Servers, s stream, window time.Duration) (transfer, error) {
 	args := OpenArgs{Address: at.Sink, Flows: s.flows, Down: s.down}
-	receiver := t.outside
+	client, receiver := t.client(s.from), t.server(s.from)
 	if s.down {
-		args.Address, receiver = at.Source, t.guest
+		args.Address, receiver = at.Source, client
 	}
-	if err := t.guest.call(ctx, "Open", args, &Nothing{}); err != nil {
+	if err := client.call(ctx, "Open", args, &Nothing{}); err != nil {
 		return transfer{}, err
 	}
-	call := t.guest.start("Stream", t.pace.warm+window+overrun, &Nothing{})
+	call := client.start("Stream", t.pace.warm+window+overrun, &Nothing{})
 	got, err := t.watch(ctx, receiver, window)
 	if err != nil {
 		return transfer{}, err
 	}
-	return got, await(ctx, call)
+	return got, errors.Join(client.call(ctx, "Halt", Nothing{}, &Nothing{}), await(ctx, call))
 }
 
-// overrun is how much longer bulk traffic lasts than it must: a window may
+// overrun is how much longer bulk traffic may last than it must: a window may
 // start late.
 const overrun = 200 * time.Millisecond
 
@@ -85,12 +85,12 @@ func (t *turn) watch(ctx context.Context, receiver *remote, window time.Duration
 }
 
 // pingPong measures round trips of one byte.
-func pingPong() measurement {
-	p50, p99 := rowKey("pingpong", "p50"), rowKey("pingpong", "p99")
+func pingPong(from side) measurement {
+	p50, p99 := from.pingPongKey("p50"), from.pingPongKey("p99")
 	return measurement{keys: []string{p50, p99}, make: func(ctx context.Context, t *turn) error {
-		args := PingPongArgs{Address: t.servers.PingPong, Rounds: t.pace.pings, Limit: t.pace.pingTime}
+		args := PingPongArgs{Address: t.at(from).PingPong, Rounds: t.pace.pings, Limit: t.pace.pingTime}
 		var trips Latency
-		if err := t.guest.call(ctx, "PingPong", args, &trips); err != nil {
+		if err := t.client(from).call(ctx, "PingPong", args, &trips); err != nil {
 			return err
 		}
 		t.record(p50, microseconds(trips.P50))
@@ -126,12 +126,12 @@ func pingPongBeside(flows int) measurement {
 }
 
 // connects measures connections per second of a number of clients.
-func connects(clients int) measurement {
-	key := rowKey("connect", clients)
+func connects(from side, clients int) measurement {
+	key := from.key("connect", clients)
 	return measurement{keys: []string{key}, make: func(ctx context.Context, t *turn) error {
-		args := ConnectArgs{Address: t.servers.Close, Clients: clients, Duration: t.pace.connect}
+		args := ConnectArgs{Address: t.at(from).Close, Clients: clients, Duration: t.pace.connect}
 		var reply Connects
-		if err := t.guest.call(ctx, "Connect", args, &reply); err != nil {
+		if err := t.client(from).call(ctx, "Connect", args, &reply); err != nil {
 			return err
 		}
 		t.record(key, reply.PerSecond())
@@ -145,37 +145,46 @@ func connects(clients int) measurement {
 	}}
 }
 
-// datagrams measures the rate of datagrams out of the guest.
-func datagrams(size int) measurement {
-	key := rowKey("udp", "out", size)
-	return measurement{keys: []string{key}, make: func(ctx context.Context, t *turn) error {
+// datagrams measures the rate of datagrams from the clients' side, and what each
+// costs the helper.
+func datagrams(from side, size int) measurement {
+	key, cost := from.datagramKey(size), from.costKey("udp", size)
+	return measurement{keys: []string{key, cost}, make: func(ctx context.Context, t *turn) error {
+		used, received := t.usage().cpu, int64(0)
 		best, err := search{
 			first: rateFirst, least: rateLeast, most: rateMost, halvings: t.pace.halvings,
-			try: func(rate int) (trial, error) { return t.spout(ctx, size, rate) },
+			try: func(rate int) (trial, error) {
+				got, err := t.spout(ctx, from, size, rate)
+				received += got.received
+				return got, err
+			},
 		}.run()
 		if err != nil {
 			return err
 		}
 		t.record(key, best.perSecond()/1000)
+		if t.helper.hasProcesses() && received > 0 {
+			t.record(cost, microseconds(t.usage().cpu-used)/float64(received))
+		}
 		return nil
 	}}
 }
 
 // spout is one trial: datagrams at one rate. It waits for those on their way.
-func (t *turn) spout(ctx context.Context, size, rate int) (trial, error) {
+func (t *turn) spout(ctx context.Context, from side, size, rate int) (trial, error) {
 	t.runs++
-	if err := t.outside.call(ctx, "Expect", t.runs, &Nothing{}); err != nil {
+	if err := t.server(from).call(ctx, "Expect", t.runs, &Nothing{}); err != nil {
 		return trial{}, err
 	}
-	args := SpoutArgs{Address: t.servers.Drain, Run: t.runs, Size: size, Rate: rate, Duration: t.pace.trial}
+	args := SpoutArgs{Address: t.at(from).Drain, Run: t.runs, Size: size, Rate: rate, Duration: t.pace.trial}
 	var sent Spouted
-	if err := t.guest.call(ctx, "Spout", args, &sent); err != nil {
+	if err := t.client(from).call(ctx, "Spout", args, &sent); err != nil {
 		return trial{}, err
 	}
 	result := trial{rate: rate, sent: sent.Sent, elapsed: sent.Elapsed, received: -1}
 	for {
 		var count int64
-		if err := t.outside.call(ctx, "Counted", Nothing{}, &count); err != nil {
+		if err := t.server(from).call(ctx, "Counted", Nothing{}, &count); err != nil {
 			return trial{}, err
 		}
 		if count == result.received {
@@ -192,13 +201,17 @@ func (t *turn) spout(ctx context.Context, size, rate int) (trial, error) {
 const drainTime = 30 * time.Millisecond
 
 // requests measures datagrams to and fro.
-func requests(flows int) measurement {
-	key := rowKey("udp", "request", flows)
-	return measurement{keys: []string{key}, make: func(ctx context.Context, t *turn) error {
-		args := RequestArgs{Address: t.servers.Echo, Flows: flows, Duration: t.pace.request}
+func requests(from side, flows int) measurement {
+	key, cost := from.requestKey(flows), from.costKey("udp", "request", flows)
+	return measurement{keys: []string{key, cost}, make: func(ctx context.Context, t *turn) error {
+		args := RequestArgs{Address: t.at(from).Echo, Flows: flows, Duration: t.pace.request}
 		var reply Requests
-		if err := t.guest.call(ctx, "Request", args, &reply); err != nil {
+		used := t.usage().cpu
+		if err := t.client(from).call(ctx, "Request", args, &reply); err != nil {
 			return err
+		}
+		if t.helper.hasProcesses() && reply.Done > 0 {
+			t.record(cost, microseconds(t.usage().cpu-used)/float64(reply.Done))
 		}
 		t.record(key, reply.PerSecond()/1000)
 		t.record(key+"-p50", microseconds(reply.Took.P50))

@@ -22,14 +22,14 @@ func offRows() []string {
 		}
 	}
 	for _, n := range connectClients() {
-		keys = append(keys, rowKey("connect", n))
+		keys = append(keys, inGuest.key("connect", n))
 	}
-	return keys
+	return append(keys, publishedKeys()...)
 }
 
-// hasShortcut reports whether a taproot has the option: one that is compared
-// with may be older.
-func hasShortcut(taproot string) bool {
+// hasOption reports whether a taproot has an option: one that is compared with
+// may be older.
+func hasOption(taproot, option string) bool {
 	help, err := exec.Command(taproot, "run", "--help").Output()
-	return err == nil && strings.Contains(string(help), "--shortcut")
+	return err == nil && strings.Contains(string(help), option)
 }

@@ -89,7 +89,7 @@ func TestRowsAreMeasured(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range slices.Concat(offRows(), loopbackRows()) {
+	for _, key := range slices.Concat(offRows(), loopbackRows(), outboundKeys()) {
 		if !slices.Contains(keys, key) {
 			t.Errorf("row %s: a contestant's, not in the table", key)
 		}
@@ -103,30 +103,61 @@ func TestRowsAreMeasured(t *testing.T) {
 
 func TestCommandLines(t *testing.T) {
 	command := []string{"load", "a b"}
+	two := Ports{First: 20001, Count: 2}
 	tests := []struct {
 		name   string
 		helper Helper
+		ports  Ports
 		want   string // words joined by a bar; empty for helpers beside the guest
 	}{
-		{"taproot", Helper{Kind: Taproot, Path: "/t"}, "/t|run|--mtu=1500|--|load|a b"},
-		{"taproot with options", Helper{Kind: Taproot, Path: "/t", Args: []string{"--offload=off"}},
+		{"taproot", Helper{Kind: Taproot, Path: "/t"}, Ports{}, "/t|run|--mtu=1500|--|load|a b"},
+		{"taproot with options", Helper{Kind: Taproot, Path: "/t", Args: []string{"--offload=off"}}, Ports{},
 			"/t|run|--mtu=1500|--offload=off|--|load|a b"},
-		{"pasta", Helper{Kind: Pasta, Path: "/p"},
-			"/p|--config-net|-f|-q|--mtu|1500|--dns-forward|10.0.2.3|-t|none|-u|none|-T|none|-U|none|--|load|a b"},
-		{"slirp4netns", Helper{Kind: Slirp4netns, Path: "/s"}, ""},
-		{"kernel", Helper{Kind: Veth}, ""},
+		{"taproot with ports", Helper{Kind: Taproot, Path: "/t"}, two,
+			"/t|run|--mtu=1500|--publish=0.0.0.0:20001-20002:20001-20002/tcp|--publish=0.0.0.0:20001-20002:20001-20002/udp|--|load|a b"},
+		{"pasta", Helper{Kind: Pasta, Path: "/p"}, Ports{},
+			"/p|--config-net|-f|-q|--mtu|1500|--dns-forward|10.0.2.3|-T|none|-U|none|-t|none|-u|none|--|load|a b"},
+		{"pasta with ports", Helper{Kind: Pasta, Path: "/p"}, two,
+			"/p|--config-net|-f|-q|--mtu|1500|--dns-forward|10.0.2.3|-T|none|-U|none|-t|20001-20002|-u|20001-20002|--|load|a b"},
+		{"rootlesskit", Helper{Kind: Rootlesskit, Path: "/r"}, two,
+			"/r|--net=slirp4netns|--port-driver=builtin|--mtu=1500|--disable-host-loopback|--copy-up=/etc|--state-dir=/d/rootlesskit|" +
+				"-p|0.0.0.0:20001:20001/tcp|-p|0.0.0.0:20001:20001/udp|-p|0.0.0.0:20002:20002/tcp|-p|0.0.0.0:20002:20002/udp|--|load|a b"},
+		{"slirp4netns", Helper{Kind: Slirp4netns, Path: "/s"}, Ports{}, ""},
+		{"kernel", Helper{Kind: Veth}, Ports{}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			line, wraps := tt.helper.wrapped(1500, command)
+			line, wraps := LaunchArgs{Helper: tt.helper, MTU: 1500, Ports: tt.ports, Dir: "/d", Command: command}.wrapped()
 			if got := strings.Join(line, "|"); got != tt.want || wraps != (tt.want != "") {
 				t.Errorf("got %q %v, want %q", got, wraps, tt.want)
 			}
 		})
 	}
-	got := strings.Join(Helper{Kind: Slirp4netns, Path: "/s"}.attached(65520, 12), " ")
-	if want := "/s -c --mtu=65520 12 tap0"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	for ports, want := range map[Ports]string{{}: "/s -c --mtu=65520 12 tap0", two: "/s -c --mtu=65520 --api-socket /d/ports 12 tap0"} {
+		args := LaunchArgs{Helper: Helper{Kind: Slirp4netns, Path: "/s"}, MTU: 65520, Ports: ports, Dir: "/d"}
+		if got := strings.Join(args.attached(12), " "); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// TestServersOn has every server at an address, at its own port.
+func TestServersOn(t *testing.T) {
+	running := new(service)
+	defer running.Close()
+	var at Servers
+	if err := newAgent().serve(t.Context(), ServeArgs{Address: "127.0.0.1"}, running, &at); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(at.all()); got != serverCount || len(running.open) != serverCount {
+		t.Errorf("servers: got %d, %d open, want %d", got, len(running.open), serverCount)
+	}
+	moved := at.on("192.0.2.1")
+	for i, place := range moved.all() {
+		_, want, _ := strings.Cut(*at.all()[i], ":")
+		if host, port, _ := strings.Cut(*place, ":"); host != "192.0.2.1" || port != want || want == "" {
+			t.Errorf("server %d: got %s, want port %s of 192.0.2.1", i, *place, want)
+		}
 	}
 }
 

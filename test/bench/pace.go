@@ -20,6 +20,8 @@ type pace struct {
 	request  time.Duration
 	starts   int
 	crowd    int // connections, of the largest crowd
+
+	crowdTime time.Duration // at most for one size of crowd
 }
 
 // String is what a reader of the figures must know.
@@ -44,7 +46,18 @@ func usualPace() pace {
 		request:  time.Second,
 		starts:   20,
 		crowd:    50_000,
+
+		crowdTime: 30 * time.Second,
 	}
+}
+
+// brief is the pace of published ports: many rows, most of them twice.
+func (p pace) brief() pace {
+	p.warm, p.window = 200*time.Millisecond, 400*time.Millisecond
+	p.pings, p.pingTime = 1500, 400*time.Millisecond
+	p.connect, p.request = 400*time.Millisecond, 500*time.Millisecond
+	p.halvings, p.crowdTime = 2, 15*time.Second
+	return p
 }
 
 // quickPace is one short round, without the largest crowd.
@@ -63,6 +76,8 @@ func quickPace() pace {
 		request:  500 * time.Millisecond,
 		starts:   20,
 		crowd:    10_000,
+
+		crowdTime: 30 * time.Second,
 	}
 }
 

@@ -28,13 +28,13 @@ const (
 )
 
 // lossyKey names the row of a direction.
-func lossyKey(down bool) string { return rowKey("lossy", direction(down)) }
+func lossyKey(down bool) string { return rowKey("lossy", inGuest.direction(down)) }
 
 // lossyRows returns the rows of the path.
 func lossyRows() []Row {
 	var rows []Row
 	for _, down := range []bool{false, true} {
-		title := fmt.Sprintf("TCP, %v and %.1f %% loss each way, %s, %s", pathDelay, 100*pathLoss, direction(down), plural(pathFlows, "flow"))
+		title := fmt.Sprintf("TCP, %v and %.1f %% loss each way, %s, %s", pathDelay, 100*pathLoss, inGuest.direction(down), plural(pathFlows, "flow"))
 		rows = append(rows, Row{Key: lossyKey(down), Title: title, Unit: "Mbit/s"})
 	}
 	return rows

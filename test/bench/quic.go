@@ -19,13 +19,13 @@ import (
 const quicPort = "4433"
 
 // quicKey names the row of a direction.
-func quicKey(down bool) string { return rowKey("quic", direction(down)) }
+func quicKey(down bool) string { return rowKey("quic", inGuest.direction(down)) }
 
 // quicRows returns the rows of QUIC.
 func quicRows() []Row {
 	var rows []Row
 	for _, down := range []bool{false, true} {
-		rows = append(rows, Row{Key: quicKey(down), Title: "QUIC " + direction(down) + ", 1 stream", Unit: "Gbit/s"})
+		rows = append(rows, Row{Key: quicKey(down), Title: "QUIC " + inGuest.direction(down) + ", 1 stream", Unit: "Gbit/s"})
 	}
 	return rows
 }
@@ -37,7 +37,7 @@ func quic(down bool) measurement {
 		if t.quic == "" {
 			return nil // a note says why
 		}
-		line := []string{t.quic, "transfer", "-direction", direction(down),
+		line := []string{t.quic, "transfer", "-direction", inGuest.direction(down),
 			"-warm", t.pace.warm.String(), "-window", t.pace.window.String(), t.quicServer()}
 		var output []byte
 		if err := t.guest.call(ctx, "Output", line, &output); err != nil {

@@ -33,8 +33,9 @@ func rowKey(parts ...any) string {
 
 // A stream is one of the throughput measurements.
 type stream struct {
-	mtu    int // bytes of IP packet on the guest's interface
-	down   bool
+	from   side
+	mtu    int  // bytes of IP packet on the guest's interface
+	down   bool // to the clients
 	flows  int
 	nested bool // from a network behind the guest's
 }
@@ -64,13 +65,8 @@ func streams() []stream {
 // about: one or eight flows, straight from the guest.
 func (s stream) column() bool { return !s.nested && (s.flows == 1 || s.flows == 8) }
 
-// direction is how the guest sees a transfer.
-func direction(down bool) string {
-	if down {
-		return "down"
-	}
-	return "up"
-}
+// direction is how the guest sees the stream.
+func (s stream) direction() string { return s.from.direction(s.down) }
 
 // place is what distinguishes the stream from those with as many flows.
 func (s stream) place() string {
@@ -83,13 +79,13 @@ func (s stream) place() string {
 // rateKey names the throughput row.
 func (s stream) rateKey() string {
 	if s.nested {
-		return rowKey(s.place(), direction(s.down), s.flows)
+		return rowKey(s.place(), s.direction(), s.flows)
 	}
-	return rowKey("tcp", s.place(), direction(s.down), s.flows)
+	return s.from.key("tcp", s.place(), s.direction(), s.flows)
 }
 
 // costKey names the row of processor time.
-func (s stream) costKey() string { return rowKey("cpu", s.place(), direction(s.down), s.flows) }
+func (s stream) costKey() string { return s.from.costKey(s.place(), s.direction(), s.flows) }
 
 // title says the same in words.
 func (s stream) title() string {
@@ -97,7 +93,7 @@ func (s stream) title() string {
 	if s.nested {
 		place = "nested network"
 	}
-	return fmt.Sprintf("%s %s, %s", place, direction(s.down), plural(s.flows, "flow"))
+	return s.from.title(fmt.Sprintf("%s %s, %s", place, s.direction(), plural(s.flows, "flow")))
 }
 
 // plural writes a number and its noun.
@@ -128,21 +124,34 @@ func allRows() []Row {
 		rates = append(rates, Row{Key: s.rateKey(), Title: "TCP, " + s.title(), Unit: "Gbit/s"})
 		costs = append(costs, Row{Key: s.costKey(), Title: "CPU, " + s.title(), Unit: "s/GB", Lower: true})
 	}
-	rows := slices.Concat(rates, lossyRows(), pingPongRows(), connectRows(), datagramRows(), segmentRows(), quicRows(), dnsRows())
+	rows := slices.Concat(rates, lossyRows(), pingPongRows(inGuest), besideRows(), connectRows(inGuest),
+		datagramRows(inGuest, datagramSizes()...), requestRows(inGuest, requestFlows()...), segmentRows(inGuest), quicRows(), dnsRows())
 	rows = append(rows, Row{Key: "start", Title: "start-up to first connect", Unit: "ms", Lower: true})
-	rows = append(rows, memoryRows()...)
+	rows = append(rows, memoryRows(inGuest)...)
+	rows = append(rows, crowdRows(inGuest, crowdSizes()...)...)
 	for _, f := range fronts() {
 		rows = append(rows, f.rows()...)
 	}
-	return append(rows, costs...)
+	rows = append(rows, costs...)
+	return append(rows, publishedRows()...)
 }
 
+// pingPongKey names a row of round trips over TCP.
+func (from side) pingPongKey(percentile string) string { return from.key("pingpong", percentile) }
+
 // pingPongRows returns the rows of round trips over TCP.
-func pingPongRows() []Row {
-	rows := []Row{
-		{Key: "pingpong-p50", Title: "TCP ping-pong, p50", Unit: "µs", Lower: true},
-		{Key: "pingpong-p99", Title: "TCP ping-pong, p99", Unit: "µs", Lower: true},
+func pingPongRows(from side) []Row {
+	var rows []Row
+	for _, percentile := range []string{"p50", "p99"} {
+		title := from.title("TCP ping-pong, " + percentile)
+		rows = append(rows, Row{Key: from.pingPongKey(percentile), Title: title, Unit: "µs", Lower: true})
 	}
+	return rows
+}
+
+// besideRows returns the rows of round trips beside bulk traffic.
+func besideRows() []Row {
+	var rows []Row
 	for _, flows := range besideFlows() {
 		for _, percentile := range []string{"p50", "p99"} {
 			title := fmt.Sprintf("TCP ping-pong beside %s up, %s", plural(flows, "flow"), percentile)
@@ -153,30 +162,47 @@ func pingPongRows() []Row {
 }
 
 // connectRows returns the rows of short connections.
-func connectRows() []Row {
+func connectRows(from side) []Row {
 	var rows []Row
 	for _, n := range connectClients() {
-		who := plural(n, "client")
+		what := from.title("connect/close, " + plural(n, "client"))
 		rows = append(rows,
-			Row{Key: rowKey("connect", n), Title: "connect/close, " + who, Unit: "1/s"},
-			Row{Key: rowKey("connect", n, "p99"), Title: "connect/close, " + who + ", p99", Unit: "ms", Lower: true},
-			Row{Key: rowKey("connect", n, "failed"), Title: "connect/close, " + who + ", failed", Unit: "%", Lower: true})
+			Row{Key: from.key("connect", n), Title: what, Unit: "1/s"},
+			Row{Key: from.key("connect", n, "p99"), Title: what + ", p99", Unit: "ms", Lower: true},
+			Row{Key: from.key("connect", n, "failed"), Title: what + ", failed", Unit: "%", Lower: true})
 	}
 	return rows
 }
 
+// datagramKey names the row of single datagrams from the clients.
+func (from side) datagramKey(size int) string { return from.key("udp", from.away(), size) }
+
+// requestKey names the row of datagrams to and fro.
+func (from side) requestKey(flows int) string { return from.key("udp", "request", flows) }
+
 // datagramRows returns the rows of single datagrams.
-func datagramRows() []Row {
+func datagramRows(from side, sizes ...int) []Row {
 	var rows []Row
-	for _, size := range datagramSizes() {
-		rows = append(rows, Row{Key: rowKey("udp", "out", size), Title: fmt.Sprintf("UDP out, %d B, loss under 1 %%", size), Unit: "kpps"})
-	}
-	for _, n := range requestFlows() {
-		what := "UDP request/response, " + plural(n, "flow")
+	for _, size := range sizes {
+		what := from.title(fmt.Sprintf("UDP %s, %d B", from.away(), size))
 		rows = append(rows,
-			Row{Key: rowKey("udp", "request", n), Title: what, Unit: "k/s"},
-			Row{Key: rowKey("udp", "request", n, "p50"), Title: what + ", p50", Unit: "µs", Lower: true},
-			Row{Key: rowKey("udp", "request", n, "lost"), Title: what + ", lost", Unit: "%", Lower: true})
+			Row{Key: from.datagramKey(size), Title: what + ", loss under 1 %", Unit: "kpps"},
+			Row{Key: from.costKey("udp", size), Title: what + ", CPU of each", Unit: "µs", Lower: true})
+	}
+	return rows
+}
+
+// requestRows returns the rows of datagrams to and fro.
+func requestRows(from side, flows ...int) []Row {
+	var rows []Row
+	for _, n := range flows {
+		what := from.title("UDP request/response, " + plural(n, "flow"))
+		key := from.requestKey(n)
+		rows = append(rows,
+			Row{Key: key, Title: what, Unit: "k/s"},
+			Row{Key: rowKey(key, "p50"), Title: what + ", p50", Unit: "µs", Lower: true},
+			Row{Key: rowKey(key, "lost"), Title: what + ", lost", Unit: "%", Lower: true},
+			Row{Key: from.costKey("udp", "request", n), Title: what + ", CPU of each", Unit: "µs", Lower: true})
 	}
 	return rows
 }

@@ -24,33 +24,36 @@ const (
 )
 
 // segmentKey names the row of a direction.
-func segmentKey(down bool) string { return rowKey("udp", "segment", direction(down)) }
+func (from side) segmentKey(down bool) string {
+	return from.key("udp", "segment", from.direction(down))
+}
 
 // segmentRows returns the rows of bulk datagrams.
-func segmentRows() []Row {
+func segmentRows(from side) []Row {
 	var rows []Row
 	for _, down := range []bool{false, true} {
-		title := fmt.Sprintf("UDP_SEGMENT/GRO %s, %d B", direction(down), segmentSize)
-		rows = append(rows, Row{Key: segmentKey(down), Title: title, Unit: "Gbit/s"})
+		title := from.title(fmt.Sprintf("UDP_SEGMENT/GRO %s, %d B", from.direction(down), segmentSize))
+		rows = append(rows, Row{Key: from.segmentKey(down), Title: title, Unit: "Gbit/s"})
 	}
 	return rows
 }
 
 // segments measures datagrams sent in trains as fast as the sender can. The
 // figure is what arrived, however much was lost.
-func segments(down bool) measurement {
-	return measurement{keys: []string{segmentKey(down)}, make: func(ctx context.Context, t *turn) error {
-		method, address, receiver := "SendTrains", t.servers.Trains, t.outside
+func segments(from side, down bool) measurement {
+	key := from.segmentKey(down)
+	return measurement{keys: []string{key}, make: func(ctx context.Context, t *turn) error {
+		method, address, receiver := "SendTrains", t.at(from).Trains, t.server(from)
 		if down {
-			method, address, receiver = "FetchTrains", t.servers.TrainSource, t.guest
+			method, address, receiver = "FetchTrains", t.at(from).TrainSource, t.client(from)
 		}
 		args := TrainArgs{Address: address, Duration: t.pace.warm + t.pace.window + overrun}
-		call := t.guest.start(method, args, &Nothing{})
+		call := t.client(from).start(method, args, &Nothing{})
 		got, err := t.watch(ctx, receiver, t.pace.window)
 		if err != nil {
 			return err
 		}
-		t.record(segmentKey(down), got.gigabits())
+		t.record(key, got.gigabits())
 		return await(ctx, call)
 	}}
 }

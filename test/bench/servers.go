@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"sync"
 )
 
@@ -26,10 +28,35 @@ type Servers struct {
 	Hold []string
 }
 
+// all are the places of all addresses.
+func (s *Servers) all() []*string {
+	places := []*string{&s.Sink, &s.Source, &s.PingPong, &s.Close, &s.Drain, &s.Echo, &s.DNS, &s.Trains, &s.TrainSource}
+	for i := range s.Hold {
+		places = append(places, &s.Hold[i])
+	}
+	return places
+}
+
+// serverCount is their number.
+const serverCount = 9 + holdServers
+
 // ServeArgs says where the servers shall be.
 type ServeArgs struct {
 	Address string // IP address of all of them
-	DNSPort string // the others have ports of the kernel's choice
+
+	// FirstPort is the port of the first server; the others have the next ones.
+	// 0 is ports of the kernel's choice.
+	FirstPort uint16
+
+	DNSPort string // of that server alone; empty means that it is like the others
+}
+
+// port is where the n-th server, from 0, listens.
+func (a ServeArgs) port(n int) string {
+	if a.FirstPort == 0 {
+		return "0"
+	}
+	return strconv.Itoa(int(a.FirstPort) + n)
 }
 
 // Serve opens all servers and replies with where they are. They live as long
@@ -70,7 +97,8 @@ type streamServer struct {
 	serve func(net.Conn)
 }
 
-// A datagramServer is the same for UDP, with a port that is 0 for any.
+// A datagramServer is the same for UDP, with a port that is empty for the next
+// one.
 type datagramServer struct {
 	at    *string
 	port  string
@@ -79,7 +107,6 @@ type datagramServer struct {
 
 // serve adds all servers to running.
 func (a *Agent) serve(ctx context.Context, args ServeArgs, running *service, at *Servers) error {
-	local := net.JoinHostPort(args.Address, "0")
 	streams := []streamServer{
 		{&at.Sink, a.serveSink},
 		{&at.Source, serveSource},
@@ -91,7 +118,7 @@ func (a *Agent) serve(ctx context.Context, args ServeArgs, running *service, at 
 		streams = append(streams, streamServer{&at.Hold[i], serveHold})
 	}
 	for _, server := range streams {
-		listener, err := listenTCP(ctx, local)
+		listener, err := listenTCP(ctx, net.JoinHostPort(args.Address, args.port(len(running.open))))
 		if err != nil {
 			return err
 		}
@@ -100,14 +127,15 @@ func (a *Agent) serve(ctx context.Context, args ServeArgs, running *service, at 
 		running.group.Go(func() { running.accept(listener, server.serve) })
 	}
 	datagrams := []datagramServer{
-		{&at.Drain, "0", a.datagram.serve},
-		{&at.Echo, "0", serveEcho},
+		{&at.Drain, "", a.datagram.serve},
+		{&at.Echo, "", serveEcho},
 		{&at.DNS, args.DNSPort, serveDNS},
-		{&at.Trains, "0", a.serveTrains},
-		{&at.TrainSource, "0", serveTrainSource},
+		{&at.Trains, "", a.serveTrains},
+		{&at.TrainSource, "", serveTrainSource},
 	}
 	for _, server := range datagrams {
-		conn, err := listenUDP(ctx, net.JoinHostPort(args.Address, server.port))
+		port := cmp.Or(server.port, args.port(len(running.open)))
+		conn, err := listenUDP(ctx, net.JoinHostPort(args.Address, port))
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,9 @@ type session struct {
 	// nested puts another network behind the guest, and measures from there.
 	nested bool
 
+	// published has the servers in the guest, at published ports.
+	published bool
+
 	// once makes it part of the first round only: it takes long and its
 	// figures hardly vary.
 	once bool
@@ -27,32 +30,36 @@ type session struct {
 // guests of its own, because what a helper has done before it keeps.
 func sessions() []session {
 	return []session{
-		{name: "memory", mtu: mtuEthernet, measurements: []measurement{memory()}},
+		{name: "memory", mtu: mtuEthernet, measurements: []measurement{memory(inGuest)}},
 		{name: "MTU 1500", mtu: mtuEthernet, measurements: ethernet()},
 		{name: "MTU 65520", mtu: mtuLarge, measurements: bulks(mtuLarge, false)},
+		{name: "memory, published", mtu: mtuLarge, published: true, measurements: []measurement{memory(onOutside)}},
+		{name: "published", mtu: mtuLarge, published: true, measurements: publishedMeasurements()},
 		{name: "nested", mtu: mtuEthernet, nested: true, late: true, measurements: bulks(mtuEthernet, true)},
-		{name: "many connections", mtu: mtuEthernet, once: true, late: true, measurements: []measurement{crowded()}},
+		{name: "many connections", mtu: mtuEthernet, once: true, late: true, measurements: []measurement{crowded(inGuest, crowdSizes()...)}},
+		{name: "many published connections", mtu: mtuLarge, published: true, once: true, late: true,
+			measurements: []measurement{crowded(onOutside, publishedCrowd)}},
 	}
 }
 
 // ethernet returns what is measured with the usual MTU.
 func ethernet() []measurement {
 	all := bulks(mtuEthernet, false)
-	all = append(all, pingPong())
+	all = append(all, pingPong(inGuest))
 	for _, flows := range besideFlows() {
 		all = append(all, pingPongBeside(flows))
 	}
 	for _, clients := range connectClients() {
-		all = append(all, connects(clients))
+		all = append(all, connects(inGuest, clients))
 	}
 	for _, size := range datagramSizes() {
-		all = append(all, datagrams(size))
+		all = append(all, datagrams(inGuest, size))
 	}
 	for _, down := range []bool{false, true} {
-		all = append(all, segments(down))
+		all = append(all, segments(inGuest, down))
 	}
 	for _, flows := range requestFlows() {
-		all = append(all, requests(flows))
+		all = append(all, requests(inGuest, flows))
 	}
 	all = append(all, queries())
 	for _, down := range []bool{false, true} {

@@ -13,7 +13,9 @@ type turn struct {
 	*world
 	contestant string
 	helper     Helper
-	mtu        int // bytes, of the guest's interface
+	mtu        int     // bytes, of the guest's interface
+	ports      Ports   // that the helper publishes
+	published  Servers // of the guest, if there are ports
 	launcher   launcherAgent
 	guest      *remote
 	outer      *remote // the agent in the guest, when guest is in a network behind it
@@ -51,12 +53,7 @@ func (t *turn) begin(ctx context.Context) error {
 	return within(ctx, func(ctx context.Context) error {
 		t.guests++
 		token := strconv.Itoa(t.guests)
-		args := LaunchArgs{
-			Helper:  t.helper,
-			MTU:     t.mtu,
-			Command: t.lab.ProgramArgs(roleGuest, t.socket.Addr().String(), token),
-		}
-		if err := t.launcher.call(ctx, "Launch", args, &Nothing{}); err != nil {
+		if err := t.launcher.call(ctx, "Launch", t.launchArgs(token), &Nothing{}); err != nil {
 			return err
 		}
 		var err error
@@ -65,6 +62,14 @@ func (t *turn) begin(ctx context.Context) error {
 		}
 		return t.ready(ctx)
 	})
+}
+
+// launchArgs describes the guest with that token.
+func (t *turn) launchArgs(token string) LaunchArgs {
+	return LaunchArgs{
+		Helper: t.helper, MTU: t.mtu, Ports: t.ports, Dir: t.lab.Dir,
+		Command: t.lab.ProgramArgs(roleGuest, t.socket.Addr().String(), token),
+	}
 }
 
 // greet waits for the agent in a guest.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ import (
 // Names of the roles that this program runs itself in.
 const (
 	roleOutside = "outside"
+	roleNear    = "near"
 	roleHost    = "host"
 	roleAdmin   = "admin"
 	roleGuest   = "guest"
@@ -51,6 +53,7 @@ func programs() lab.Programs {
 	}
 	return lab.Programs{
 		roleOutside: serve(roleOutside, newAgent()),
+		roleNear:    serve(roleNear, newAgent()),
 		roleGuest:   serve(roleGuest, newAgent()),
 		roleHost:    launch(roleHost),
 		roleAdmin:   launch(roleAdmin),
@@ -105,6 +108,7 @@ type world struct {
 	congestion  string // TCP congestion control of all ends, if not empty
 	socket      *net.UnixListener
 	outside     *remote
+	near        *remote // in namespace host
 	servers     Servers
 	far         Servers // the same behind the path with delay and loss; empty if there is none
 	path        *path
@@ -140,8 +144,12 @@ func newWorld(ctx context.Context, l *lab.Lab, congestion string) (*world, error
 	if w.outside, err = w.startAgent(ctx, outside, roleOutside); err != nil {
 		return nil, err
 	}
+	if w.near, err = w.startAgent(ctx, l.Host.Program(roleNear, path, "-"), roleNear); err != nil {
+		return nil, err
+	}
 	words := l.ProgramArgs(roleHost, path, "-")
 	host := l.User(words[0], words[1:]...)
+	host.Env = append(host.Env, idTools(l)...)
 	if w.host.remote, err = w.startAgent(ctx, host, roleHost); err != nil {
 		return nil, err
 	}
@@ -161,13 +169,33 @@ func newWorld(ctx context.Context, l *lab.Lab, congestion string) (*world, error
 
 // serve opens the servers of the outside at an address of it.
 func (w *world) serve(ctx context.Context, prefix string, at *Servers) error {
-	args := ServeArgs{Address: netip.MustParsePrefix(prefix).Addr().String(), DNSPort: dnsPort}
+	args := ServeArgs{Address: cableAddress(prefix), DNSPort: dnsPort}
 	return w.outside.call(ctx, "Serve", args, at)
+}
+
+// cableAddress is the address in the prefix of an end of a cable.
+func cableAddress(prefix string) string { return netip.MustParsePrefix(prefix).Addr().String() }
+
+// idTools gives the ordinary user ids to give away, and the programs for it,
+// where this can be had: rootlesskit needs them. It returns what the user needs
+// in the environment.
+func idTools(l *lab.Lab) []string {
+	if !lab.SubIDs.Available() {
+		return nil
+	}
+	tools := []string{"newuidmap", "newgidmap"}
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			return nil
+		}
+	}
+	l.SubIDs("user:10000:50000\n")
+	return []string{"PATH=" + l.SetUID(tools...) + ":" + os.Getenv("PATH"), "HOME=" + l.Dir}
 }
 
 // nameResolver makes the outside the host's resolver, over the cable.
 func nameResolver(l *lab.Lab) error {
-	text := "nameserver " + netip.MustParsePrefix(cableOutside).Addr().String() + "\n"
+	text := "nameserver " + cableAddress(cableOutside) + "\n"
 	return l.Host.Do(func() error { return os.WriteFile("/etc/resolv.conf", []byte(text), 0o644) })
 }
 
@@ -177,7 +205,7 @@ func (w *world) close() error {
 	if w.path != nil {
 		path = w.path.Close()
 	}
-	return errors.Join(path, w.host.Close(), w.admin.Close(), w.beside.Close(), w.outside.Close(), w.socket.Close())
+	return errors.Join(path, w.near.Close(), w.host.Close(), w.admin.Close(), w.beside.Close(), w.outside.Close(), w.socket.Close())
 }
 
 // generators are the paths that load generators run as.
