@@ -34,8 +34,11 @@ type AutoConfig struct {
 	// Proto is flow.TCP or flow.UDP.
 	Proto flow.Proto
 
-	// Listen, Device, Loopback and Freebind are those of the rules, see Rule.
+	// Listen, Local, Device, Source, Loopback and Freebind are those of the
+	// rules, see Rule.
 	Listen   netip.Addr
+	Local    bool
+	Source   SourceMode
 	Device   string
 	Loopback bool
 	Freebind bool
@@ -167,7 +170,7 @@ func (a *Auto) reaches(address netip.Addr) bool {
 func (a *Auto) publish(ctx context.Context, port uint16) {
 	r := Rule{
 		Direction: a.cfg.Direction, Proto: a.cfg.Proto, Listen: netip.AddrPortFrom(a.cfg.Listen, port),
-		Device: a.cfg.Device, Loopback: a.cfg.Loopback, Freebind: a.cfg.Freebind,
+		Local: a.cfg.Local, Source: a.cfg.Source, Device: a.cfg.Device, Loopback: a.cfg.Loopback, Freebind: a.cfg.Freebind,
 	}
 	if _, ok := a.have[port]; ok || time.Now().Before(a.retry[port]) || a.cfg.Table.taken(r) {
 		return
