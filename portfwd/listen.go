@@ -16,31 +16,6 @@ import (
 	"taproot/stack/flow"
 )
 
-// A BindError says which port could not be published. Err is or wraps a
-// syscall.Errno.
-type BindError struct {
-	Proto flow.Proto
-	Port  uint16
-	Addr  netip.Addr // invalid: every address
-	Err   error
-}
-
-// Error returns operation, object and cause.
-func (e *BindError) Error() string {
-	return fmt.Sprintf("publish %s/%s: %v", endpoint(netip.AddrPortFrom(e.Addr, e.Port)), e.Proto, e.Err)
-}
-
-// Unwrap returns Err.
-func (e *BindError) Unwrap() error { return e.Err }
-
-// Hint returns what the user can do about it: a command to paste, or "".
-func (e *BindError) Hint() string {
-	if errors.Is(e.Err, syscall.EACCES) && e.Port > 0 && e.Port < 1024 {
-		return "sysctl net.ipv4.ip_unprivileged_port_start=" + strconv.Itoa(int(e.Port))
-	}
-	return ""
-}
-
 // A Socket describes a socket to be made in the guest's namespace.
 type Socket struct {
 	Family, Type, Protocol int
@@ -71,6 +46,15 @@ func closeAll(sockets []bound) {
 	for _, s := range sockets {
 		s.file.Close()
 	}
+}
+
+// addresses returns where a rule listens with a socket for each port. An invalid
+// one stands for all of both families.
+func (r Rule) addresses() []netip.Addr {
+	if a := r.Listen.Addr(); a.IsValid() || r.Direction == Inbound && !r.Local {
+		return []netip.Addr{a.Unmap()}
+	}
+	return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 }
 
 // openHost opens the sockets of an inbound rule. Without a port that could be

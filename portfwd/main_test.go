@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -95,23 +96,28 @@ func (b *bench) kill() {
 }
 
 // Publish implements Carrier.
-func (b *bench) Publish(l Listener, f *os.File) error {
-	text, err := json.Marshal(l)
+func (b *bench) Publish(listeners []Listener, files []*os.File) error {
+	text, err := json.Marshal(listeners)
 	if err != nil {
 		return err
 	}
-	var arrived Listener
+	var arrived []Listener
 	if err := json.Unmarshal(text, &arrived); err != nil {
 		return err
 	}
-	if arrived != l {
-		return fmt.Errorf("listener: got %+v, want %+v", arrived, l)
+	if !slices.Equal(arrived, listeners) {
+		return fmt.Errorf("listeners: got %+v, want %+v", arrived, listeners)
 	}
-	fd, err := socket.Dup(f)
-	if err != nil {
-		return err
+	for i, l := range arrived {
+		fd, err := socket.Dup(files[i])
+		if err != nil {
+			return err
+		}
+		if err := b.publisher.Add(l, os.NewFile(uintptr(fd), files[i].Name())); err != nil {
+			return err
+		}
 	}
-	return b.publisher.Add(arrived, os.NewFile(uintptr(fd), f.Name()))
+	return nil
 }
 
 // Unpublish implements Carrier.
@@ -157,7 +163,9 @@ func open(s Socket) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	err = bind(fd, s.Bind)
+	if s.Bind.IsValid() {
+		err = bind(fd, s.Bind)
+	}
 	if err == nil && s.Listen {
 		err = os.NewSyscallError("listen", unix.Listen(fd, 10))
 	}

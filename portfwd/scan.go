@@ -45,29 +45,41 @@ func (s *Scanner) Close() error { return s.file.Close() }
 
 // Scan returns the open ports of a protocol, in both families.
 func (s *Scanner) Scan(p flow.Proto) ([]Open, error) {
+	state := stateListen
+	if p == flow.UDP {
+		state = stateClose
+	}
 	var list []Open
-	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
-		more, err := s.dump(family, p)
-		if errors.Is(err, syscall.ENOENT) && family == unix.AF_INET6 {
-			continue // a kernel without IPv6
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list %v ports: %w", p, err)
-		}
-		list = append(list, more...)
+	err := s.each(p, 1<<state, func(o owned) { list = append(list, o.Open) })
+	if err != nil {
+		return nil, fmt.Errorf("list %v ports: %w", p, err)
 	}
 	return list, nil
 }
 
-// dump asks for one family.
-func (s *Scanner) dump(family uint8, p flow.Proto) ([]Open, error) {
+// each calls f for each socket of a protocol that is in one of some states, a
+// set of bits, in both families.
+func (s *Scanner) each(p flow.Proto, states uint32, f func(owned)) error {
+	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
+		err := s.dump(diagRequest(family, p, states), p, f)
+		if errors.Is(err, syscall.ENOENT) && family == unix.AF_INET6 {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dump sends one request and reads its answer.
+func (s *Scanner) dump(request []byte, p flow.Proto, f func(owned)) error {
 	raw, err := s.file.SyscallConn()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.seq++
-	request := diagRequest(family, p, s.seq)
-	var list []Open
+	binary.NativeEndian.PutUint32(request[8:], s.seq)
 	var dumpErr error
 	// The kernel makes the answer while we ask and receive: there is nothing
 	// to wait for.
@@ -78,14 +90,14 @@ func (s *Scanner) dump(family uint8, p flow.Proto) ([]Open, error) {
 		for dumpErr == nil {
 			var n int
 			if n, _, dumpErr = unix.Recvfrom(int(fd), s.buf, unix.MSG_DONTWAIT); dumpErr == nil {
-				list, dumpErr = parseDiag(list, s.buf[:n], s.seq, p)
+				dumpErr = parseDiag(s.buf[:n], s.seq, p, f)
 			}
 		}
 	})
 	if err == nil && dumpErr != io.EOF {
 		err = dumpErr
 	}
-	return list, err
+	return err
 }
 
 // Of sock_diag(7), netlink(7) and linux/inet_diag.h.
@@ -95,50 +107,50 @@ const (
 	diagMessageLen = 72
 	stateClose     = 7 // of a UDP socket that is not connected
 	stateListen    = 10
+	stateBound     = 13 // of a TCP socket that is bound and nothing else; Linux 6.8
 )
 
 // diagRequest returns a request for all sockets of a family and a protocol that
-// are open for whoever comes.
-func diagRequest(family uint8, p flow.Proto, seq uint32) []byte {
-	protocol, state := byte(unix.IPPROTO_TCP), stateListen
+// are in one of some states. Its sequence number is left out.
+func diagRequest(family uint8, p flow.Proto, states uint32) []byte {
+	protocol := byte(unix.IPPROTO_TCP)
 	if p == flow.UDP {
-		protocol, state = unix.IPPROTO_UDP, stateClose
+		protocol = unix.IPPROTO_UDP
 	}
 	b := make([]byte, unix.SizeofNlMsghdr+diagRequestLen)
 	binary.NativeEndian.PutUint32(b[0:], uint32(len(b)))
 	binary.NativeEndian.PutUint16(b[4:], diagByFamily)
 	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	binary.NativeEndian.PutUint32(b[8:], seq)
 	b[16], b[17] = family, protocol
-	binary.NativeEndian.PutUint32(b[20:], 1<<state)
+	binary.NativeEndian.PutUint32(b[20:], states)
 	return b
 }
 
-// parseDiag appends the sockets in one piece of the answer. It returns io.EOF
-// at its end, and the kernel's error if it sent one. Pieces of other answers
-// are ignored.
-func parseDiag(list []Open, b []byte, seq uint32, p flow.Proto) ([]Open, error) {
+// parseDiag calls f for each socket in one piece of the answer. It returns
+// io.EOF at its end, and the kernel's error if it sent one. Pieces of other
+// answers are ignored.
+func parseDiag(b []byte, seq uint32, p flow.Proto, f func(owned)) error {
 	for len(b) >= unix.SizeofNlMsghdr {
 		size := int(binary.NativeEndian.Uint32(b))
 		if size < unix.SizeofNlMsghdr || size > len(b) {
-			return list, fmt.Errorf("message of %d bytes in %d: %w", size, len(b), syscall.EBADMSG)
+			return fmt.Errorf("message of %d bytes in %d: %w", size, len(b), syscall.EBADMSG)
 		}
 		typ, data := binary.NativeEndian.Uint16(b[4:]), b[unix.SizeofNlMsghdr:size]
 		if binary.NativeEndian.Uint32(b[8:]) == seq {
 			switch typ {
 			case unix.NLMSG_DONE:
-				return list, io.EOF
+				return io.EOF
 			case unix.NLMSG_ERROR:
-				return list, diagError(data)
+				return diagError(data)
 			case diagByFamily:
 				if o, ok := parseSocket(data, p); ok {
-					list = append(list, o)
+					f(o)
 				}
 			}
 		}
 		b = b[min(len(b), (size+3)&^3):] // messages are aligned to 4 bytes
 	}
-	return list, nil
+	return nil
 }
 
 // diagError returns the error in an NLMSG_ERROR.
@@ -152,19 +164,29 @@ func diagError(data []byte) error {
 	return syscall.EBADMSG
 }
 
+// An owned is a socket with what tells who has it.
+type owned struct {
+	Open
+	uid   uint32
+	inode uint32 // 0: no process has it any more
+}
+
 // parseSocket reads a struct inet_diag_msg.
-func parseSocket(data []byte, p flow.Proto) (Open, bool) {
+func parseSocket(data []byte, p flow.Proto) (owned, bool) {
 	if len(data) < diagMessageLen {
-		return Open{}, false
+		return owned{}, false
 	}
-	o := Open{Proto: p, Port: binary.BigEndian.Uint16(data[4:])}
+	o := owned{
+		Open: Open{Proto: p, Port: binary.BigEndian.Uint16(data[4:])},
+		uid:  binary.NativeEndian.Uint32(data[64:]), inode: binary.NativeEndian.Uint32(data[68:]),
+	}
 	switch data[0] {
 	case unix.AF_INET:
 		o.Addr = netip.AddrFrom4([4]byte(data[8:12]))
 	case unix.AF_INET6:
 		o.Addr = netip.AddrFrom16([16]byte(data[8:24])).Unmap()
 	default:
-		return Open{}, false
+		return owned{}, false
 	}
 	return o, o.Port != 0
 }

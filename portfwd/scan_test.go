@@ -129,7 +129,8 @@ func TestParseDiag(t *testing.T) {
 		{"length 0", make([]byte, 16), nil, syscall.EBADMSG},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := parseDiag(nil, tt.in, 1, flow.TCP)
+			var got []Open
+			err := parseDiag(tt.in, 1, flow.TCP, func(o owned) { got = append(got, o.Open) })
 			if !slices.Equal(got, tt.want) || !errors.Is(err, tt.err) {
 				t.Errorf("got %v, %v, want %v, %v", got, err, tt.want, tt.err)
 			}
@@ -142,13 +143,14 @@ func FuzzParseDiag(f *testing.F) {
 	f.Add(append(diagMessage(diagByFamily, 1, socketData(unix.AF_INET6, 80, guest6)), diagMessage(unix.NLMSG_DONE, 1, nil)...))
 	f.Add(diagMessage(unix.NLMSG_ERROR, 1, make([]byte, 4)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		list, _ := parseDiag(nil, b, 1, flow.TCP)
+		var list []owned
+		_ = parseDiag(b, 1, flow.TCP, func(o owned) { list = append(list, o) })
 		if len(list) > len(b)/diagMessageLen {
 			t.Errorf("got %d sockets out of %d bytes", len(list), len(b))
 		}
 		for _, o := range list {
 			if !o.Addr.IsValid() || o.Port == 0 {
-				t.Errorf("got %v, want an address and a port", o)
+				t.Errorf("got %v, want an address and a port", o.Open)
 			}
 		}
 	})

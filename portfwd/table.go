@@ -19,10 +19,10 @@ var ErrNoRule = errors.New("no such rule")
 
 // A Carrier brings sockets to the engine. The Table calls one method at a time.
 type Carrier interface {
-	// Publish hands a socket over; the file stays the Table's. It fails only
-	// if the rule shall not be: without an engine it returns nil, since the
-	// next one gets all sockets by Table.Republish.
-	Publish(l Listener, f *os.File) error
+	// Publish hands sockets over, as many files as listeners; the files stay
+	// the Table's. It fails only if the rule shall not be: without an engine it
+	// returns nil, since the next one gets all sockets by Table.Republish.
+	Publish(listeners []Listener, files []*os.File) error
 
 	// Unpublish makes the engine close the sockets of a rule. It returns when
 	// it has, so that the ports are free.
@@ -35,6 +35,11 @@ type TableConfig struct {
 
 	// Sockets opens the sockets of outbound rules; nil if there are to be none.
 	Sockets SocketFunc
+
+	// MaxSockets is how many sockets all rules have at most. 0 means three
+	// quarters of the limit of open files (RLIMIT_NOFILE): the engine has the
+	// same limit, and needs the rest for connections.
+	MaxSockets int
 
 	Log *slog.Logger
 }
@@ -56,6 +61,8 @@ type Table struct {
 	// +checklocks:mu
 	last int // id
 	// +checklocks:mu
+	sockets int // of all rules, with those that are about to be opened
+	// +checklocks:mu
 	closed bool
 	// +checklocks:mu
 	told map[chan Change]struct{} // see Changes
@@ -65,6 +72,9 @@ type Table struct {
 func NewTable(cfg TableConfig) *Table {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxSockets <= 0 {
+		cfg.MaxSockets = defaultMaxSockets()
 	}
 	t := &Table{cfg: cfg}
 	t.mu.Lock() // nobody else has t yet, but checklocks cannot know
@@ -78,53 +88,79 @@ func NewTable(cfg TableConfig) *Table {
 // rule's id. Ids count from 1 and are never used again. If a port cannot be
 // bound, nothing is left of the rule and the error is a *BindError. ctx ends
 // only the wait for sockets of the guest's namespace.
-func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) { return t.add(ctx, r, false) }
+func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) {
+	if id, err = t.add(ctx, r, false); err != nil {
+		return 0, t.explain(ctx, r, err)
+	}
+	return id, nil
+}
 
+// add is Add for Auto too, which does not want to know who has a port.
 func (t *Table) add(ctx context.Context, r Rule, auto bool) (id int, err error) {
 	if err := r.check(); err != nil {
 		return 0, err
 	}
-	if r.ListenUnix != "" || r.TargetUnix != "" {
-		return 0, fmt.Errorf("publish %v: %w", r, errors.ErrUnsupported)
+	room, err := t.reserve(r)
+	if err != nil {
+		return 0, err
 	}
-	var sockets []bound
-	if r.Direction == Outbound {
-		sockets, err = t.openGuest(ctx, r)
-	} else {
-		sockets, err = openHost(r)
-	}
+	sockets, err := t.open(ctx, r)
+	t.release(room - len(sockets))
 	if err != nil {
 		return 0, err
 	}
 	if r.Listen.Port() == 0 && r.ListenUnix == "" {
 		r.Listen = netip.AddrPortFrom(r.Listen.Addr(), sockets[0].port)
 	}
+	return t.insert(Entry{Rule: r, Bound: distinct(sockets), Auto: auto}, sockets)
+}
+
+// open opens the sockets of a rule.
+func (t *Table) open(ctx context.Context, r Rule) ([]bound, error) {
+	switch {
+	case r.ListenUnix != "" || r.TargetUnix != "":
+		return nil, fmt.Errorf("publish %v: %w", r, errors.ErrUnsupported)
+	case r.Direction == Outbound:
+		return t.openGuest(ctx, r)
+	}
+	return openHost(r)
+}
+
+// insert gives a rule its id and its sockets to the engine. It takes them over.
+func (t *Table) insert(new Entry, sockets []bound) (id int, err error) {
 	t.carrying.Lock()
 	defer t.carrying.Unlock()
-	e, err := t.enter(r, sockets, auto)
+	e, err := t.enter(new, sockets)
 	if err != nil {
-		closeAll(sockets)
+		t.drop(sockets)
 		return 0, err
 	}
-	if err := t.publish(e); err != nil {
+	if err := t.publish([]*entry{e}); err != nil {
 		t.leave(e.ID)
 		_ = t.cfg.Carrier.Unpublish(e.ID)
-		closeAll(sockets)
-		return 0, fmt.Errorf("publish %v: %w", r, err)
+		t.drop(sockets)
+		return 0, fmt.Errorf("publish %v: %w", e.Rule, err)
 	}
-	t.cfg.Log.Debug("rule added", "id", e.ID, "rule", r.String(), "ports", e.Bound)
+	t.cfg.Log.Debug("rule added", "id", e.ID, "rule", e.Rule.String(), "ports", e.Bound)
 	return e.ID, nil
 }
 
+// drop closes a rule's sockets.
+func (t *Table) drop(sockets []bound) {
+	closeAll(sockets)
+	t.release(len(sockets))
+}
+
 // enter gives a rule its id.
-func (t *Table) enter(r Rule, sockets []bound, auto bool) (*entry, error) {
+func (t *Table) enter(new Entry, sockets []bound) (*entry, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return nil, fmt.Errorf("publish %v: %w", r, os.ErrClosed)
+		return nil, fmt.Errorf("publish %v: %w", new.Rule, os.ErrClosed)
 	}
 	t.last++
-	e := &entry{Entry: Entry{ID: t.last, Rule: r, Bound: distinct(sockets), Auto: auto}, sockets: sockets}
+	new.ID = t.last
+	e := &entry{new, sockets}
 	t.entries[e.ID] = e
 	t.tellLocked(RuleAdded, e.Entry)
 	return e, nil
@@ -151,14 +187,19 @@ func (t *Table) leave(id int) *entry {
 	return e
 }
 
-// publish gives the engine all sockets of a rule.
-func (t *Table) publish(e *entry) error {
-	for i, s := range e.sockets {
-		if err := t.cfg.Carrier.Publish(e.Rule.listener(e.ID, i, s.at, s.port), s.file); err != nil {
-			return err
+// publish gives the engine all sockets of some rules.
+func (t *Table) publish(list []*entry) error {
+	var listeners []Listener
+	var files []*os.File
+	for _, e := range list {
+		for i, s := range e.sockets {
+			listeners, files = append(listeners, e.Rule.listener(e.ID, i, s.at, s.port)), append(files, s.file)
 		}
 	}
-	return nil
+	if len(files) == 0 {
+		return nil
+	}
+	return t.cfg.Carrier.Publish(listeners, files)
 }
 
 // Remove closes the sockets of a rule. TCP connections that exist go on.
@@ -169,7 +210,7 @@ func (t *Table) Remove(id int) error {
 	if e == nil {
 		return fmt.Errorf("unpublish %d: %w", id, ErrNoRule)
 	}
-	closeAll(e.sockets)
+	t.drop(e.sockets)
 	if err := t.cfg.Carrier.Unpublish(id); err != nil {
 		return fmt.Errorf("unpublish %d: %w", id, err)
 	}
@@ -181,10 +222,8 @@ func (t *Table) Remove(id int) error {
 func (t *Table) Republish() error {
 	t.carrying.Lock()
 	defer t.carrying.Unlock()
-	for _, e := range t.all() {
-		if err := t.publish(e); err != nil {
-			return fmt.Errorf("publish %v: %w", e.Rule, err)
-		}
+	if err := t.publish(t.all()); err != nil {
+		return fmt.Errorf("publish again: %w", err)
 	}
 	return nil
 }
@@ -218,10 +257,31 @@ func (t *Table) listens(d Direction, p flow.Proto, port uint16) bool {
 func (t *Table) taken(r Rule) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.takenLocked(r) != 0
+}
+
+// takenLocked returns the id of a rule that listens where r, which has one
+// port, would, or 0.
+//
+// +checklocks:t.mu
+func (t *Table) takenLocked(r Rule) int {
 	for _, e := range t.entries {
-		if e.Rule.Direction == r.Direction && e.Rule.Proto == r.Proto && e.Rule.Overlaps(r.Listen.Port()) &&
-			meet(e.Rule.Listen.Addr().Unmap(), r.Listen.Addr().Unmap()) {
-			return true
+		if e.Rule.Direction == r.Direction && e.Rule.Proto == r.Proto && e.Rule.ListenUnix == "" &&
+			e.Rule.Overlaps(r.Listen.Port()) && e.Rule.meets(r) {
+			return e.ID
+		}
+	}
+	return 0
+}
+
+// meets tells whether two rules listen on addresses that get in each other's
+// way.
+func (r Rule) meets(other Rule) bool {
+	for _, a := range r.addresses() {
+		for _, b := range other.addresses() {
+			if meet(a, b) {
+				return true
+			}
 		}
 	}
 	return false
@@ -266,7 +326,7 @@ func (t *Table) Close() {
 	t.mu.Unlock()
 	for _, e := range t.all() {
 		t.leave(e.ID)
-		closeAll(e.sockets)
+		t.drop(e.sockets)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

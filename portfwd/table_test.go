@@ -10,8 +10,10 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"taproot/stack/flow"
+	"taproot/test/settle"
 )
 
 // A recorder is a Carrier that notes what it is given.
@@ -20,15 +22,18 @@ type recorder struct {
 	// +checklocks:mu
 	published []Listener
 	// +checklocks:mu
+	calls int // of Publish
+	// +checklocks:mu
 	unpublished []int
 	// +checklocks:mu
 	err error
 }
 
-func (r *recorder) Publish(l Listener, _ *os.File) error {
+func (r *recorder) Publish(listeners []Listener, _ []*os.File) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.published = append(r.published, l)
+	r.published = append(r.published, listeners...)
+	r.calls++
 	return r.err
 }
 
@@ -143,30 +148,6 @@ func TestTaken(t *testing.T) {
 				t.Errorf("weak, none free: got %v, want a BindError", err)
 			}
 		})
-	}
-}
-
-func TestBindError(t *testing.T) {
-	for _, tt := range []struct {
-		err        *BindError
-		text, hint string
-	}{
-		{
-			&BindError{Proto: flow.TCP, Port: 80, Err: os.NewSyscallError("bind", syscall.EACCES)},
-			"publish :80/tcp: bind: permission denied",
-			"sysctl net.ipv4.ip_unprivileged_port_start=80",
-		},
-		{
-			&BindError{Proto: flow.UDP, Port: 8080, Addr: guest4, Err: os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)},
-			"publish 10.0.2.100:8080/udp: bind: cannot assign requested address", "",
-		},
-	} {
-		if got := tt.err.Error(); got != tt.text {
-			t.Errorf("got %v, want %v", got, tt.text)
-		}
-		if got := tt.err.Hint(); got != tt.hint {
-			t.Errorf("hint: got %q, want %q", got, tt.hint)
-		}
 	}
 }
 
@@ -315,5 +296,66 @@ func TestLocalRule(t *testing.T) {
 	}
 	if err := table.Remove(id); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestManyPorts wants 10,000 ports to be one rule that is there in no time, and
+// to be given back whole.
+func TestManyPorts(t *testing.T) {
+	const n = 10000
+	before := settle.Descriptors()
+	table, r := newRecorded(t)
+	rule := Rule{Proto: flow.TCP, Listen: addrPort("127.0.0.3:10000"), Ports: n}
+	begun := time.Now()
+	id, err := table.Add(t.Context(), rule)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("opened in %v", time.Since(begun))
+	if list := table.List(); len(list) != 1 || list[0].Bound != n {
+		t.Errorf("list: got %v, want one rule of %d ports", list, n)
+	}
+	r.mu.Lock()
+	if got := len(r.published); got != n || r.calls != 1 {
+		t.Errorf("published: got %d sockets in %d calls, want %d in one", got, r.calls, n)
+	}
+	r.mu.Unlock()
+	if err := table.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	if got := settle.Descriptors(); got > before+10 {
+		t.Errorf("descriptors: got %d, want %d as before", got, before)
+	}
+}
+
+// TestMaxSockets wants more sockets than there may be to be refused whole, and
+// room to be given back.
+func TestMaxSockets(t *testing.T) {
+	table := NewTable(TableConfig{Carrier: &recorder{}, Sockets: socketsHere, MaxSockets: 10})
+	t.Cleanup(table.Close)
+	first := freeRange(t, 20)
+	listen := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), first)
+	for range 3 {
+		id, err := table.Add(t.Context(), Rule{Listen: listen, Ports: 8})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []Rule{
+			{Listen: netip.AddrPortFrom(listen.Addr(), first+10), Ports: 3},
+			{Local: true, Listen: port(first + 10), Ports: 2},
+			{Direction: Outbound, Listen: port(first + 10), Ports: 2},
+		} {
+			_, err = table.Add(t.Context(), r)
+			var bind *BindError
+			if !errors.As(err, &bind) || !errors.Is(err, syscall.EMFILE) || bind.Hint() == "" {
+				t.Errorf("%v: got %v, want %v and a hint", r, err, syscall.EMFILE)
+			}
+		}
+		if err := table.Remove(id); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := table.Add(t.Context(), Rule{Listen: addrPort("192.0.2.1:80"), Ports: 8}); err == nil {
+			t.Error("got no error")
+		}
 	}
 }

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -260,7 +262,7 @@ func (g *gateway) follow(w *wire) {
 func (g *gateway) do(w *wire, m message, files []*os.File) {
 	switch {
 	case m.Publish != nil:
-		g.publish(w, *m.Publish, files)
+		g.publish(w, m.Publish, files)
 		return
 	case m.Sockets != nil:
 		g.sockets.put(m.Sockets, files)
@@ -285,20 +287,27 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 // missed: it brings all of them again, after republishPause.
 const missedPause = republishPause / 2
 
-// publish serves a socket. One that did not arrive, or cannot be kept, because
-// our table of descriptors is full, is asked for again.
-func (g *gateway) publish(w *wire, l portfwd.Listener, files []*os.File) {
-	err := error(syscall.EMFILE) // unix(7): it got lost on the way
-	if len(files) == 1 {
-		err = g.ports.Add(l, files[0])
-	} else {
-		closeAll(files)
+// publish serves sockets. Those that did not arrive, or cannot be kept, because
+// our table of descriptors is full, are asked for again.
+func (g *gateway) publish(w *wire, listeners []portfwd.Listener, files []*os.File) {
+	var first error
+	lost, full := 0, false
+	for i, l := range listeners {
+		err := fmt.Errorf("serve rule %d: %w", l.Rule, syscall.EMFILE) // unix(7): lost on the way, and all after it
+		if i < len(files) {
+			err = g.ports.Add(l, files[i])
+		}
+		if err != nil {
+			first = cmp.Or(first, err)
+			lost, full = lost+1, full || errors.Is(err, syscall.EMFILE)
+		}
 	}
-	if errors.Is(err, syscall.EMFILE) && time.Since(g.missed) > missedPause {
+	closeAll(files[min(len(listeners), len(files)):])
+	if lost > 0 {
+		g.log.Warn("ports not published", "sockets", lost, "error", first)
+	}
+	if full && time.Since(g.missed) > missedPause {
 		g.missed = time.Now()
 		_ = w.send(message{Missed: true}) // the supervisor may be gone
-	}
-	if err != nil {
-		g.log.Warn("port not published", "rule", l.Rule, "error", err)
 	}
 }

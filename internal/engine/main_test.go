@@ -75,7 +75,7 @@ func fakeEngine() int {
 			if n++; n == 1 {
 				_ = w.send(message{Missed: true})
 			} else {
-				_ = w.send(message{Closed: m.Publish.Rule})
+				_ = w.send(message{Closed: m.Publish[0].Rule})
 			}
 		}
 	case "gone":

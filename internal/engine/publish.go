@@ -38,8 +38,33 @@ func (s *supervisor) listenInGuest(ctx context.Context, specs []portfwd.Socket) 
 // engine is dead, the next one gets from portfwd.Table.Republish.
 type carrier struct{ s *supervisor }
 
-func (c carrier) Publish(l portfwd.Listener, f *os.File) error {
-	return c.tell(message{Publish: &l}, f)
+func (c carrier) Publish(listeners []portfwd.Listener, files []*os.File) error {
+	for len(files) > 0 {
+		n := min(len(files), maxRights)
+		if err := c.carry(message{Publish: listeners[:n]}, files[:n]); err != nil {
+			return err
+		}
+		listeners, files = listeners[n:], files[n:]
+	}
+	return nil
+}
+
+const (
+	// carryPause and carryLongest are how often and for how long sockets are
+	// offered to an engine while too many are on their way (ETOOMANYREFS in
+	// unix(7)): to ours, which takes them, or to others of the same user.
+	carryPause   = time.Millisecond
+	carryLongest = 2 * time.Second
+)
+
+// carry sends some sockets to the engine.
+func (c carrier) carry(m message, files []*os.File) error {
+	for begun := time.Now(); ; time.Sleep(carryPause) {
+		err := c.tell(m, files...)
+		if !errors.Is(err, unix.ETOOMANYREFS) || time.Since(begun) > carryLongest {
+			return err
+		}
+	}
 }
 
 // unpublishGrace is how long an engine may take to close sockets: one that has

@@ -1,9 +1,13 @@
 package engine
 
 import (
+	"os"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/portfwd"
 )
 
 // TestHearNeed wants only sockets made inside the guest that an engine of ours
@@ -27,5 +31,41 @@ func TestHearNeed(t *testing.T) {
 		if got := len(s.needed) == 1; got != tt.want {
 			t.Errorf("%+v: got %v, want %v", tt.r, got, tt.want)
 		}
+	}
+}
+
+// TestCarrier wants sockets to be brought in as few messages as hold them, in
+// order.
+func TestCarrier(t *testing.T) {
+	const n = 2*maxRights + 7
+	ours, theirs := newWirePair(t)
+	s := &supervisor{engine: &process{wire: ours}}
+	listeners, sockets := make([]portfwd.Listener, n), make([]*os.File, n)
+	f := files(t, 1)[0]
+	for i := range n {
+		listeners[i] = portfwd.Listener{Rule: 1, Index: i, TargetPort: uint16(1000 + i)}
+		sockets[i] = f
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- carrier{s}.Publish(listeners, sockets) }()
+	var got []portfwd.Listener
+	messages := 0
+	for len(got) < n {
+		m, arrived, err := theirs.receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(arrived) != len(m.Publish) {
+			t.Errorf("message %d: got %d sockets of %d listeners", messages, len(arrived), len(m.Publish))
+		}
+		closeAll(arrived)
+		got = append(got, m.Publish...)
+		messages++
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	if messages != 3 || !slices.Equal(got, listeners) {
+		t.Errorf("got %d listeners in %d messages, want %d in 3", len(got), messages, n)
 	}
 }

@@ -119,9 +119,9 @@ func TestPublishWithoutSocket(t *testing.T) {
 	g := newTestGateway(t, plan.Offsets{}, Config{})
 	g.log = slog.New(slog.DiscardHandler)
 	for range 3 {
-		g.do(theirs, message{Publish: &portfwd.Listener{Rule: 1, Proto: flow.TCP, TargetPort: 80}}, nil)
+		g.do(theirs, message{Publish: []portfwd.Listener{{Rule: 1, Proto: flow.TCP, TargetPort: 80}}}, nil)
 	}
-	g.do(theirs, message{Publish: &portfwd.Listener{}}, files(t, 2))
+	g.do(theirs, message{Publish: []portfwd.Listener{{}}}, files(t, 2))
 	theirs.close()
 	told := 0
 	for {

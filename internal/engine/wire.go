@@ -26,13 +26,13 @@ type hostState struct {
 // is set, except where it says otherwise.
 type message struct {
 	// To the engine:
-	Start     *spec             `json:",omitempty"` // with the device and perhaps a capture file
-	Host      *hostState        `json:",omitempty"` // what has changed
-	Plan      *plan.Plan        `json:",omitempty"` // the guest's new addresses
-	Publish   *portfwd.Listener `json:",omitempty"` // with its socket
-	Unpublish int               `json:",omitempty"` // the rule's id
-	Sockets   *socketReply      `json:",omitempty"` // with sockets
-	Divert    *divertState      `json:",omitempty"` // with listeners perhaps
+	Start     *spec              `json:",omitempty"` // with the device and perhaps a capture file
+	Host      *hostState         `json:",omitempty"` // what has changed
+	Plan      *plan.Plan         `json:",omitempty"` // the guest's new addresses
+	Publish   []portfwd.Listener `json:",omitempty"` // with their sockets, maxRights at most
+	Unpublish int                `json:",omitempty"` // the rule's id
+	Sockets   *socketReply       `json:",omitempty"` // with sockets
+	Divert    *divertState       `json:",omitempty"` // with listeners perhaps
 
 	// From the engine:
 	Ready  bool           `json:",omitempty"` // packets move

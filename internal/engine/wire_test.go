@@ -121,7 +121,7 @@ func TestWireLimits(t *testing.T) {
 	if err := ours.send(long); err != nil {
 		t.Fatalf("just not too long: %v", err)
 	}
-	if m, _, err := theirs.receive(); err != nil || m != long {
+	if m, _, err := theirs.receive(); err != nil || !reflect.DeepEqual(m, long) {
 		t.Errorf("just not too long: got %d bytes and error %v", len(m.Failed), err)
 	}
 }

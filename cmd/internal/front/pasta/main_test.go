@@ -57,7 +57,7 @@ func (c *call) main(args ...string) int {
 // A deadEnd is an engine that never hears of anything.
 type deadEnd struct{}
 
-func (deadEnd) Publish(portfwd.Listener, *os.File) error { return nil }
+func (deadEnd) Publish([]portfwd.Listener, []*os.File) error { return nil }
 func (deadEnd) Unpublish(int) error                      { return nil }
 
 // quiet are options without ports.
