@@ -85,9 +85,10 @@ type Diversion struct {
 //   - for the device the sysctl accept_local = 1 of net.ipv4.conf and, if it was
 //     1 there or for all devices, rp_filter = 2; and net.ipv4.tcp_early_demux = 0.
 //
-// The rules set the DSCP of SYNs to the device, the bits 0x70000000 of packet and
-// connection marks, and keep the source of diverted connections from being
-// translated. See package mark for what is in the frames.
+// The rules set the DSCP of SYNs to the device, the bits 0x70000000 of packet marks
+// and two bits of connection labels, and keep the source of diverted connections
+// from being translated. They come after all rules of the guest's. See package mark
+// for the numbers and for what is in the frames.
 func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
 	d.Except, d.Nested = slices.Clone(d.Except), slices.Clone(d.Nested)
 	v := &Diversion{want: d, options: allOptions(len(d.Nested) > 0), conf: map[uint8]*os.File{}, down: map[int32]bool{}}

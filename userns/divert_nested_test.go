@@ -357,7 +357,7 @@ func TestDivertFirewall(t *testing.T) {
 		w.guestTables(t, nft.Table{Family: tt.family, Name: "firewall", Chains: []nft.Chain{
 			{Name: "input", Type: "filter", Hook: unix.NF_INET_LOCAL_IN, Rules: []nft.Rule{
 				{Name: "answers", Exprs: nft.Join(ctBits(unix.NFT_CT_STATE, stateEstablished|stateRelated), nft.Accept())},
-				{Name: "syn", Exprs: nft.Join(bare(), foreign(t, &expr.Verdict{Kind: expr.VerdictDrop}))},
+				{Name: "syn", Exprs: nft.Join(isTCP(), bare(), foreign(t, &expr.Verdict{Kind: expr.VerdictDrop}))},
 			}},
 		}})
 		for name, ns := range map[string]*Namespace{"local": w.ns, "nested": inner} {

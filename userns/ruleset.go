@@ -2,6 +2,7 @@ package userns
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -12,10 +13,9 @@ import (
 
 // Priorities of our chains among those of others (netfilter_ipv4.h).
 const (
-	// afterNAT is after connection tracking (-200), after those that change marks
-	// (mangle, -150) and after translation of destinations (-100), so that what is
-	// translated is known, and before filters (0).
-	afterNAT = -90
+	// last is after all others: a mark that they set does not undo ours, and they
+	// see packets as they would without us.
+	last = math.MaxInt32
 
 	// beforeNAT is before translation of sources (100): the first chain that
 	// decides about a connection decides.
@@ -59,21 +59,21 @@ func (r *ruleset) table() nft.Table {
 	t := nft.Table{Family: r.family, Name: mark.Table}
 	t.Chains = append(t.Chains,
 		nft.Chain{Name: "local", Rules: r.signed(mark.Local)},
-		nft.Chain{Name: "output", Type: "route", Hook: unix.NF_INET_LOCAL_OUT, Priority: afterNAT, Rules: []nft.Rule{
-			{Name: "answer", Exprs: nft.Join(ofListener(), flags(), nft.Is([]byte{synACK}), flow(), nft.Accept())},
-			{Name: "other answers", Exprs: nft.Join(ofListener(), nft.Accept())},
+		nft.Chain{Name: "output", Type: "route", Hook: unix.NF_INET_LOCAL_OUT, Priority: last, Rules: []nft.Rule{
+			{Name: "others", Exprs: nft.Join(notTCP(), nft.Accept())},
 			{Name: "inside", Exprs: nft.Join(diverted(), inside(), nft.Accept())},
+			{Name: "answer", Exprs: nft.Join(flags(), nft.Is([]byte{synACK}), answered(), label(mark.Flow), nft.Accept())},
 			{Name: "syn", Exprs: nft.Join(r.device(unix.NFT_META_OIF), bare(), nft.Jump("local"))},
 		}},
-		nft.Chain{Name: "prerouting", Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: afterNAT, Rules: r.prerouting()})
+		nft.Chain{Name: "prerouting", Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: last, Rules: r.prerouting()})
 	if r.wants.nested {
 		t.Chains = append(t.Chains,
 			nft.Chain{Name: "nested", Rules: r.signed(mark.Nested)},
-			nft.Chain{Name: "forward", Type: "filter", Hook: unix.NF_INET_FORWARD, Priority: afterNAT, Rules: []nft.Rule{
-				{Name: "syn", Exprs: nft.Join(r.device(unix.NFT_META_OIF), nft.LoadMeta(unix.NFT_META_IIF), nft.IsNot(native(r.link)), bare(), nft.Jump("nested"))},
+			nft.Chain{Name: "forward", Type: "filter", Hook: unix.NF_INET_FORWARD, Priority: last, Rules: []nft.Rule{
+				{Name: "syn", Exprs: nft.Join(r.device(unix.NFT_META_OIF), nft.LoadMeta(unix.NFT_META_IIF), nft.IsNot(native(r.link)), isTCP(), bare(), nft.Jump("nested"))},
 			}},
 			nft.Chain{Name: "postrouting", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: beforeNAT, Rules: []nft.Rule{
-				{Name: "keep", Exprs: nft.Join(r.device(unix.NFT_META_OIF), bare(), r.isOurs(), r.keepSource())},
+				{Name: "keep", Exprs: nft.Join(r.device(unix.NFT_META_OIF), isTCP(), bare(), r.isOurs(), r.keepSource())},
 			}})
 	}
 	return t
@@ -88,7 +88,8 @@ func (r *ruleset) table() nft.Table {
 // made twice; the latter is for the last segment of a handshake with SYN cookies.
 func (r *ruleset) prerouting() []nft.Rule {
 	rules := []nft.Rule{
-		{Name: "lo", Exprs: nft.Join(onDevice(unix.NFT_META_IIF, loopbackIndex), diverted(), r.toListener(), nft.Accept())},
+		{Name: "others", Exprs: nft.Join(notTCP(), nft.Accept())},
+		{Name: "lo", Exprs: nft.Join(onDevice(unix.NFT_META_IIF, loopbackIndex), diverted(), inside(), r.toListener(), nft.Accept())},
 		{Name: "rest of lo", Exprs: nft.Join(onDevice(unix.NFT_META_IIF, loopbackIndex), nft.Accept())},
 		{Name: "divert", Exprs: nft.Join(r.device(unix.NFT_META_IIF), bare(), r.hasDSCP(mark.Local, 0x3f),
 			inside(), r.toListener(), nft.Accept())},
@@ -122,11 +123,11 @@ func (r *ruleset) signed(dscp byte) []nft.Rule {
 	if dscp == mark.Nested {
 		// Others must not lose the guest's translation of their source.
 		for _, p := range r.behind {
-			rules = append(rules, nft.Rule{Name: "sign " + p.String(), Exprs: nft.Join(r.sourceIn(p), r.setDSCP(dscp))})
+			rules = append(rules, nft.Rule{Name: "sign " + p.String(), Exprs: nft.Join(r.sourceIn(p), r.sign(dscp))})
 		}
 		return rules
 	}
-	return append(rules, nft.Rule{Name: "sign", Exprs: r.setDSCP(dscp)})
+	return append(rules, nft.Rule{Name: "sign", Exprs: r.sign(dscp)})
 }
 
 // Bits of a connection's state and status as nf_tables has them
@@ -156,31 +157,54 @@ func isTCP() nft.Expr {
 	return nft.Join(nft.LoadMeta(unix.NFT_META_L4PROTO), nft.Is([]byte{unix.IPPROTO_TCP}))
 }
 
-// bare matches SYNs without ACK.
-func bare() nft.Expr { return nft.Join(isTCP(), flags(), nft.Is([]byte{bareSYN})) }
+// notTCP matches everything else.
+func notTCP() nft.Expr {
+	return nft.Join(nft.LoadMeta(unix.NFT_META_L4PROTO), nft.IsNot([]byte{unix.IPPROTO_TCP}))
+}
+
+// bare matches SYNs without ACK, of TCP.
+func bare() nft.Expr { return nft.Join(flags(), nft.Is([]byte{bareSYN})) }
 
 // flags loads the flags of a segment, those in bareMask.
 func flags() nft.Expr {
 	return nft.Join(nft.Load(unix.NFT_PAYLOAD_TRANSPORT_HEADER, flagsOffset, 1), nft.Mask([]byte{bareMask}, []byte{0}))
 }
 
-// diverted matches packets of diverted connections from the initiator. A bare
-// SYN opens another connection of the same ports, which is to be asked for.
+// Directions of a connection, as connection tracking has them (enum ip_conntrack_dir).
+const (
+	original = 0
+	reply    = 1
+)
+
+// diverted matches packets of diverted connections from the initiator, of TCP. A
+// bare SYN opens another connection of the same ports, which is to be asked for.
 func diverted() nft.Expr {
-	const original = 0 // IP_CT_DIR_ORIGINAL
-	return nft.Join(
-		nft.LoadCt(unix.NFT_CT_MARK), ours(), nft.Is(native(mark.Flow)),
-		nft.LoadCt(unix.NFT_CT_DIRECTION), nft.Is([]byte{original}),
-		isTCP(), flags(), nft.IsNot([]byte{bareSYN}))
+	return nft.Join(labelled(mark.Flow), direction(original), flags(), nft.IsNot([]byte{bareSYN}))
 }
 
-// ofListener matches packets of the listener and of what it has accepted.
-func ofListener() nft.Expr {
-	return nft.Join(nft.LoadMeta(unix.NFT_META_MARK), ours(), nft.Is(native(mark.Answer)))
+// answered matches packets back to who has sent a SYN with a code point. Where the
+// guest sends one itself, it is from what the SYN was put back for: the listener.
+//
+// Only then the connection is diverted. A SYN that was put back may yet be dropped
+// by a filter of the guest's, and its connection goes another way then.
+func answered() nft.Expr { return nft.Join(labelled(mark.Signed), direction(reply)) }
+
+func direction(d byte) nft.Expr {
+	return nft.Join(nft.LoadCt(unix.NFT_CT_DIRECTION), nft.Is([]byte{d}))
 }
 
-// ours keeps our bits of a mark.
-func ours() nft.Expr { return nft.Mask(native(mark.Mask), native(0)) }
+// labelled matches packets of connections whose label has the bit.
+func labelled(bit uint32) nft.Expr {
+	return nft.Join(nft.LoadCt(unix.NFT_CT_LABELS), nft.Mask(native(bit), native(0)), nft.IsNot(native(0)))
+}
+
+// label adds a bit to a connection's label.
+func label(bit uint32) nft.Expr {
+	return nft.Join(nft.Immediate(append(native(bit), make([]byte, 12)...)), nft.StoreCt(unix.NFT_CT_LABELS))
+}
+
+// sign gives a SYN a code point, and remembers it.
+func (r *ruleset) sign(dscp byte) nft.Expr { return nft.Join(r.setDSCP(dscp), label(mark.Signed)) }
 
 // become sets our bits of a mark.
 func become(value uint32) nft.Expr { return nft.Mask(native(^uint32(mark.Mask)), native(value)) }
@@ -188,13 +212,6 @@ func become(value uint32) nft.Expr { return nft.Mask(native(^uint32(mark.Mask)),
 // inside marks a packet to be delivered inside.
 func inside() nft.Expr {
 	return nft.Join(nft.LoadMeta(unix.NFT_META_MARK), become(mark.Packet), nft.StoreMeta(unix.NFT_META_MARK))
-}
-
-// flow marks a connection as diverted. Only when the listener has answered: a SYN
-// that was put back may yet be dropped by a filter of the guest's, and its
-// connection goes another way then.
-func flow() nft.Expr {
-	return nft.Join(nft.LoadCt(unix.NFT_CT_MARK), become(mark.Flow), nft.StoreCt(unix.NFT_CT_MARK))
 }
 
 // ctBits matches if any of the bits of a connection's state or status is set.

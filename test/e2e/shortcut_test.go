@@ -164,35 +164,50 @@ func TestShortcutFirewalls(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name, program, commands string
+		way                     string // or any
 	}{
 		{"nft input", "nft", `nft add table inet f
 			nft add chain inet f in '{ type filter hook input priority 0; policy drop; }'
 			nft add rule inet f in ct state established,related accept
 			nft add rule inet f in iif lo accept
-			nft add rule inet f in meta l4proto '{ icmp, ipv6-icmp }' accept`},
+			nft add rule inet f in meta l4proto '{ icmp, ipv6-icmp }' accept`, ""},
 		{"iptables input", "iptables", `iptables -P INPUT DROP
 			iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-			iptables -A INPUT -i lo -j ACCEPT`},
+			iptables -A INPUT -i lo -j ACCEPT`, ""},
 		{"iptables invalid", "iptables", `iptables -A INPUT -m conntrack --ctstate INVALID -j DROP
 			iptables -A OUTPUT -m conntrack --ctstate INVALID -j DROP
-			iptables -t mangle -A PREROUTING -p tcp ! --syn -m conntrack --ctstate NEW -j DROP`},
+			iptables -t mangle -A PREROUTING -p tcp ! --syn -m conntrack --ctstate NEW -j DROP`, byShortcut},
 		{"output by device", "nft", `nft add table inet f
 			nft add chain inet f out '{ type filter hook output priority 0; policy drop; }'
-			nft add rule inet f out oifname '{ tap0, lo }' accept`},
+			nft add rule inet f out oifname '{ tap0, lo }' accept`, byShortcut},
 		{"marks", "iptables", `iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark --mask 0xff
 			iptables -t mangle -A OUTPUT -j MARK --set-xmark 7/0xff
-			iptables -t mangle -A POSTROUTING -j CONNMARK --save-mark --mask 0xff`},
+			iptables -t mangle -A POSTROUTING -j CONNMARK --save-mark --mask 0xff`, byShortcut},
+		{"whole marks", "iptables", `for t in iptables ip6tables; do
+				$t -t mangle -A PREROUTING -j CONNMARK --restore-mark
+				$t -t mangle -A OUTPUT -j MARK --set-mark 7
+				$t -t mangle -A OUTPUT -j CONNMARK --save-mark
+				$t -t mangle -A POSTROUTING -j CONNMARK --save-mark
+			done`, byShortcut},
+		{"marks by nft", "nft", `nft -f - <<'END'
+			table inet f {
+				chain out { type route hook output priority mangle; meta mark set 7; ct mark set meta mark; }
+				chain late { type route hook output priority 300; meta mark set 7; ct mark set meta mark; }
+				chain in { type filter hook prerouting priority 300; meta mark set ct mark; }
+				chain arrived { type filter hook input priority 0; ct mark set 9; }
+			}
+END`, byShortcut},
 		{"not tracked", "nft", `nft add table inet f
 			nft add chain inet f out '{ type filter hook output priority raw; }'
 			nft add chain inet f in '{ type filter hook prerouting priority raw; }'
 			nft add rule inet f out meta l4proto tcp notrack
-			nft add rule inet f in meta l4proto tcp notrack`},
+			nft add rule inet f in meta l4proto tcp notrack`, ""},
 		{"routing by mark", "ip", `ip rule add fwmark 7 lookup 7
 			ip route add default via 10.0.2.2 table 7
-			ip rule add from 10.0.2.100 lookup 7`},
+			ip rule add from 10.0.2.100 lookup 7`, ""},
 		{"own masquerade", "nft", `nft add table ip f
 			nft add chain ip f post '{ type nat hook postrouting priority srcnat; }'
-			nft add rule ip f post oifname tap0 masquerade`},
+			nft add rule ip f post oifname tap0 masquerade`, byShortcut},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -203,7 +218,11 @@ func TestShortcutFirewalls(t *testing.T) {
 			for range 5 {
 				p.wantUsable()
 			}
-			t.Logf("connections go by %s", p.way())
+			way := p.way()
+			t.Logf("connections go by %s", way)
+			if tt.way != "" && way != tt.way {
+				t.Errorf("a connection: got %s, want it to go by %s", way, tt.way)
+			}
 		})
 	}
 	t.Run("reject", func(t *testing.T) {

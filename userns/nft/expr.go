@@ -119,7 +119,10 @@ func verdict(code int32, chain string) Expr {
 		nested(unix.NFTA_IMMEDIATE_DATA, list().nested(unix.NFTA_DATA_VERDICT, a)))
 }
 
-// immediate loads a value.
+// Immediate loads a value.
+func Immediate(value []byte) Expr { return immediate(unix.NFT_REG_1, value) }
+
+// immediate loads a value into a register.
 func immediate(register uint32, value []byte) Expr {
 	return element("immediate", list().u32(unix.NFTA_IMMEDIATE_DREG, register).
 		nested(unix.NFTA_IMMEDIATE_DATA, list().bytes(unix.NFTA_DATA_VALUE, value)))

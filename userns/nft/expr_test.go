@@ -31,6 +31,7 @@ func TestExpressions(t *testing.T) {
 		"is":           {Is([]byte{6}), []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{6}}}},
 		"is not":       {IsNot(addr), []expr.Any{&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: addr}}},
 		"mask":         {Mask(addr, addr), []expr.Any{&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: addr, Xor: addr}}},
+		"immediate":    {Immediate(addr), []expr.Any{&expr.Immediate{Register: register, Data: addr}}},
 		"accept":       {Accept(), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}},
 		"return":       {Return(), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}},
 		"jump":         {Jump("chain"), []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: "chain"}}},

@@ -24,10 +24,15 @@
 // A guest's root can send any DSCP. It gains nothing: policy is asked for each
 // SYN, and a connection that reaches the listener must be one that was put back.
 //
-// # Marks
+// # Marks and labels
 //
-// A packet's mark and a connection's mark (nf_tables) belong to the guest. The
-// rules change three bits of each, those of Mask, and leave the others. The values
-// differ: a firewall that copies a connection's mark to each packet of it, as many
-// do, does not divert packets by that.
+// A packet's mark belongs to the guest, and so do the mark and the label of a
+// connection. The rules change three bits of a packet's mark, those of Mask, and
+// read them in the same hook only, as many firewalls set marks as a whole. For the
+// same reason they leave the marks of connections alone, which firewalls copy to
+// packets and back, and add two bits to labels: nf_tables has no way to take bits
+// of a label away, and who else uses labels does so by bit.
+//
+// The mark Answer is that of a socket. It keeps the kernel from giving another one
+// to what is accepted (net.ipv4.tcp_fwmark_accept in ip-sysctl.rst).
 package mark

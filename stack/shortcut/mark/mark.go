@@ -6,12 +6,17 @@ const (
 	Nested = 0b110111
 )
 
-// Bits of a packet's and of a connection's mark.
+// Bits of a packet's mark.
 const (
 	Mask   = 0x7000_0000 // those of ours
-	Packet = 0x5000_0000 // of a packet: deliver it inside, whatever its destination
-	Answer = 0x1000_0000 // of a packet: from the listener or what it accepted
-	Flow   = 0x3000_0000 // of a connection: it is diverted
+	Packet = 0x5000_0000 // deliver it inside, whatever its destination
+	Answer = 0x1000_0000 // from the listener or what it accepted
+)
+
+// Bits of a connection's label, in the first 32 of its 128, in host byte order.
+const (
+	Signed = 0x2000_0000 // its SYN carries a code point
+	Flow   = 0x4000_0000 // it is diverted
 )
 
 // What stands in the guest's namespace.
