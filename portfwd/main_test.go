@@ -121,8 +121,11 @@ func (b *bench) Publish(listeners []Listener, files []*os.File) error {
 }
 
 // Unpublish implements Carrier.
-func (b *bench) Unpublish(rule int) error {
+func (b *bench) Unpublish(rule int, existing Existing) error {
 	b.publisher.Remove(rule)
+	if existing == ExistingKilled {
+		b.publisher.Kill(rule)
+	}
 	return nil
 }
 

@@ -244,6 +244,16 @@ func (p *Publisher) Remove(rule int) {
 	}
 }
 
+// Kill ends the flows of a rule, as resets would. New ones there must not be: it
+// comes after Remove.
+func (p *Publisher) Kill(rule int) {
+	for f := range p.cfg.Flows.All() {
+		if f.Rule() == rule {
+			f.Kill()
+		}
+	}
+}
+
 // remove takes the listeners of a rule out and gives up their sockets.
 func (p *Publisher) remove(rule int) []*listener {
 	p.mu.Lock()

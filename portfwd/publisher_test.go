@@ -219,6 +219,24 @@ func TestRemove(t *testing.T) {
 	wantEcho(t, dial(t, e.at("127.0.0.1")))
 }
 
+// TestRemoveKill removes a rule with its connections, and not those of another.
+func TestRemoveKill(t *testing.T) {
+	b := newBench(t, flow.Config{})
+	first := b.add(t, Rule{Proto: flow.TCP, Listen: netip.MustParseAddrPort("127.0.0.1:0")})
+	second := b.add(t, Rule{Proto: flow.TCP, Listen: netip.MustParseAddrPort("127.0.0.1:0")})
+	gone, stays := dial(t, first.at("127.0.0.1")), dial(t, second.at("127.0.0.1"))
+	<-b.guest.dialed
+	<-b.guest.dialed
+	if err := b.table.RemoveKill(first.ID); err != nil {
+		t.Fatal(err)
+	}
+	wantReset(t, gone)
+	wantEcho(t, stays)
+	if err := b.table.RemoveKill(first.ID); !errors.Is(err, ErrNoRule) {
+		t.Errorf("again: got %v, want %v", err, ErrNoRule)
+	}
+}
+
 // TestRestart ends the Publisher and gives its sockets to another one; what
 // came in between waits.
 func TestRestart(t *testing.T) {

@@ -205,6 +205,8 @@ func (r Rule) check() error {
 		return fmt.Errorf("%w: ports above 65535", ErrRule)
 	case r.Local && (r.Direction == Outbound || listen.IsValid()):
 		return fmt.Errorf("%w: on the host's loopback, and on something else", ErrRule)
+	case r.Wait && (r.Direction == Outbound || !listen.IsValid()):
+		return fmt.Errorf("%w: it waits for an address, and names none", ErrRule)
 	case r.Proxy > 2:
 		return fmt.Errorf("%w: PROXY protocol v%d, want v1 or v2", ErrRule, r.Proxy)
 	case r.Proxy != 0 && (r.Direction == Outbound || r.Proto != flow.TCP):

@@ -26,8 +26,18 @@ type Carrier interface {
 
 	// Unpublish makes the engine close the sockets of a rule. It returns when
 	// it has, so that the ports are free.
-	Unpublish(rule int) error
+	Unpublish(rule int, e Existing) error
 }
+
+// Existing says what becomes of the connections of a rule that is removed.
+type Existing uint8
+
+// What may become of them. UDP flows end anyway: their answers would leave from
+// the rule's socket.
+const (
+	ExistingStay   Existing = iota // until they end by themselves
+	ExistingKilled                 // both ends are reset
+)
 
 // A TableConfig is what NewTable needs. Log may be nil.
 type TableConfig struct {
@@ -106,13 +116,21 @@ func (t *Table) add(ctx context.Context, r Rule, auto bool) (id int, err error) 
 	}
 	sockets, err := t.open(ctx, r)
 	t.release(room - len(sockets))
+	if waits(r, err) {
+		return t.wait(ctx, Entry{Rule: r, Auto: auto, State: StateWaiting, Err: err.Error()})
+	}
 	if err != nil {
 		return 0, err
 	}
+	return t.insert(Entry{Rule: r.picked(sockets), Bound: distinct(sockets), Auto: auto}, sockets)
+}
+
+// picked returns the rule with the port that the kernel picked.
+func (r Rule) picked(sockets []bound) Rule {
 	if r.Listen.Port() == 0 && r.ListenUnix == "" {
 		r.Listen = netip.AddrPortFrom(r.Listen.Addr(), sockets[0].port)
 	}
-	return t.insert(Entry{Rule: r, Bound: distinct(sockets), Auto: auto}, sockets)
+	return r
 }
 
 // open opens the sockets of a rule.
@@ -137,7 +155,7 @@ func (t *Table) insert(new Entry, sockets []bound) (id int, err error) {
 	}
 	if err := t.publish([]*entry{e}); err != nil {
 		t.leave(e.ID)
-		_ = t.cfg.Carrier.Unpublish(e.ID)
+		_ = t.cfg.Carrier.Unpublish(e.ID, ExistingKilled)
 		t.drop(sockets)
 		return 0, fmt.Errorf("publish %v: %w", e.Rule, err)
 	}
@@ -203,7 +221,13 @@ func (t *Table) publish(list []*entry) error {
 }
 
 // Remove closes the sockets of a rule. TCP connections that exist go on.
-func (t *Table) Remove(id int) error {
+func (t *Table) Remove(id int) error { return t.remove(id, ExistingStay) }
+
+// RemoveKill is Remove for who wants the rule's connections to end too: both
+// ends are reset.
+func (t *Table) RemoveKill(id int) error { return t.remove(id, ExistingKilled) }
+
+func (t *Table) remove(id int, existing Existing) error {
 	t.carrying.Lock()
 	defer t.carrying.Unlock()
 	e := t.leave(id)
@@ -211,7 +235,7 @@ func (t *Table) Remove(id int) error {
 		return fmt.Errorf("unpublish %d: %w", id, ErrNoRule)
 	}
 	t.drop(e.sockets)
-	if err := t.cfg.Carrier.Unpublish(id); err != nil {
+	if err := t.cfg.Carrier.Unpublish(id, existing); err != nil {
 		return fmt.Errorf("unpublish %d: %w", id, err)
 	}
 	t.cfg.Log.Debug("rule removed", "id", id, "rule", e.Rule.String())

@@ -37,7 +37,7 @@ func (r *recorder) Publish(listeners []Listener, _ []*os.File) error {
 	return r.err
 }
 
-func (r *recorder) Unpublish(id int) error {
+func (r *recorder) Unpublish(id int, _ Existing) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unpublished = append(r.unpublished, id)

@@ -53,8 +53,29 @@ func (s *supervisor) followHost(ctx context.Context) {
 			return
 		}
 		s.refresh(files)
+		s.rules.Retry(ctx)
 		if s.plan.Follows {
 			s.replan(ctx)
+		}
+	}
+}
+
+// followWaiting tries rules again that wait for an address of the host, until
+// ctx ends: all that is followed with Config.NoFollow.
+func (s *supervisor) followWaiting(ctx context.Context) {
+	changed := make(chan struct{}, 1)
+	stop := watchNetlink(s.log, "addresses", netlink.AddrSubscribe, func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
+	defer stop()
+	for s.rules.Retry(ctx); ; s.rules.Retry(ctx) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
 		}
 	}
 }

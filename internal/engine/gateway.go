@@ -269,6 +269,9 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		return
 	case m.Unpublish != 0:
 		g.ports.Remove(m.Unpublish)
+		if m.EndFlows {
+			g.ports.Kill(m.Unpublish)
+		}
 		_ = w.send(message{Closed: m.Unpublish}) // the supervisor may be gone
 	case m.Host != nil && g.stack == nil:
 		g.ports.SetHostAddrs(m.Host.Addresses)

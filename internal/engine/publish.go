@@ -71,9 +71,9 @@ func (c carrier) carry(m message, files []*os.File) error {
 // been stopped shall not keep others waiting.
 const unpublishGrace = time.Second
 
-func (c carrier) Unpublish(id int) error {
+func (c carrier) Unpublish(id int, existing portfwd.Existing) error {
 	engine := c.s.current()
-	if err := c.tell(message{Unpublish: id}); err != nil {
+	if err := c.tell(message{Unpublish: id, EndFlows: existing == portfwd.ExistingKilled}); err != nil {
 		return err
 	}
 	timeout := time.NewTimer(unpublishGrace)

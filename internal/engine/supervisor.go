@@ -97,7 +97,9 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if err := s.startAuto(ctx, &wg); err != nil {
 		return err
 	}
-	if !cfg.NoFollow {
+	if cfg.NoFollow {
+		wg.Go(func() { s.followWaiting(ctx) })
+	} else {
 		wg.Go(func() { s.followHost(ctx) })
 	}
 	if cfg.Ready != nil {

@@ -31,6 +31,7 @@ type message struct {
 	Plan      *plan.Plan         `json:",omitempty"` // the guest's new addresses
 	Publish   []portfwd.Listener `json:",omitempty"` // with their sockets, maxRights at most
 	Unpublish int                `json:",omitempty"` // the rule's id
+	EndFlows  bool               `json:",omitempty"` // with Unpublish: the rule's flows end too
 	Sockets   *socketReply       `json:",omitempty"` // with sockets
 	Divert    *divertState       `json:",omitempty"` // with listeners perhaps
 

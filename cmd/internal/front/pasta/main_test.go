@@ -58,7 +58,7 @@ func (c *call) main(args ...string) int {
 type deadEnd struct{}
 
 func (deadEnd) Publish([]portfwd.Listener, []*os.File) error { return nil }
-func (deadEnd) Unpublish(int) error                      { return nil }
+func (deadEnd) Unpublish(int, portfwd.Existing) error        { return nil }
 
 // quiet are options without ports.
 const quiet = "-t none -u none -T none -U none "
