@@ -74,6 +74,10 @@ type Config struct {
 	// Without leaves parts of the gateway out.
 	Without Without
 
+	// Rules are the published ports at the start, with the ids 1, 2 and so on.
+	// If one cannot be, nothing is.
+	Rules []portfwd.Rule
+
 	// Auto are ports that are published while somebody listens. Others are
 	// added by Ready.
 	Auto []portfwd.AutoConfig

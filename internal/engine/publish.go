@@ -18,6 +18,16 @@ func (s *supervisor) newTable() *portfwd.Table {
 	return portfwd.NewTable(portfwd.TableConfig{Carrier: carrier{s}, Sockets: s.listenInGuest, Log: s.log})
 }
 
+// addRules publishes the rules of the configuration.
+func (s *supervisor) addRules(ctx context.Context) error {
+	for _, r := range s.cfg.Rules {
+		if _, err := s.rules.Add(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // listenInGuest opens sockets inside the guest's namespace.
 func (s *supervisor) listenInGuest(ctx context.Context, specs []portfwd.Socket) ([]*os.File, error) {
 	ns, err := s.world.namespace()

@@ -94,6 +94,9 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if s.diversion.rules != nil {
 		wg.Go(func() { s.keepDiversion(ctx) })
 	}
+	if err := s.addRules(ctx); err != nil {
+		return err
+	}
 	if err := s.startAuto(ctx, &wg); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ func arrows() map[string][]string {
 		},
 		"cmd/internal/front": {
 			"cmd/internal/caller", "cmd/internal/front/pasta", "cmd/internal/front/slirp",
-			"internal/engine", "internal/plan", "internal/probe", "stack/policy", "tap", "userns",
+			"internal/engine", "internal/plan", "internal/probe", "portfwd", "stack/policy", "tap", "userns",
 		},
 
 		// Front ends for other programs' callers, whose options follow getopt_long.

@@ -83,7 +83,7 @@ func (o *attachOptions) check(changed func(option string) bool, operands []strin
 	case len(operands) > 0:
 		return userns.Target{}, exclusive("--tap-fd", operands[0])
 	}
-	for _, name := range []string{"userns", "configure", "ifname", "mac"} {
+	for _, name := range []string{"userns", "configure", "ifname", "mac", "reach"} {
 		if changed(name) {
 			return userns.Target{}, exclusive("--tap-fd", "--"+name)
 		}
@@ -151,7 +151,10 @@ func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns
 	ctx, caught := caller.Signals(ctx)
 	ctx, leave := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
-	cfg.Ready = func(*engine.Instance) error {
+	cfg.Ready = func(in *engine.Instance) error {
+		if err := p.tellPicked(cfg.Rules, in.Rules.List()); err != nil {
+			return err
+		}
 		d.ready.Ready()
 		wg.Go(func() {
 			if d.exit.HungUp(ctx) {

@@ -10,6 +10,7 @@ import (
 
 	"taproot/internal/engine"
 	"taproot/internal/probe"
+	"taproot/portfwd"
 	"taproot/userns"
 )
 
@@ -41,7 +42,7 @@ func (c *call) main(args ...string) (status int) {
 			if c.err != nil {
 				return c.err
 			}
-			return cfg.Ready(nil)
+			return cfg.Ready(&engine.Instance{Rules: portfwd.NewTable(portfwd.TableConfig{})})
 		},
 		probe: func(context.Context) []probe.Result { return c.results },
 	}

@@ -94,6 +94,20 @@ What the guest may reach besides other machines:
                          169.254.0.0/16, fe80::/10 and the addresses of cloud
                          metadata (default: off)
 
+Ports (repeat an option for more; docs: taproot(1), PUBLISHING):
+  -p, --publish=[ADDRESS:][HOSTPORT:]GUESTPORT[/tcp|/udp][,OPTION]...
+                         a port of the host that leads to one of the guest's;
+                         or ranges, unix:PATH:GUESTPORT, auto[:PORTS] for what
+                         the guest listens on. Without ADDRESS on the host's
+                         loopback; options are proxy=v1|v2 and
+                         source=preserve|gateway (default: none)
+      --reach=HOSTPORT[:GUESTPORT][/udp]
+                         a port of the guest's loopback that leads to one of
+                         the host's; or unix:PATH:GUESTPORT (default: none)
+      --source=preserve|gateway
+                         whom the guest sees as client of a published port:
+                         the real one, or the gateway (default: preserve)
+
 `
 
 const runHelp = `Usage: taproot run [OPTION]... [--] [COMMAND [ARG]...]
@@ -121,6 +135,7 @@ COMMAND cannot be executed, 127 if it is not found, 2 for a wrong option.
 Examples:
   taproot run                                        a shell
   taproot run -- curl https://example.org/           one command
+  taproot run -p 8080:80 -- httpd                    a server
   taproot run --host-loopback=5432 -- psql -h host.taproot.internal
 `
 

@@ -27,6 +27,7 @@ type netOptions struct {
 	allowLinkLocal bool
 	offload        tap.Offload
 	shortcut       engine.Shortcut
+	portOptions
 }
 
 // options are the options of `run`.
@@ -57,6 +58,7 @@ func (o *options) register(fs *pflag.FlagSet) {
 func (o *netOptions) register(fs *pflag.FlagSet) {
 	o.registerNetwork(fs)
 	o.registerPolicy(fs)
+	o.portOptions.register(fs)
 }
 
 func (o *netOptions) registerNetwork(fs *pflag.FlagSet) {
@@ -134,6 +136,7 @@ func (o *options) guest() userns.Config {
 // engine has the same default, a field stays zero.
 func (o *netOptions) config() engine.Config {
 	o.net4.Off, o.net6.Off = !o.ipv4, !o.ipv6
+	published := o.published()
 	return engine.Config{
 		Plan:           plan.Offsets{Interface: o.ifname, MTU: o.mtu, MAC: o.mac, Net4: o.net4, Net6: o.net6},
 		DNS:            o.dns,
@@ -143,6 +146,8 @@ func (o *netOptions) config() engine.Config {
 		HostLoopback:   o.hostLoopback,
 		AllowHost:      o.allowHost,
 		AllowLinkLocal: o.allowLinkLocal,
+		Rules:          published.Rules,
+		Auto:           published.Auto,
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"taproot/internal/engine"
 	"taproot/internal/plan"
+	"taproot/portfwd"
+	"taproot/stack/flow"
 	"taproot/stack/policy"
 	"taproot/tap"
 	"taproot/userns"
@@ -50,6 +52,16 @@ func TestRunConfig(t *testing.T) {
 		}},
 		{"--host-loopback=none --allow-host=all x", func(c *wanted) { c.AllowHost = ports(t, "all") }},
 		{"--allow-link-local x", func(c *wanted) { c.AllowLinkLocal = true }},
+		{"-p 8080:80 --reach=5432 --publish=80/udp,source=preserve --source=gateway x", func(c *wanted) {
+			c.Rules = []portfwd.Rule{
+				{Local: true, Listen: port(8080), Target: port(80), Ports: 1, Source: portfwd.SourceGateway},
+				{Local: true, Proto: flow.UDP, Target: port(80), Ports: 1},
+				{Direction: portfwd.Outbound, Listen: port(5432), Target: port(5432), Ports: 1},
+			}
+		}},
+		{"-p auto:80/tcp x", func(c *wanted) {
+			c.Auto = []portfwd.AutoConfig{{Local: true, Allow: ports(t, "80")}}
+		}},
 		{"--offload=off x", func(c *wanted) { c.Offload = tap.OffloadOff }},
 		{"--keep-id x", func(c *wanted) { c.guest.Identity = userns.IdentityKeep }},
 		{"--map-auto x", func(c *wanted) { c.guest.Identity = userns.IdentityAuto }},
@@ -69,13 +81,15 @@ func TestRunConfig(t *testing.T) {
 			if got.Log == nil || got.Warn == nil {
 				t.Error("the log or the warnings go nowhere")
 			}
-			got.Log, got.Warn = nil, nil
+			got.Log, got.Warn, got.Ready = nil, nil, nil
 			if !reflect.DeepEqual(got, want.Config) || !reflect.DeepEqual(c.guest, want.guest) {
 				t.Errorf("got %+v and %+v, want %+v and %+v", got, c.guest, want.Config, want.guest)
 			}
 		})
 	}
 }
+
+func port(n uint16) netip.AddrPort { return netip.AddrPortFrom(netip.Addr{}, n) }
 
 func ports(t *testing.T, s string) policy.Ports {
 	t.Helper()
@@ -112,6 +126,7 @@ func TestRunMisuse(t *testing.T) {
 		"--dns=", "--dns=on", "--dns=auto --dns=off", "--dns=off --dns=192.0.2.1", "--dns=0.0.0.0", "--dns=192.0.2.1:0", "--dns=example.org",
 		"--host-loopback=", "--host-loopback=0", "--host-loopback=70000", "--host-loopback=9-1", "--host-loopback=all,none",
 		"--allow-host=x",
+		"-p 80:http", "--publish=", "-p auto,proxy=v1", "--reach=127.0.0.1:80", "--source=mine",
 		"--offload=maybe",
 		"--keep-id --map-auto",
 		"--keep-id=perhaps",

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"taproot/internal/engine"
 	"taproot/userns"
 )
 
@@ -43,6 +44,7 @@ func (p *program) start(c *cobra.Command, o *options, command []string) (err err
 	}
 	cfg.Warn = p.warn
 	cfg.Log = newLog(p.err, o.verbose)
+	cfg.Ready = func(in *engine.Instance) error { return p.tellPicked(cfg.Rules, in.Rules.List()) }
 	p.status, err = p.run(c.Context(), guest, cfg)
 	if err == nil {
 		return nil
