@@ -20,7 +20,7 @@ func (t *Table) explain(ctx context.Context, r Rule, err error) error {
 	if !errors.As(err, &bind) || !errors.Is(err, syscall.EADDRINUSE) {
 		return err
 	}
-	if bind.Holder = t.ruleAt(r, bind); bind.Holder != "" {
+	if bind.Holder = t.ruleAt(r, netip.AddrPortFrom(bind.Addr, bind.Port)); bind.Holder != "" {
 		return err
 	}
 	diag, diagErr := t.diag(ctx, r.Direction)
@@ -35,9 +35,9 @@ func (t *Table) explain(ctx context.Context, r Rule, err error) error {
 	return err
 }
 
-// ruleAt names the rule that has a port, "" if none has.
-func (t *Table) ruleAt(r Rule, e *BindError) string {
-	r.Listen, r.Local, r.Ports = netip.AddrPortFrom(e.Addr, e.Port), false, 1
+// ruleAt names the rule that has a port that r would have, "" if none has.
+func (t *Table) ruleAt(r Rule, at netip.AddrPort) string {
+	r.Listen, r.Local, r.Ports = at, false, 1
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if id := t.takenLocked(r); id != 0 {

@@ -59,15 +59,15 @@ func (r Rule) addresses() []netip.Addr {
 
 // openHost opens the sockets of an inbound rule. Without a port that could be
 // bound, or with one that could not if the rule is not weak, it opens none.
-func openHost(r Rule) ([]bound, error) {
+func (t *Table) openHost(r Rule) ([]bound, error) {
 	if r.Local {
-		return openLocal(r)
+		return t.openLocal(r)
 	}
 	var sockets []bound
 	var first error
 	for i := range r.Count() {
 		port := r.Listen.Port() + uint16(i)
-		s, err := listenHost(r, port)
+		s, err := t.listenHost(r, port)
 		if err == nil {
 			s.at = i
 			sockets = append(sockets, s)
@@ -89,18 +89,18 @@ func openHost(r Rule) ([]bound, error) {
 
 // openLocal opens the sockets of an inbound rule on both loopbacks, with the
 // same ports. Where the host has no IPv6, that of IPv4 is enough.
-func openLocal(r Rule) ([]bound, error) {
+func (t *Table) openLocal(r Rule) ([]bound, error) {
 	r.Local = false
 	picks := r.Listen.Port() == 0
 	for i := 1; ; i++ {
 		r.Listen = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), r.Listen.Port())
-		sockets, err := openHost(r)
+		sockets, err := t.openHost(r)
 		if err != nil {
 			return nil, err
 		}
 		other := r
 		other.Listen = netip.AddrPortFrom(netip.IPv6Loopback(), sockets[0].port-uint16(sockets[0].at))
-		more, err := openHost(other)
+		more, err := t.openHost(other)
 		switch {
 		case err == nil, r.Weak, errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT):
 			return append(sockets, more...), nil
@@ -124,16 +124,25 @@ func isExhausted(err error) bool {
 
 // listenHost opens one socket of the host. Without an address it is one for
 // both families where the host has both.
-func listenHost(r Rule, port uint16) (bound, error) {
+func (t *Table) listenHost(r Rule, port uint16) (bound, error) {
 	address := r.Listen.Addr().Unmap()
 	if address.IsValid() {
-		return listenAt(r, netip.AddrPortFrom(address, port), address.Is6())
+		return t.listenAt(r, netip.AddrPortFrom(address, port), address.Is6())
 	}
-	s, err := listenAt(r, netip.AddrPortFrom(netip.IPv6Unspecified(), port), false)
+	s, err := t.listenAt(r, netip.AddrPortFrom(netip.IPv6Unspecified(), port), false)
 	if errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) {
-		return listenAt(r, netip.AddrPortFrom(netip.IPv4Unspecified(), port), false)
+		return t.listenAt(r, netip.AddrPortFrom(netip.IPv4Unspecified(), port), false)
 	}
 	return s, err
+}
+
+// listenAt opens a socket at an address, or takes the one there that was passed
+// to us.
+func (t *Table) listenAt(r Rule, at netip.AddrPort, v6only bool) (bound, error) {
+	if s, ok := t.passedAt(r, at, v6only); ok && r.Device == "" {
+		return s, nil
+	}
+	return listenAt(r, at, v6only)
 }
 
 // listenAt opens a socket at an address. It blocks, so that the runtime does
@@ -228,15 +237,21 @@ func zoneIndex(zone string) (uint32, error) {
 
 // portOf returns the port that a socket is bound to.
 func portOf(fd int) (uint16, error) {
+	a, err := addressOf(fd)
+	return a.Port(), err
+}
+
+// addressOf returns the address that a socket is bound to.
+func addressOf(fd int) (netip.AddrPort, error) {
 	name, err := unix.Getsockname(fd)
 	if err != nil {
-		return 0, os.NewSyscallError("getsockname", err)
+		return netip.AddrPort{}, os.NewSyscallError("getsockname", err)
 	}
 	switch a := name.(type) {
 	case *unix.SockaddrInet4:
-		return uint16(a.Port), nil
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)), nil
 	case *unix.SockaddrInet6:
-		return uint16(a.Port), nil
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)), nil
 	}
-	return 0, fmt.Errorf("getsockname: %w", syscall.EAFNOSUPPORT)
+	return netip.AddrPort{}, fmt.Errorf("getsockname: %w", syscall.EAFNOSUPPORT)
 }

@@ -117,6 +117,12 @@ func binding(f *os.File) (bound, error) {
 	if err != nil {
 		return bound{}, err
 	}
+	return keep(fd, f.Name())
+}
+
+// keep takes a descriptor over as a socket of a rule that the runtime's poller
+// does not know.
+func keep(fd int, name string) (bound, error) {
 	port, err := portOf(fd)
 	if err == nil {
 		err = unix.SetNonblock(fd, false) // os.NewFile asks; who accepts sets it again
@@ -125,5 +131,5 @@ func binding(f *os.File) (bound, error) {
 		unix.Close(fd)
 		return bound{}, err
 	}
-	return bound{file: os.NewFile(uintptr(fd), f.Name()), port: port}, nil
+	return bound{file: os.NewFile(uintptr(fd), name), port: port}, nil
 }

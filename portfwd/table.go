@@ -46,6 +46,11 @@ type TableConfig struct {
 	// Sockets opens the sockets of outbound rules; nil if there are to be none.
 	Sockets SocketFunc
 
+	// Passed are sockets of the host that the caller of this program opened: a
+	// rule that would listen where one is bound already uses that one. They
+	// stay open, and the caller's.
+	Passed []*os.File
+
 	// MaxSockets is how many sockets all rules have at most. 0 means three
 	// quarters of the limit of open files (RLIMIT_NOFILE): the engine has the
 	// same limit, and needs the rest for connections.
@@ -56,7 +61,8 @@ type TableConfig struct {
 
 // A Table holds the rules and their sockets. It is safe for concurrent use.
 type Table struct {
-	cfg TableConfig
+	cfg    TableConfig
+	passed []given // of cfg.Passed
 
 	// carrying is held while the Carrier is called, so that the engine hears
 	// of a rule's birth before its death.
@@ -87,6 +93,7 @@ func NewTable(cfg TableConfig) *Table {
 		cfg.MaxSockets = defaultMaxSockets()
 	}
 	t := &Table{cfg: cfg}
+	t.examinePassed()
 	t.mu.Lock() // nobody else has t yet, but checklocks cannot know
 	defer t.mu.Unlock()
 	t.entries = make(map[int]*entry)
@@ -141,7 +148,7 @@ func (t *Table) open(ctx context.Context, r Rule) ([]bound, error) {
 	case r.Direction == Outbound:
 		return t.openGuest(ctx, r)
 	}
-	return openHost(r)
+	return t.openHost(r)
 }
 
 // insert gives a rule its id and its sockets to the engine. It takes them over.

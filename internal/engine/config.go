@@ -78,6 +78,11 @@ type Config struct {
 	// If one cannot be, nothing is.
 	Rules []portfwd.Rule
 
+	// Listeners are sockets of the host that the caller opened (socket
+	// activation): a port that would be bound where one is already uses it. They
+	// belong to the caller.
+	Listeners []*os.File
+
 	// Auto are ports that are published while somebody listens. Others are
 	// added by Ready.
 	Auto []portfwd.AutoConfig

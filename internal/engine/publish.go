@@ -15,7 +15,9 @@ import (
 
 // newTable returns the table of published ports, which is empty.
 func (s *supervisor) newTable() *portfwd.Table {
-	return portfwd.NewTable(portfwd.TableConfig{Carrier: carrier{s}, Sockets: s.listenInGuest, Log: s.log})
+	return portfwd.NewTable(portfwd.TableConfig{
+		Carrier: carrier{s}, Sockets: s.listenInGuest, Passed: s.cfg.Listeners, Log: s.log,
+	})
 }
 
 // addRules publishes the rules of the configuration.

@@ -133,6 +133,7 @@ var errHungUp = errors.New("exit descriptor hung up")
 // startAttached serves a namespace until it is gone, the exit descriptor hangs
 // up, or a signal comes, which ends the process.
 func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns.Target) error {
+	listeners := caller.Listeners() // before take closes the others
 	d, err := o.take()
 	if err != nil {
 		return err
@@ -145,6 +146,7 @@ func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns
 		defer a.Device.Close()
 	}
 	cfg := o.config()
+	cfg.Listeners = listeners
 	cfg.Warn = p.warn
 	cfg.Log = newLog(p.err, o.verbose)
 

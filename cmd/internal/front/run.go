@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"taproot/cmd/internal/caller"
 	"taproot/internal/engine"
 	"taproot/userns"
 )
@@ -37,7 +38,9 @@ func (p *program) runCommand() *cobra.Command {
 // start runs the guest. The exit status is the command's; a command that cannot
 // be executed has one too.
 func (p *program) start(c *cobra.Command, o *options, command []string) (err error) {
+	listeners := caller.Listeners() // before the command gets our environment
 	guest, cfg := o.guest(), o.config()
+	cfg.Listeners = listeners
 	guest.Command = command
 	if len(command) == 0 {
 		guest.Command = []string{shell()}
