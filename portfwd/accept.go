@@ -83,30 +83,65 @@ func (p *Publisher) pause() {
 
 // admit begins a connection, or resets it where the flow table is full.
 func (p *Publisher) admit(l Listener, f *os.File, client netip.AddrPort) {
-	source, target := client, netip.AddrPortFrom(l.loopbacks(client.Addr())[0], l.TargetPort)
-	local := l.local(client.Addr())
-	if !local {
-		var ok bool
-		if source, target, ok = p.route(l, client); !ok {
-			p.Stats.Unroutable.Add(1)
-			relay.Reset(f)
-			return
-		}
+	if l.Unix {
+		client = noAddress()
 	}
-	entry, err := p.cfg.Flows.Open(flow.Key{Proto: flow.TCP, Initiator: source, Target: target})
-	if err != nil {
-		p.Stats.Full.Add(1)
+	source, target, ok := p.ends(l, client)
+	if !ok {
+		p.Stats.Unroutable.Add(1)
 		relay.Reset(f)
 		return
 	}
-	entry.SetRule(l.Rule, l.Direction == Inbound)
+	entry, err := p.open(l, source, target)
+	if err != nil {
+		relay.Reset(f)
+		return
+	}
+	a := &arrival{Listener: l, file: f, client: client, source: source, target: target, entry: entry}
 	p.connections.Go(func() {
-		if local {
-			p.serveLocal(l, f, client, entry)
-			return
+		switch {
+		case l.TargetUnix:
+			p.serveUnix(a)
+		case l.local(client.Addr()):
+			p.serveLocal(a)
+		default:
+			p.serveStack(a)
 		}
-		p.serveStack(f, source, target, entry)
 	})
+}
+
+// An arrival is a client that was accepted and is not connected yet.
+type arrival struct {
+	Listener
+	file           *os.File
+	client         netip.AddrPort
+	source, target netip.AddrPort // as the guest is to see them
+	entry          *flow.Flow
+}
+
+// open enters a flow of a listener, or counts why not.
+func (p *Publisher) open(l Listener, source, target netip.AddrPort) (*flow.Flow, error) {
+	entry, err := p.cfg.Flows.Open(flow.Key{Proto: flow.TCP, Initiator: source, Target: target})
+	if err != nil {
+		p.Stats.Full.Add(1)
+		return nil, err
+	}
+	entry.SetRule(l.Rule, l.Direction == Inbound)
+	return entry, nil
+}
+
+// ends returns what a connection looks like to the guest at first. It returns
+// false if it cannot be.
+func (p *Publisher) ends(l Listener, client netip.AddrPort) (source, target netip.AddrPort, ok bool) {
+	if !l.TargetUnix && !l.local(client.Addr()) {
+		return p.route(l, client)
+	}
+	if l.TargetUnix && l.Direction == Inbound {
+		if source, target, ok = p.route(l, client); ok {
+			return source, target, true // its port is 0
+		}
+	}
+	return client, netip.AddrPortFrom(l.loopbacks(client.Addr())[0], l.TargetPort), true
 }
 
 // free says that descriptors are free again.
@@ -120,5 +155,5 @@ func (p *Publisher) free() {
 // local tells whether a listener leads a client to loopback, past the stack.
 // Whoever is not on loopback itself shall not seem to be.
 func (l Listener) local(client netip.Addr) bool {
-	return l.Direction == Outbound || l.Loopback && client.IsLoopback()
+	return l.Direction == Outbound || l.Loopback && (l.Unix || client.IsLoopback())
 }

@@ -26,36 +26,71 @@ const (
 
 // serveStack connects a client to the guest through the stack, and leaves both
 // to the Mover.
-func (p *Publisher) serveStack(f *os.File, source, target netip.AddrPort, entry *flow.Flow) {
-	guest, source, err := p.dial(source, target)
-	if err != nil {
-		p.refuse(f, source, target, err)
-	} else if err = p.joinStack(guest, f, source, target, entry); err != nil {
-		p.fail(source, target, err)
+func (p *Publisher) serveStack(a *arrival) {
+	guest, err := p.dial(a)
+	if errors.Is(err, syscall.ECONNREFUSED) && p.turn(a) {
+		guest, err = p.dial(a)
 	}
-	if err != nil {
-		entry.Close()
-		p.free()
+	if err == nil {
+		err = p.joinStack(guest, a)
 	}
+	p.served(a, err)
+}
+
+// served resets a client that is not connected, and counts and logs why.
+func (p *Publisher) served(a *arrival, err error) {
+	if err == nil {
+		return
+	}
+	// First: who sees the reset may look at the count.
+	p.countFailure(err)
+	p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", a.source, "target", a.target, "error", err)
+	relay.Reset(a.file) // or the Mover has
+	a.entry.Close()
+	p.free()
+}
+
+// turn has an arrival lead to the guest's address of the other family, if the
+// rule allows that, with the gateway as source: its program may listen on one
+// family only. It returns false if there is no other one.
+func (p *Publisher) turn(a *arrival) bool {
+	source, target, ok := p.otherFamily(a.Listener, a.client, a.target.Addr())
+	if !ok {
+		return false
+	}
+	entry, err := p.open(a.Listener, source, target)
+	if err != nil {
+		return false
+	}
+	a.entry.Close()
+	a.entry, a.source, a.target = entry, source, target
+	return true
 }
 
 // joinStack has the Mover serve the guest's end and a client, and the flow end
-// with them. Where it fails, both are reset, and the flow is the caller's.
-func (p *Publisher) joinStack(guest Conn, client *os.File, source, target netip.AddrPort, entry *flow.Flow) error {
-	stream(client)
-	fd, err := socket.Dup(client)
+// with them. Where it fails, the guest's end is reset; the rest is the caller's.
+func (p *Publisher) joinStack(guest Conn, a *arrival) error {
+	header, err := a.proxyHeader(a.file, a.client, a.source, a.target)
+	if err == nil {
+		err = greetStream(guest, header)
+	}
+	fd := -1
+	if err == nil {
+		stream(a.file)
+		fd, err = socket.Dup(a.file)
+	}
 	if err != nil {
-		relay.Reset(client)
 		guest.Abort()
 		return err
 	}
-	client.Close()
+	a.file.Close()
 	p.Stats.Connected.Add(1)
-	return p.cfg.Mover.JoinStream(guest, fd, relay.Counters{Outbound: &entry.ToInitiator, Inbound: &entry.ToTarget, Owner: entry}, p.ending(source, target, entry))
+	return p.cfg.Mover.JoinStream(guest, fd, relay.Counters{Outbound: &a.entry.ToInitiator, Inbound: &a.entry.ToTarget, Owner: a.entry}, p.ending(a))
 }
 
 // ending returns what the Mover calls at the end of a connection.
-func (p *Publisher) ending(source, target netip.AddrPort, entry *flow.Flow) func(inOrder bool) {
+func (p *Publisher) ending(a *arrival) func(inOrder bool) {
+	source, target, entry := a.source, a.target, a.entry // no more of it is needed
 	return func(inOrder bool) {
 		p.logEnd(inOrder, source, target, entry)
 		entry.Close()
@@ -63,52 +98,65 @@ func (p *Publisher) ending(source, target netip.AddrPort, entry *flow.Flow) func
 	}
 }
 
-// dial connects to the guest, from another port if the source's is taken. It
-// returns the source that it took.
-func (p *Publisher) dial(source, target netip.AddrPort) (Conn, netip.AddrPort, error) {
+// dial connects to the guest, from another port if the source's is taken, which
+// the arrival learns.
+func (p *Publisher) dial(a *arrival) (Conn, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
 	defer cancel()
 	for i := 1; ; i++ {
-		guest, err := p.cfg.Dial(ctx, source, target)
+		guest, err := p.cfg.Dial(ctx, a.source, a.target)
 		if !errors.Is(err, syscall.EADDRINUSE) || i == dialTries {
-			return guest, source, err
+			return guest, err
 		}
-		source = anotherPort(source)
+		a.source = anotherPort(a.source)
 	}
 }
 
 // serveLocal connects a client to loopback of the other side, and leaves both
 // to the Mover.
-func (p *Publisher) serveLocal(l Listener, f *os.File, client netip.AddrPort, entry *flow.Flow) {
+func (p *Publisher) serveLocal(a *arrival) {
 	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
 	defer cancel()
-	target, to, err := p.dialLocal(ctx, l, client, unix.SOCK_STREAM)
-	if err != nil {
-		p.refuse(f, client, to, err)
-	} else if err = p.join(f, target, client, to, entry); err != nil {
-		p.fail(client, to, err)
+	target, to, err := p.dialLocal(ctx, a.Listener, a.client, unix.SOCK_STREAM)
+	a.target = to
+	if err == nil {
+		err = p.join(target, a)
 	}
-	if err != nil {
-		entry.Close()
-		p.free()
+	p.served(a, err)
+}
+
+// serveUnix is serveLocal for a target that is a Unix socket.
+func (p *Publisher) serveUnix(a *arrival) {
+	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
+	defer cancel()
+	target, err := p.cfg.UnixSocket(ctx, a.Rule)
+	if err == nil {
+		err = p.join(target, a)
 	}
+	p.served(a, err)
 }
 
 // join has the Mover serve two sockets, and the flow end with them. Where it
-// fails, both are reset, and the flow is the caller's.
-func (p *Publisher) join(client, target *os.File, from, to netip.AddrPort, entry *flow.Flow) error {
-	stream(client)
-	stream(target)
-	a, b, err := detach(client, target)
+// fails, the target is reset; the rest is the caller's.
+func (p *Publisher) join(target *os.File, a *arrival) error {
+	header, err := a.proxyHeader(a.file, a.client, a.source, a.target)
+	if err == nil {
+		err = greet(target, header)
+	}
+	from, to := -1, -1
+	if err == nil {
+		stream(a.file)
+		stream(target)
+		from, to, err = detach(a.file, target)
+	}
 	if err != nil {
-		relay.Reset(client)
 		relay.Reset(target)
 		return err
 	}
-	client.Close()
+	a.file.Close()
 	target.Close()
 	p.Stats.Connected.Add(1)
-	return p.cfg.Mover.Join(a, b, relay.Counters{Outbound: &entry.ToTarget, Inbound: &entry.ToInitiator, Owner: entry}, p.ending(from, to, entry))
+	return p.cfg.Mover.Join(from, to, relay.Counters{Outbound: &a.entry.ToTarget, Inbound: &a.entry.ToInitiator, Owner: a.entry}, p.ending(a))
 }
 
 // detach returns descriptors of two sockets that the runtime's poller does not
@@ -170,18 +218,6 @@ func (p *Publisher) dialLoopback(ctx context.Context, l Listener, to netip.AddrP
 		return nil, err
 	}
 	return f, nil
-}
-
-// refuse resets a client whose target was not reached.
-func (p *Publisher) refuse(f *os.File, source, target netip.AddrPort, err error) {
-	p.fail(source, target, err) // first: who sees the reset may look at the count
-	relay.Reset(f)
-}
-
-// fail counts and logs why there is no connection.
-func (p *Publisher) fail(source, target netip.AddrPort, err error) {
-	p.countFailure(err)
-	p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", source, "target", target, "error", err)
 }
 
 // countFailure counts why a target was not reached.

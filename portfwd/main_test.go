@@ -194,6 +194,8 @@ type guest struct {
 	taken map[netip.AddrPort]bool // sources that are in use
 	// +checklocks:mu
 	refusal error // of all
+	// +checklocks:mu
+	refuses netip.Addr // where nobody listens
 }
 
 type dialed struct{ source, target netip.AddrPort }
@@ -210,6 +212,9 @@ func (g *guest) dial(_ context.Context, source, target netip.AddrPort) (Conn, er
 	defer g.mu.Unlock()
 	if g.refusal != nil {
 		return nil, g.refusal
+	}
+	if target.Addr() == g.refuses {
+		return nil, syscall.ECONNREFUSED
 	}
 	if g.taken[source] {
 		return nil, syscall.EADDRINUSE
@@ -231,6 +236,12 @@ func (g *guest) refuse(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.refusal = err
+}
+
+func (g *guest) refuseAt(a netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refuses = a
 }
 
 func (g *guest) take(source netip.AddrPort) {

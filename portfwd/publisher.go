@@ -34,6 +34,10 @@ type PublisherConfig struct {
 	// SOCK_DGRAM. nil: no loopback rules.
 	GuestSocket func(ctx context.Context, family, typ int) (*os.File, error)
 
+	// UnixSocket returns a new socket that is connected to the target of a rule
+	// with Listener.TargetUnix; rule is its id. nil: no such rules.
+	UnixSocket func(ctx context.Context, rule int) (*os.File, error)
+
 	// Mover moves the bytes of TCP connections, which live until its Run ends.
 	// nil: no rules for TCP.
 	Mover *relay.Mover
@@ -189,10 +193,13 @@ func (p *Publisher) serves(l Listener) error {
 	switch {
 	case l.Proto != flow.TCP && l.Proto != flow.UDP:
 		return fmt.Errorf("%v has no ports", l.Proto)
-	case l.TargetPort == 0:
+	case l.TargetPort == 0 && !l.TargetUnix:
 		return errors.New("no target port")
 	case l.Proto == flow.TCP && p.cfg.Mover == nil:
 		missing = "Mover"
+	case l.TargetUnix && p.cfg.UnixSocket == nil:
+		missing = "UnixSocket"
+	case l.TargetUnix:
 	case l.Direction == Outbound:
 	case l.Loopback && p.cfg.GuestSocket == nil:
 		missing = "GuestSocket"

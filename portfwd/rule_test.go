@@ -101,27 +101,31 @@ func TestRoute(t *testing.T) {
 		addresses      Addresses
 		target, client string
 		want           string // source and target
+		mode           SourceMode
 	}{
-		{"remote", both, "", "198.51.100.1:5000", "198.51.100.1:5000 10.0.2.100:80"},
-		{"remote IPv6", both, "", "[2001:db8::1]:5000", "[2001:db8::1]:5000 [fd00::64]:80"},
-		{"loopback", both, "", "127.0.0.1:5000", "10.0.2.2:5000 10.0.2.100:80"},
-		{"any loopback", both, "", "127.8.8.8:5000", "10.0.2.2:5000 10.0.2.100:80"},
-		{"loopback IPv6", both, "", "[::1]:5000", "[fd00::2]:5000 [fd00::64]:80"},
-		{"the host", both, "", "192.0.2.7:5000", "10.0.2.2:5000 10.0.2.100:80"},
-		{"link-local", both, "", "[fe80::1]:5000", "[fd00::2]:5000 [fd00::64]:80"},
-		{"the guest's own", both, "", "10.0.2.100:5000", "10.0.2.2:5000 10.0.2.100:80"},
-		{"IPv6 to IPv4", both, "10.0.2.101:0", "[2001:db8::1]:5000", "10.0.2.2:5000 10.0.2.101:80"},
-		{"IPv4 to IPv6", both, "[fd00::65]:0", "198.51.100.1:5000", "[fd00::2]:5000 [fd00::65]:80"},
-		{"no IPv6", only4, "", "[2001:db8::1]:5000", "10.0.2.2:5000 10.0.2.100:80"},
-		{"no gateway", only4, "[fd00::65]:0", "198.51.100.1:5000", ""},
-		{"no address", Addresses{}, "", "198.51.100.1:5000", ""},
-		{"remote, to loopback only", both, "127.0.0.1:0", "198.51.100.1:5000", ""},
+		{"remote", both, "", "198.51.100.1:5000", "198.51.100.1:5000 10.0.2.100:80", 0},
+		{"remote IPv6", both, "", "[2001:db8::1]:5000", "[2001:db8::1]:5000 [fd00::64]:80", 0},
+		{"loopback", both, "", "127.0.0.1:5000", "10.0.2.2:5000 10.0.2.100:80", 0},
+		{"any loopback", both, "", "127.8.8.8:5000", "10.0.2.2:5000 10.0.2.100:80", 0},
+		{"loopback IPv6", both, "", "[::1]:5000", "[fd00::2]:5000 [fd00::64]:80", 0},
+		{"the host", both, "", "192.0.2.7:5000", "10.0.2.2:5000 10.0.2.100:80", 0},
+		{"link-local", both, "", "[fe80::1]:5000", "[fd00::2]:5000 [fd00::64]:80", 0},
+		{"the guest's own", both, "", "10.0.2.100:5000", "10.0.2.2:5000 10.0.2.100:80", 0},
+		{"IPv6 to IPv4", both, "10.0.2.101:0", "[2001:db8::1]:5000", "10.0.2.2:5000 10.0.2.101:80", 0},
+		{"IPv4 to IPv6", both, "[fd00::65]:0", "198.51.100.1:5000", "[fd00::2]:5000 [fd00::65]:80", 0},
+		{"no IPv6", only4, "", "[2001:db8::1]:5000", "10.0.2.2:5000 10.0.2.100:80", 0},
+		{"no gateway", only4, "[fd00::65]:0", "198.51.100.1:5000", "", 0},
+		{"no address", Addresses{}, "", "198.51.100.1:5000", "", 0},
+		{"remote, to loopback only", both, "127.0.0.1:0", "198.51.100.1:5000", "", 0},
+		{"remote, behind the gateway", both, "", "198.51.100.1:5000", "10.0.2.2:5000 10.0.2.100:80", SourceGateway},
+		{"remote IPv6, behind the gateway", both, "", "[2001:db8::1]:5000", "[fd00::2]:5000 [fd00::64]:80", SourceGateway},
+		{"a Unix socket's", both, "", "0.0.0.0:5000", "10.0.2.2:5000 10.0.2.100:80", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := &Publisher{}
 			p.SetAddresses(tt.addresses)
 			p.SetHostAddrs([]netip.Addr{host})
-			source, target, ok := p.route(Listener{Target: addrPort(tt.target).Addr(), TargetPort: 80}, addrPort(tt.client))
+			source, target, ok := p.route(Listener{Target: addrPort(tt.target).Addr(), TargetPort: 80, Source: tt.mode}, addrPort(tt.client))
 			got := ""
 			if ok {
 				got = source.String() + " " + target.String()

@@ -15,16 +15,40 @@ func (p *Publisher) route(l Listener, client netip.AddrPort) (source, target net
 		address = p.guestFor(client.Addr())
 	}
 	source = client
-	if address.Is4() != client.Addr().Is4() || !p.visible(client.Addr()) {
-		a := p.addresses.Load()
-		gateway := a.Gateway6
-		if address.Is4() {
-			gateway = a.Gateway4
-		}
-		source = netip.AddrPortFrom(gateway, client.Port())
+	if l.Source == SourceGateway || address.Is4() != client.Addr().Is4() || !p.visible(client.Addr()) {
+		source = netip.AddrPortFrom(p.gatewayFor(address), client.Port())
 	}
 	ok = address.IsValid() && !address.IsLoopback() && source.Addr().IsValid()
 	return source, netip.AddrPortFrom(address, l.TargetPort), ok
+}
+
+// gatewayFor returns the gateway's address of the same family as a.
+func (p *Publisher) gatewayFor(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return p.addresses.Load().Gateway4
+	}
+	return p.addresses.Load().Gateway6
+}
+
+// otherFamily is route for the guest's address of another family than the
+// tried one has. It returns false if there is none, or if the rule names its
+// target.
+func (p *Publisher) otherFamily(l Listener, client netip.AddrPort, tried netip.Addr) (source, target netip.AddrPort, ok bool) {
+	address := p.addresses.Load().Guest4
+	if tried.Is4() {
+		address = p.addresses.Load().Guest6
+	}
+	gateway := p.gatewayFor(address)
+	if l.Target.IsValid() || !address.IsValid() || !gateway.IsValid() {
+		return source, target, false
+	}
+	return netip.AddrPortFrom(gateway, client.Port()), netip.AddrPortFrom(address, l.TargetPort), true
+}
+
+// noAddress stands for the client of a Unix socket, with a port for those that
+// see it as another.
+func noAddress() netip.AddrPort {
+	return anotherPort(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
 }
 
 // guestFor returns the guest's address of the client's family, or the other

@@ -46,6 +46,11 @@ func homes() map[string]home {
 			in:       []string{"stack/ndp"},
 			decision: "005-dhcp-and-ndp.md",
 		},
+		"github.com/pires/go-proxyproto": {
+			in:       []string{"portfwd"},
+			tests:    []string{"test/e2e"},
+			decision: "024-proxy-protocol.md",
+		},
 		"github.com/mdlayher/netlink": {
 			in:       []string{"userns", "userns/nft"},
 			decision: "010-other-modules.md",
