@@ -70,6 +70,10 @@ func OpenTarget(t Target) (*Namespace, error) {
 	return n, nil
 }
 
+// Number returns the inode number of the network namespace, by which lsns(8) and
+// the links in /proc/PID/ns call it.
+func (n *Namespace) Number() uint64 { return n.id.number }
+
 // open does the work of OpenTarget; what it leaves behind, Close cleans up.
 func (n *Namespace) open() error {
 	if err := n.openNet(); err != nil {

@@ -186,12 +186,3 @@ type Attachment struct {
 	// Stay keeps the attachment when the target is gone.
 	Stay bool
 }
-
-// An Instance is a guest's network that works.
-type Instance struct {
-	// Rules are the published ports, which may be changed.
-	Rules *portfwd.Table
-
-	// Plan is the guest's network.
-	Plan plan.Plan
-}

@@ -38,6 +38,26 @@ type diversion struct {
 	mu sync.Mutex
 	// +checklocks:mu
 	on bool
+	// why is the reason for it not to be on.
+	// +checklocks:mu
+	why error
+}
+
+// status tells whether the rules stand, or why not.
+func (d *diversion) status() (on bool, why string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.on && d.why != nil {
+		why = d.why.Error()
+	}
+	return d.on, why
+}
+
+// without notes why the rules do not stand.
+func (d *diversion) without(why error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.why = why
 }
 
 // Reasons for all TCP to go by frames.
@@ -45,6 +65,7 @@ var (
 	errDivertOff     = errors.New("shortcut: switched off")
 	errDivertDevice  = errors.New("shortcut: it needs a device with offloads")
 	errDivertCapture = errors.New("shortcut: a capture would miss what takes it")
+	errDivertLater   = errors.New("shortcut: the device is not set up yet")
 	errDivertForeign = errors.New("shortcut: the namespace belongs to another user")
 )
 
@@ -90,6 +111,7 @@ func (s *supervisor) divert(ctx context.Context) error {
 	s.diversion.mu.Lock()
 	defer s.diversion.mu.Unlock()
 	s.diversion.on = !s.leavesDown()
+	s.diversion.why = errDivertLater
 	return nil
 }
 
@@ -101,6 +123,7 @@ func (s *supervisor) noShortcut(why error) error {
 	if s.cfg.Shortcut == ShortcutOn {
 		return why
 	}
+	s.diversion.without(why)
 	s.log.Info("TCP goes by frames", "why", why)
 	return nil
 }
@@ -144,7 +167,7 @@ func (s *supervisor) keepDiversion(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			s.setDivert(false)
+			s.setDivert(false, why)
 			s.log.Info("TCP goes by frames for a while", "why", why)
 			if time.Since(since) > divertLongest {
 				pause = divertPause
@@ -165,7 +188,7 @@ func (s *supervisor) keepDiversion(ctx context.Context) {
 		case <-s.diversion.doubted: // of what stood before
 		default:
 		}
-		s.setDivert(true)
+		s.setDivert(true, nil)
 		s.log.Debug("TCP takes the shortcut")
 	}
 }
@@ -242,12 +265,17 @@ func (s *supervisor) trackingFull() bool {
 // our purpose. A limit of 0 is none.
 func nearlyFull(now, limit int) bool { return limit > 0 && now >= limit-limit*(100-trackedMost)/100 }
 
-// setDivert tells the engine whether the rules stand.
-func (s *supervisor) setDivert(on bool) {
+// setDivert tells the engine whether the rules stand, or why not.
+func (s *supervisor) setDivert(on bool, why error) {
 	d := &s.diversion
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.on = on
+	d.on, d.why = on, why
+	if on {
+		s.events.tell(EventShortcutOn, "")
+	} else {
+		s.events.tell(EventShortcutOff, why.Error())
+	}
 	if err := s.current().wire.send(message{Divert: &divertState{On: on}}); err != nil {
 		s.log.Debug("state of the shortcut not sent", "error", err) // the next engine gets it
 	}

@@ -113,6 +113,7 @@ func (s *supervisor) refresh(files *fsnotify.Watcher) {
 	s.mu.Unlock()
 	if !same {
 		s.log.Debug("host changed", "addresses", h.Addresses, "servers", h.Servers)
+		s.events.tell(EventHostChanged, "")
 		s.tell(h)
 	}
 }
@@ -161,6 +162,7 @@ func (s *supervisor) replan(ctx context.Context) {
 	}
 	s.plan = p
 	s.log.Debug("guest's network changed", "addresses", p.Setup().Addresses)
+	defer s.events.tell(EventNetworkChanged, "")
 	if err := s.rememberNetwork(&p).wire.send(message{Plan: &p}); err != nil {
 		s.log.Debug("guest's network not sent", "error", err) // the next engine gets it
 	}

@@ -51,6 +51,9 @@ type gateway struct {
 
 	dnsConns chan struct{} // as many as there are connections
 
+	queries chan *query     // of the supervisor's
+	limited chan flow.Proto // capacity 1: flows have met a limit
+
 	// services are the gateway's own answers that are being worked out.
 	services sync.WaitGroup
 	ctx      context.Context // ends with run
@@ -61,7 +64,11 @@ const hostName = "host.taproot.internal"
 
 // newGateway puts the parts together. Nothing moves yet.
 func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
-	g := &gateway{log: log, spec: st.spec, wire: w, flows: flow.New(flow.Config{}), dnsConns: make(chan struct{}, maxDNSConns)}
+	g := &gateway{
+		log: log, spec: st.spec, wire: w, dnsConns: make(chan struct{}, maxDNSConns),
+		queries: make(chan *query, maxQueries), limited: make(chan flow.Proto, 1),
+	}
+	g.flows = flow.New(flow.Config{Full: g.flowsFull})
 	g.sockets = newGuestSockets(func(r socketRequest) error { return w.send(message{Need: &r}) })
 	var err error
 	if g.mover, err = relay.NewMover(relay.MoverConfig{}); err != nil {
@@ -216,6 +223,8 @@ func (g *gateway) run(ctx context.Context) error {
 	g.ctx = ctx
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = g.reportUntil(ctx, os.Stderr, g.spec.Stats) })
+	wg.Go(func() { _ = g.answerUntil(ctx) })
+	wg.Go(func() { _ = g.tellLimits(ctx) })
 	wg.Go(func() {
 		if err := g.mover.Run(ctx); err != nil {
 			g.log.Error("stopped", "part", "mover", "error", err)
@@ -267,11 +276,14 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 	case m.Sockets != nil:
 		g.sockets.put(m.Sockets, files)
 		return
+	case m.Query != nil:
+		g.ask(w, m.Query)
 	case m.Unpublish != 0:
 		g.ports.Remove(m.Unpublish)
 		if m.EndFlows {
 			g.ports.Kill(m.Unpublish)
 		}
+		g.flows.ForgetRule(m.Unpublish)
 		_ = w.send(message{Closed: m.Unpublish}) // the supervisor may be gone
 	case m.Host != nil && g.stack == nil:
 		g.ports.SetHostAddrs(m.Host.Addresses)

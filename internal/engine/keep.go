@@ -72,10 +72,12 @@ func (s *supervisor) keep(ctx context.Context, starter *threads) {
 		if ctx.Err() != nil {
 			return
 		}
+		s.engineState(EngineStarting)
 		if gone != "" {
 			s.deviceGone(ctx, gone)
 			return
 		}
+		s.events.tell(EventEngineDied, fmt.Sprint(engine.err))
 		now := time.Now()
 		deaths = append(deaths, now)
 		for now.Sub(deaths[0]) > restartWindow {
@@ -105,8 +107,17 @@ func (s *supervisor) deviceGone(ctx context.Context, why string) {
 // networkGone says that the guest's network is gone for good: a command is told
 // by a warning and goes on, an attachment ends.
 func (s *supervisor) networkGone(why error) {
+	s.engineState(EngineGone)
+	s.events.tell(EventNetworkGone, why.Error())
 	s.cfg.warn(fmt.Sprintf("the guest has no network any more: %v", why), "")
 	s.gone <- fmt.Errorf("network of the guest: %w", why) // there is room, this is the only time
+}
+
+// countRestart counts an engine besides the first.
+func (s *supervisor) countRestart() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restarts++
 }
 
 // restart starts the engine for the n-th time in a row. One that dies before
@@ -120,6 +131,7 @@ func (s *supervisor) restart(ctx context.Context, starter *threads, n int) error
 	case <-ctx.Done():
 		return nil
 	}
+	s.countRestart()
 	engine, err := startProcess(starter, s.cfg.Stderr)
 	if err != nil {
 		return err

@@ -78,6 +78,9 @@ func fakeEngine() int {
 				_ = w.send(message{Closed: m.Publish[0].Rule})
 			}
 		}
+	case "answer", "busy", "bad-answer", "endless", "answer-dies":
+		_ = w.send(message{Ready: true})
+		return answerAs(w, script[min(len(lives), len(script)-1)])
 	case "gone":
 		_ = w.send(message{Ready: true})
 		_ = w.send(message{Gone: "deleted"})
@@ -88,6 +91,36 @@ func fakeEngine() int {
 		if _, _, err := w.receive(); err != nil {
 			return 0
 		}
+	}
+}
+
+// answerAs answers queries as a word of the script says.
+func answerAs(w *wire, word string) int {
+	for {
+		m, _, err := w.receive()
+		if err != nil {
+			return 0
+		}
+		if m.Query == nil {
+			continue
+		}
+		a := &answer{ID: m.Query.ID}
+		switch word {
+		case "answer":
+			_ = w.send(message{Answer: &answer{ID: a.ID + 1, Killed: -1}}) // nobody's
+			_ = w.send(message{Answer: &answer{ID: a.ID, More: true}})
+		case "busy":
+			a.Busy = true
+		case "bad-answer":
+			a.Killed = -1
+		case "endless":
+			for a.More = true; w.send(message{Answer: a}) == nil; {
+			}
+			return 0
+		case "answer-dies":
+			return 5
+		}
+		_ = w.send(message{Answer: a})
 	}
 }
 

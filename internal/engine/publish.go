@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taproot/portfwd"
+	"taproot/stack/flow"
 	"taproot/userns"
 )
 
@@ -166,6 +167,12 @@ func (s *supervisor) hear(m message) {
 		case s.diversion.doubted <- struct{}{}:
 		default: // it is known
 		}
+	}
+	if m.Answer != nil {
+		s.queries.deliver(m.Answer)
+	}
+	if m.Limited != nil && *m.Limited <= flow.ICMP {
+		s.events.tell(EventFlowLimit, m.Limited.String())
 	}
 	if m.Missed {
 		select {

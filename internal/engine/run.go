@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"taproot/internal/plan"
@@ -38,6 +39,10 @@ type world interface {
 
 	// live returns when the guest is gone. It is called when everything works.
 	live(ctx context.Context, s *supervisor) error
+
+	// place is where the guest is: the process that it was entered by, and the
+	// path of its network namespace, each as far as it is known.
+	place() (process int, path string)
 
 	// bare tells whether the device is opened and not set up.
 	bare() bool
@@ -80,6 +85,11 @@ func (s *supervisor) files() (resolvConf, hosts []byte) {
 }
 
 func (c *commandWorld) namespace() (*userns.Namespace, error) { return c.ns, c.nsErr }
+
+func (c *commandWorld) place() (process int, path string) {
+	process = c.guest.PID()
+	return process, fmt.Sprintf("/proc/%d/ns/net", process)
+}
 
 func (c *commandWorld) bare() bool { return false }
 
@@ -132,6 +142,14 @@ func (a *attachedWorld) namespace() (*userns.Namespace, error) {
 		return nil, errNoNamespace
 	}
 	return a.ns, nil
+}
+
+func (a *attachedWorld) place() (process int, path string) {
+	t := a.to.Target
+	if t.PID != 0 {
+		return t.PID, fmt.Sprintf("/proc/%d/ns/net", t.PID)
+	}
+	return 0, t.NetNS
 }
 
 func (a *attachedWorld) bare() bool { return a.to.Bare }

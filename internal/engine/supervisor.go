@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"taproot/internal/plan"
 	"taproot/portfwd"
@@ -38,7 +39,18 @@ type supervisor struct {
 	// closed gets the ids of rules whose sockets the engine has closed.
 	closed chan int
 
+	queries queries
+	events  broadcast
+
 	mu sync.Mutex
+	// state is how the engine does, since when.
+	// +checklocks:mu
+	state EngineState
+	// +checklocks:mu
+	since time.Time
+	// restarts counts engines besides the first.
+	// +checklocks:mu
+	restarts int
 	// engine is the one that runs, nil between two.
 	// +checklocks:mu
 	engine *process
@@ -106,7 +118,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 		wg.Go(func() { s.followHost(ctx) })
 	}
 	if cfg.Ready != nil {
-		if err := cfg.Ready(&Instance{Rules: s.rules, Plan: s.plan}); err != nil {
+		if err := cfg.Ready(s.instance()); err != nil {
 			return err
 		}
 	}
@@ -157,7 +169,10 @@ func (s *supervisor) beginEngine(engine *process, divert func() error) (warning 
 			return "", engine.ended(fmt.Errorf("start the engine: %w", err))
 		}
 	}
-	return engine.ready()
+	if warning, err = engine.ready(); err == nil {
+		s.engineState(EngineRunning)
+	}
+	return warning, err
 }
 
 // prepare makes all choices and says what the engine is told.

@@ -30,6 +30,8 @@ func (w *testWorld) open(context.Context, *supervisor) (*os.File, tap.Features, 
 
 func (w *testWorld) namespace() (*userns.Namespace, error) { return nil, errNoNamespace }
 
+func (w *testWorld) place() (process int, path string) { return 0, "" }
+
 func (w *testWorld) bare() bool { return false }
 
 func (w *testWorld) live(_ context.Context, s *supervisor) error {

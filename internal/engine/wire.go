@@ -12,6 +12,7 @@ import (
 
 	"taproot/internal/plan"
 	"taproot/portfwd"
+	"taproot/stack/flow"
 )
 
 // A hostState is what the engine knows of the host. The supervisor sends a new
@@ -34,6 +35,7 @@ type message struct {
 	EndFlows  bool               `json:",omitempty"` // with Unpublish: the rule's flows end too
 	Sockets   *socketReply       `json:",omitempty"` // with sockets
 	Divert    *divertState       `json:",omitempty"` // with listeners perhaps
+	Query     *query             `json:",omitempty"`
 
 	// From the engine:
 	Ready  bool           `json:",omitempty"` // packets move
@@ -45,6 +47,9 @@ type message struct {
 	Missed bool           `json:",omitempty"` // there was no room for a socket to be published
 
 	Undiverted bool `json:",omitempty"` // the rules of the shortcut do nothing
+
+	Answer  *answer     `json:",omitempty"` // to a query, or a part of one
+	Limited *flow.Proto `json:",omitempty"` // flows that met a limit
 }
 
 // A socketRequest asks for unconnected sockets inside the guest.
@@ -85,12 +90,9 @@ func (w *wire) close() { w.file.Close() }
 
 // send sends m, and files with it, which stay the caller's.
 func (w *wire) send(m message, files ...*os.File) error {
-	b, err := json.Marshal(m)
+	b, err := m.encode()
 	if err != nil {
 		return err
-	}
-	if len(b) > maxMessage {
-		return fmt.Errorf("message of %d bytes, at most %d fit", len(b), maxMessage)
 	}
 	raw, err := w.file.SyscallConn()
 	if err != nil {
@@ -107,6 +109,35 @@ func (w *wire) send(m message, files ...*os.File) error {
 		return err
 	}
 	return os.NewSyscallError("sendmsg", sendErr)
+}
+
+// try sends m unless it had to wait, which is EAGAIN: for room, not for others
+// who send.
+func (w *wire) try(m message) error {
+	b, err := m.encode()
+	if err != nil {
+		return err
+	}
+	raw, err := w.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sendErr error
+	if err := raw.Control(func(fd uintptr) {
+		sendErr = unix.Sendmsg(int(fd), b, nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	}); err != nil {
+		return err
+	}
+	return os.NewSyscallError("sendmsg", sendErr)
+}
+
+// encode returns a message as it is sent.
+func (m message) encode() ([]byte, error) {
+	b, err := json.Marshal(m)
+	if err == nil && len(b) > maxMessage {
+		err = fmt.Errorf("message of %d bytes, at most %d fit", len(b), maxMessage)
+	}
+	return b, err
 }
 
 // withRights calls f with the control message that carries files, all of which

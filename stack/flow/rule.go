@@ -79,13 +79,19 @@ func (t *Table) ForgetRule(id int) {
 type Totals struct {
 	Proto [protos]Stats // by protocol
 	Bytes [protos]Bytes // of all flows, live or ended
-	Rules map[int]RuleStats
+	Limit [protos]int
+
+	Shortcut int // live flows that take it
+	Rules    map[int]RuleStats
 }
 
 // Totals returns all counters, with the bytes of live flows.
 func (t *Table) Totals() Totals {
 	t.mu.Lock()
-	totals := Totals{Proto: t.stats, Rules: make(map[int]RuleStats, len(t.rules))}
+	totals := Totals{
+		Proto: t.stats, Limit: t.max, Shortcut: t.live[TCP][Shortcut],
+		Rules: make(map[int]RuleStats, len(t.rules)),
+	}
 	for id, s := range t.rules {
 		totals.Rules[id] = *s
 	}
