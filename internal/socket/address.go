@@ -51,8 +51,11 @@ func (s *Address) Bind(fd int) error {
 // AddrPort is the reverse of NewAddress. It returns the zero AddrPort for
 // families that are not IP.
 func (s *Address) AddrPort() netip.AddrPort {
-	return ParseAddress(s.raw[:min(s.len, unix.SizeofSockaddrInet6)])
+	return ParseAddress(s.bytes())
 }
+
+// bytes are what the kernel reads or wrote.
+func (s *Address) bytes() []byte { return s.raw[:min(s.len, unix.SizeofSockaddrInet6)] }
 
 // ParseAddress returns an address that the kernel wrote, without flow label
 // and zone. It returns the zero AddrPort for families that are not IP.
@@ -71,3 +74,6 @@ func ParseAddress(raw []byte) netip.AddrPort {
 	}
 	return netip.AddrPort{}
 }
+
+// is4 reports whether the address is IPv4, mapped or not.
+func (s *Address) is4() bool { return s.AddrPort().Addr().Unmap().Is4() }

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"unsafe"
@@ -91,6 +92,44 @@ func (b *Batch) Message(i int) Message {
 	}
 	m.From.len = min(h.Hdr.Namelen, unix.SizeofSockaddrInet6)
 	return m
+}
+
+// Join returns the i-th message of n, joined with those behind it that GRO would
+// have joined: they come from the same place, to the same address, are of one size
+// but for the last, which may be shorter, and do not end above most bytes.
+// Devices that give the kernel one packet at a time, veth and loopback above all,
+// leave it to us. It returns the size of each datagram but the last, or 0 if the
+// message is one, and the index of the next message.
+func (b *Batch) Join(i, n, most int) (m Message, segment, next int) {
+	m = b.Message(i)
+	next = i + 1
+	size := len(m.Payload)
+	if segment = m.Segment(); segment > 0 || size == 0 {
+		return m, segment, next
+	}
+	total := size
+	for ; next < n && total%size == 0; next++ {
+		part := int(b.headers[next].Len)
+		if part == 0 || part > size || total+part > most || !b.alike(i, next) {
+			break
+		}
+		total += copy(b.buffers[i*maxMessage+total:], b.buffers[next*maxMessage:][:part])
+	}
+	if total > size {
+		segment = size
+	}
+	m.Payload = b.buffers[i*maxMessage:][:total]
+	return m, segment, next
+}
+
+// alike reports whether two messages have the same two ends, and control messages
+// of the same length: one that GRO has joined has one more.
+func (b *Batch) alike(i, j int) bool {
+	if b.headers[i].Hdr.Controllen != b.headers[j].Hdr.Controllen {
+		return false
+	}
+	first, second := b.Message(i), b.Message(j)
+	return bytes.Equal(first.From.bytes(), second.From.bytes()) && first.Local() == second.Local()
 }
 
 // Segment returns the size in bytes of each datagram but the last, when the
