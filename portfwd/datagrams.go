@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"taproot/internal/socket"
 	"taproot/stack/flow"
 )
@@ -24,6 +26,11 @@ const (
 	// (nf_conntrack_udp_timeout): whoever can invent senders shall not fill the
 	// flow table for long.
 	unansweredIdle = 30 * time.Second
+
+	// receiveBuffer is what waits in a published socket while we do not run, in
+	// bytes. The kernel's default, 208 KiB, is less than what 1,000 clients send
+	// at once. The kernel caps it at net.core.rmem_max.
+	receiveBuffer = 4 << 20
 )
 
 // datagrams are the UDP sockets and flows of a Publisher.
@@ -35,6 +42,7 @@ type datagrams struct {
 	poller *socket.Poller
 	idle   time.Duration
 	now    atomic.Uint32 // ticks since the start
+	outbox *outbox       // of the guest's device's goroutine; nil if nothing is held back
 
 	mu sync.RWMutex
 	// +checklocks:mu
@@ -96,6 +104,9 @@ func newDatagrams(p *Publisher) (*datagrams, error) {
 		idle = defaultUDPIdle
 	}
 	d := &datagrams{p: p, poller: poller, idle: idle}
+	if p.cfg.HoldBack {
+		d.outbox = new(outbox)
+	}
 	d.mu.Lock() // nobody else has d yet, but checklocks cannot know
 	defer d.mu.Unlock()
 	d.listeners = make(map[uint64]*udpListener)
@@ -108,6 +119,7 @@ func newDatagrams(p *Publisher) (*datagrams, error) {
 // listen begins to read a listener.
 func (d *datagrams) listen(l *listener) error {
 	l.socket.Datagrams()
+	_ = unix.SetsockoptInt(l.socket.FD(), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {

@@ -3,52 +3,63 @@ package portfwd
 import (
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
 	"taproot/internal/socket"
 )
 
 // read serves all UDP sockets until the poller is closed.
 func (d *datagrams) read() error {
 	b := socket.NewBatch()
-	var ready []socket.Readiness
-	var err error
-	for {
-		if ready, err = d.poller.Wait(ready[:0]); err != nil {
-			if d.p.ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		for _, r := range ready {
-			d.serve(b, r.ID)
-		}
+	err := d.poller.Serve(func(r socket.Readiness) bool { return d.serve(b, r.ID) })
+	if d.p.ctx.Err() != nil {
+		return nil
 	}
+	return err
 }
 
-// serve takes one batch from a socket. What is left makes the poller report
-// the socket again, after the others.
-func (d *datagrams) serve(b *socket.Batch, id uint64) {
+// maxJoined is how much several datagrams may have together, in bytes: what one
+// packet of IPv4 carries.
+const maxJoined = 65535 - 20 - 8
+
+// serve takes one batch from a socket, and tells if there may be more, which is
+// served after the others. Datagrams of one client that follow each other go
+// on together: to the guest's kernel, or the host's, they cost little more than
+// one.
+func (d *datagrams) serve(b *socket.Batch, id uint64) (more bool) {
 	d.mu.RLock()
 	l, f := d.listeners[id], d.peers[id]
 	d.mu.RUnlock()
+	var s *socket.Socket
 	switch {
-	case l != nil && l.socket.Acquire():
-		defer l.socket.Release()
-		n, _ := b.Receive(l.socket) // EAGAIN, or an error of an earlier answer
-		for i := range n {
-			d.fromClient(l, b.Message(i))
-		}
-	case f != nil && f.peer.Acquire(): // peer is set before f is in peers
-		defer f.peer.Release()
-		n, _ := b.Receive(f.peer) // EAGAIN, or nobody listens
-		for i := range n {
-			m := b.Message(i)
-			d.toClient(f, m.Payload, m.Segment())
+	case l != nil:
+		s = l.socket
+	case f != nil:
+		s = f.peer // which is set before f is in peers
+	}
+	if s == nil || !s.Acquire() {
+		return false
+	}
+	defer s.Release()
+	n, err := b.Receive(s)
+	for i := 0; i < n; {
+		var m socket.Message
+		var segment int
+		m, segment, i = b.Join(i, n, maxJoined)
+		if l != nil {
+			d.fromClient(l, m, segment)
+		} else {
+			d.toClient(f, m.Payload, segment)
 		}
 	}
+	// An error is about an earlier answer, or nobody listens; it hides what is
+	// behind it.
+	return n == socket.BatchLen || err != nil && err != unix.EAGAIN
 }
 
-// fromClient passes a client's message on.
-func (d *datagrams) fromClient(l *udpListener, m socket.Message) {
+// fromClient passes a client's message on, which is several datagrams if segment
+// is above zero.
+func (d *datagrams) fromClient(l *udpListener, m socket.Message, segment int) {
 	from := m.From.AddrPort()
 	c := client{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), m.Local()}
 	d.mu.RLock()
@@ -61,10 +72,10 @@ func (d *datagrams) fromClient(l *udpListener, m socket.Message) {
 	}
 	d.touch(f)
 	if f.local {
-		d.toPeer(f, m)
+		d.toPeer(f, m.Payload, segment)
 		return
 	}
-	if err := d.p.cfg.SendUDP(f.pair.source, f.pair.target, m.Payload, m.Segment()); err != nil {
+	if err := d.p.cfg.SendUDP(f.pair.source, f.pair.target, m.Payload, segment); err != nil {
 		d.p.Stats.Dropped.Add(1)
 		return
 	}
@@ -79,21 +90,31 @@ func (d *datagrams) toClient(f *udpFlow, payload []byte, segment int) {
 	}
 	defer s.Release()
 	d.touch(f)
-	if err := s.Send(&f.to, f.client.local, payload, segment); err != nil {
+	d.answer(f, payload, segment)
+}
+
+// answer is toClient with a reference to the listener's socket.
+func (d *datagrams) answer(f *udpFlow, payload []byte, segment int) {
+	if err := f.listener.socket.Send(&f.to, f.client.local, payload, segment); err != nil {
 		d.p.Stats.Dropped.Add(1)
 		return
 	}
+	f.answer(len(payload))
+}
+
+// answer counts what has left for the client, in bytes.
+func (f *udpFlow) answer(n int) {
 	if !f.answered.Load() {
 		f.answered.Store(true)
 	}
-	f.flow.ToInitiator.Add(int64(len(payload)))
+	f.flow.ToInitiator.Add(int64(n))
 }
 
 // HandleDatagram takes what the guest sends if it is the answer to a published
 // port's client: source is the guest's end, destination the client's as the
 // guest sees it. With segment above zero, payload is several datagrams of that
-// size. It does not block and keeps nothing; false means that somebody else
-// must take the datagram.
+// size. It does not block and keeps nothing but what PublisherConfig.HoldBack
+// allows; false means that somebody else must take the datagram.
 func (p *Publisher) HandleDatagram(source, destination netip.AddrPort, payload []byte, segment int) bool {
 	d := p.datagrams
 	d.mu.RLock()
@@ -102,6 +123,8 @@ func (p *Publisher) HandleDatagram(source, destination netip.AddrPort, payload [
 	if f == nil {
 		return false
 	}
-	d.toClient(f, payload, segment)
+	if !d.hold(f, payload, segment) {
+		d.toClient(f, payload, segment)
+	}
 	return true
 }

@@ -127,25 +127,25 @@ func (d *datagrams) settle(f *udpFlow, s *socket.Socket) (queue []queued, done b
 }
 
 // toPeer sends a message to the target of a local flow, or lets it wait.
-func (d *datagrams) toPeer(f *udpFlow, m socket.Message) {
+func (d *datagrams) toPeer(f *udpFlow, payload []byte, segment int) {
 	d.mu.RLock()
 	s := f.peer
 	d.mu.RUnlock()
 	if s == nil {
-		s = d.wait(f, m)
+		s = d.wait(f, payload, segment)
 	}
 	if s == nil {
 		return
 	}
 	if s.Acquire() {
 		defer s.Release()
-		d.send(f, s, m.Payload, m.Segment())
+		d.send(f, s, payload, segment)
 	}
 }
 
 // wait puts a message into the queue, or returns the socket if there is one
 // now.
-func (d *datagrams) wait(f *udpFlow, m socket.Message) *socket.Socket {
+func (d *datagrams) wait(f *udpFlow, payload []byte, segment int) *socket.Socket {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if f.peer != nil {
@@ -155,7 +155,7 @@ func (d *datagrams) wait(f *udpFlow, m socket.Message) *socket.Socket {
 		d.p.Stats.Dropped.Add(1)
 		return nil
 	}
-	f.queue = append(f.queue, queued{slices.Clone(m.Payload), m.Segment()})
+	f.queue = append(f.queue, queued{slices.Clone(payload), segment})
 	return nil
 }
 

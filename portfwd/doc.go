@@ -52,6 +52,14 @@
 // for 30 seconds if it never had an answer. Replies leave from the address that
 // the client wrote to.
 //
+// UDP moves in batches both ways. A published socket is read with recvmmsg(2)
+// and UDP_GRO (Linux 5.0), and what one client sent in a row is joined where
+// the kernel did not: the guest's kernel gets one superframe. The guest's
+// answers, with PublisherConfig.HoldBack, leave together with sendmmsg(2), those
+// of one size as one message with UDP_SEGMENT (Linux 4.18). Where either is
+// missing or refused, datagrams go one by one. None is ever split or joined for
+// who sends or receives it.
+//
 // # Goroutines
 //
 // Publisher.Run has three: one accepts for all TCP ports, one reads all UDP

@@ -47,7 +47,7 @@ type bench struct {
 // newBench starts both until the test ends.
 func newBench(t *testing.T, limits flow.Config) *bench {
 	t.Helper()
-	b := &bench{guest: &guest{dialed: make(chan dialed, 100), datagrams: make(chan datagram, 100)}, flows: flow.New(limits)}
+	b := &bench{guest: &guest{dialed: make(chan dialed, 100), datagrams: make(chan datagram, 1000)}, flows: flow.New(limits)}
 	b.table = NewTable(TableConfig{Carrier: b, Sockets: socketsHere})
 	b.start(t)
 	t.Cleanup(func() {

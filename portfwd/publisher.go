@@ -51,6 +51,10 @@ type PublisherConfig struct {
 	// HostAddrs are the host's own addresses, see Publisher.SetHostAddrs.
 	HostAddrs []netip.Addr
 
+	// HoldBack lets HandleDatagram keep datagrams until Flush, so that several go
+	// to the host in one call. Both must then be called on one goroutine.
+	HoldBack bool
+
 	// UDPIdle is how long a UDP flow lives without a datagram either way; 0
 	// means 2 minutes (RFC 4787 REQ-5). It is rounded up to seconds. One without
 	// an answer lives 30 seconds at most.

@@ -144,6 +144,7 @@ func (g *gateway) addPorts() (err error) {
 		Flows:       g.flows,
 		Addresses:   portAddresses(&g.spec.Plan),
 		HostAddrs:   g.spec.Host.Addresses,
+		HoldBack:    true,
 		Log:         g.log,
 	}
 	if g.stack != nil {
@@ -197,7 +198,7 @@ func (g *gateway) addNAT() error {
 		g.stack.HandleEcho(g.handleEcho)
 	}
 	g.stack.HandleUDP(g.handleUDP)
-	g.stack.HandleIdle(g.udp.Flush)
+	g.stack.HandleIdle(g.flush)
 	g.stack.HandleSolicitation(g.advertise)
 	return nil
 }
@@ -206,6 +207,12 @@ func (g *gateway) addNAT() error {
 // an answer.
 func (g *gateway) published(d stack.Datagram) bool {
 	return g.ports.HandleDatagram(d.Source, d.Destination, d.Payload, d.Segment)
+}
+
+// flush sends what was held back of the guest's datagrams.
+func (g *gateway) flush() {
+	g.udp.Flush()
+	g.ports.Flush()
 }
 
 // stop ends run: after what the guest has sent until now, where that can be
