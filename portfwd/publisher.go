@@ -101,6 +101,7 @@ type Publisher struct {
 	datagrams *datagrams
 	acceptor  *socket.Poller // of TCP listeners
 	freed     chan struct{}  // receives when a connection has ended
+	spots     spots
 
 	connections sync.WaitGroup
 	ctx         context.Context // ends with Run: dials give up, connections are reset
@@ -128,6 +129,7 @@ type listener struct {
 	Listener
 	id     uint64
 	socket *socket.Socket
+	spots  []spot
 }
 
 // NewPublisher returns a Publisher whose Run is to be called once: it releases
@@ -151,6 +153,9 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	p.ctx, p.end = context.WithCancel(context.Background())
 	p.SetHostAddrs(cfg.HostAddrs)
 	p.SetAddresses(cfg.Addresses)
+	p.spots.mu.Lock() // as below
+	p.spots.sockets = make(map[spot]int)
+	p.spots.mu.Unlock()
 	p.mu.Lock() // nobody else has p yet, but checklocks cannot know
 	defer p.mu.Unlock()
 	p.listeners = make(map[key]*listener)
@@ -184,7 +189,9 @@ func (p *Publisher) Add(l Listener, f *os.File) error {
 	if err != nil {
 		return fmt.Errorf("serve rule %d: %w", l.Rule, err)
 	}
-	if err := p.add(&listener{Listener: l, socket: s}); err != nil {
+	served := &listener{Listener: l, socket: s}
+	served.spots = spotsOf(served)
+	if err := p.add(served); err != nil {
 		s.Release()
 		return fmt.Errorf("serve rule %d: %w", l.Rule, err)
 	}
@@ -235,6 +242,7 @@ func (p *Publisher) add(l *listener) error {
 			return err
 		}
 		p.listeners[k] = l
+		p.spots.change(l, 1)
 		return nil
 	}
 	p.lastID++
@@ -243,6 +251,7 @@ func (p *Publisher) add(l *listener) error {
 		return err
 	}
 	p.listeners[k], p.ids[l.id] = l, l
+	p.spots.change(l, 1)
 	return nil
 }
 
@@ -282,6 +291,7 @@ func (p *Publisher) remove(rule int) []*listener {
 // +checklocks:p.mu
 func (p *Publisher) removeLocked(k key, l *listener) {
 	delete(p.listeners, k)
+	p.spots.change(l, -1)
 	if l.Proto == flow.UDP {
 		p.datagrams.close(l)
 		return

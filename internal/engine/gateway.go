@@ -77,7 +77,9 @@ func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
 	if st.device == nil {
 		return g, g.addPorts()
 	}
-	if g.rules, err = policy.New(g.spec.policy()); err != nil {
+	c := g.spec.policy()
+	c.Published = func(p policy.Proto, dst netip.AddrPort) bool { return g.ports.Listens(flowProto(p), dst) }
+	if g.rules, err = policy.New(c); err != nil {
 		return nil, err
 	}
 	g.plan.Store(&g.spec.Plan)
@@ -126,6 +128,14 @@ func (s *spec) policy() policy.Config {
 		c.Gateway6 = s.Plan.V6.Gateway
 	}
 	return c
+}
+
+// flowProto returns what p, which is not ICMP, is called by flows.
+func flowProto(p policy.Proto) flow.Proto {
+	if p == policy.UDP {
+		return flow.UDP
+	}
+	return flow.TCP
 }
 
 // guests returns the guest's own addresses and the networks of further ones.

@@ -35,6 +35,11 @@ type Config struct {
 	// Zero opens none.
 	AllowHost Ports
 
+	// Published tells whether a port of the host's own, non-loopback addresses
+	// is one that leads back to the guest, which may reach it then. It must not
+	// block; nil opens none.
+	Published func(p Proto, dst netip.AddrPort) bool
+
 	// AllowLinkLocal opens 169.254.0.0/16, fe80::/10 and the addresses of
 	// cloud metadata services.
 	AllowLinkLocal bool

@@ -18,7 +18,8 @@
 //	255.255.255.255, the guest net's broadcast  denied: broadcast
 //	240/4                                       denied: reserved
 //	::/96 (IPv4-compatible)                     denied: ipv4-compatible
-//	an address of the host                      denied: host, unless Config.AllowHost has the port
+//	an address of the host                      denied: host, unless Config.AllowHost has the port,
+//	                                            or Config.Published says that it leads back to the guest
 //	169.254/16, fe80::/10, cloud metadata       denied: link-local, unless Config.AllowLinkLocal
 //	anything else                               allowed, unchanged
 //

@@ -73,6 +73,9 @@ func (r *Rules) Check(p Proto, dst netip.AddrPort) (target netip.AddrPort, err e
 		return netip.AddrPortFrom(loopbackFor(addr), dst.Port()), nil
 	}
 	rule := r.forbids(p, target)
+	if rule == ruleHost && r.isPublished(p, target) {
+		rule = ""
+	}
 	if v4, ok := embedded4(addr); ok && rule == "" {
 		rule = r.forbidsEmbedded(p, netip.AddrPortFrom(v4, dst.Port()))
 	}
@@ -132,6 +135,11 @@ func (r *Rules) hostPort(p Proto, port uint16) bool {
 		return r.config.AllowHost.All()
 	}
 	return r.config.AllowHost.Contains(port)
+}
+
+// isPublished reports whether dst, of the host, leads back to the guest.
+func (r *Rules) isPublished(p Proto, dst netip.AddrPort) bool {
+	return p != ICMP && r.config.Published != nil && !isLinkLocal(dst.Addr()) && r.config.Published(p, dst)
 }
 
 // loopbackFor returns the host's loopback address of addr's family.

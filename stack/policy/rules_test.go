@@ -354,3 +354,33 @@ func TestDenied(t *testing.T) {
 		}
 	}
 }
+
+// TestPublished opens exactly what leads back to the guest.
+func TestPublished(t *testing.T) {
+	var asked []string
+	r := rules(t, func(c *Config) {
+		c.Published = func(p Proto, dst netip.AddrPort) bool {
+			asked = append(asked, p.String()+" "+dst.String())
+			return p == TCP && dst.Port() == 8080
+		}
+	})
+	checkAll(t, r, TCP, map[string]string{
+		"192.0.2.2:8080":           "192.0.2.2:8080",
+		"[::ffff:192.0.2.2]:8080":  "192.0.2.2:8080",
+		"[2001:db8::2]:8080":       "[2001:db8::2]:8080",
+		"192.0.2.2:8081":           "!host",
+		"127.0.0.1:8080":           "!loopback",
+		"10.0.2.2:8080":            "!host-loopback",
+		"169.254.7.7:8080":         "!host",
+		"[64:ff9b::c000:202]:8080": "!host", // 192.0.2.2 behind a translator is another way
+		"[fe80::1]:8080":           "!host",
+		"10.0.2.100:8080":          "!guest",
+	})
+	checkAll(t, r, UDP, map[string]string{"192.0.2.2:8080": "!host"})
+	checkAll(t, r, ICMP, map[string]string{"192.0.2.2:0": "!host"})
+	asked = nil
+	checkAll(t, r, TCP, map[string]string{"8.8.8.8:8080": "8.8.8.8:8080"})
+	if asked != nil {
+		t.Errorf("asked for %v, want only what is the host's", asked)
+	}
+}

@@ -1,0 +1,227 @@
+package e2e
+
+import (
+	"bufio"
+	"net"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pires/go-proxyproto"
+
+	"taproot/test/lab"
+)
+
+// newPublished starts a guest that publishes, and returns its network.
+func newPublished(t *testing.T, l *lab.Lab, options ...string) (*shell, *lab.Namespace) {
+	t.Helper()
+	s := newShell(t, l, options...)
+	return s, networkOf(t, l, s)
+}
+
+// bothWays runs a test with the shortcut and without, where there is one.
+func bothWays(t *testing.T, test func(t *testing.T, l *lab.Lab, options []string)) {
+	t.Parallel()
+	for _, c := range columns()[1:] {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLab(t)
+			if c.shortcut {
+				needTProxy(t, l)
+			}
+			test(t, l, c.options)
+		})
+	}
+}
+
+// TestPublish asks for published ports from wherever they shall be reached, and
+// from elsewhere.
+func TestPublish(t *testing.T) {
+	bothWays(t, func(t *testing.T, l *lab.Lab, options []string) {
+		lab.Need(t, lab.IPv6)
+		_, guest := newPublished(t, l, append(slices.Clone(options),
+			"-p", "8080:80/tcp,udp", "-p", "192.0.2.2:8081:81", "-p", "["+lab.Host6+"]:8081:81/udp",
+			"-p", "*:8082-8084:82-84", "-p", "*:8082:82/udp", "-p", "*:8090:80,source=gateway")...)
+		serveEchoes(t, guest, 80, 81, 82, 84)
+		for _, tt := range []struct {
+			from                   *lab.Namespace
+			network, address, want string // "": nobody
+		}{
+			{l.Host, "tcp", "127.0.0.1:8080", "80 " + gateway4},
+			{l.Host, "tcp", "[::1]:8080", "80 " + gateway6},
+			{l.Host, "udp", "127.0.0.1:8080", "80 " + gateway4},
+			{l.Host, "udp", "[::1]:8080", "80 " + gateway6},
+			{l.Outside, "tcp", join(lab.Host4, 8080), ""},
+			{l.Outside, "tcp", join(lab.Host4, 8081), "81 " + lab.Outside4},
+			{l.Outside, "tcp", join(lab.Host6, 8081), ""},
+			{l.Outside, "udp", join(lab.Host6, 8081), "81 " + lab.Outside6},
+			{l.Host, "tcp", join(lab.Host4, 8081), "81 " + gateway4},
+			{l.Host, "tcp", "127.0.0.1:8081", ""},
+			{l.Outside, "tcp", join(lab.Host4, 8082), "82 " + lab.Outside4},
+			{l.Outside, "tcp", join(lab.Host6, 8084), "84 " + lab.Outside6},
+			{l.Outside, "tcp", join(lab.Host4, 8083), ""}, // nobody listens in the guest
+			{l.Outside, "udp", join(lab.Host4, 8082), "82 " + lab.Outside4},
+			{l.Outside, "tcp", join(lab.Host4, 8090), "80 " + gateway4},
+			{l.Outside, "tcp", join(lab.Host6, 8090), "80 " + gateway6},
+		} {
+			if tt.want == "" {
+				wantNobody(t, tt.from, tt.network, tt.address)
+			} else {
+				wantCall(t, tt.from, tt.network, tt.address, tt.want)
+			}
+		}
+	})
+}
+
+// TestPublishOneFamily: a program that listens on one family is reached by both.
+func TestPublishOneFamily(t *testing.T) {
+	bothWays(t, func(t *testing.T, l *lab.Lab, options []string) {
+		lab.Need(t, lab.IPv6)
+		_, guest := newPublished(t, l, append(slices.Clone(options), "-p", "8080:80", "-p", "*:8081:81")...)
+		serveName(t, guest, "tcp4", ":80", "IPv4")
+		serveName(t, guest, "tcp6", ":81", "IPv6")
+		wantCall(t, l.Host, "tcp", "[::1]:8080", "IPv4 "+gateway4)
+		wantCall(t, l.Host, "tcp", "127.0.0.1:8081", "IPv6 "+gateway6)
+		wantCall(t, l.Outside, "tcp", join(lab.Host4, 8081), "IPv6 "+gateway6)
+	})
+}
+
+// TestPublishPicked: ports that the kernel picks are told.
+func TestPublishPicked(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	s, guest := newPublished(t, l, "-p", "80", "-p", "127.0.0.1::81/udp", "-p", "8085:82", "--reach=5432:0")
+	serveEchoes(t, guest, 80, 81)
+	picked := regexp.MustCompile(`(?m)^taproot: publish (\d+):80\ntaproot: publish 127\.0\.0\.1:(\d+):81/udp\ntaproot: reach   5432:(\d+)\n`)
+	m := picked.FindStringSubmatch(s.Err())
+	if m == nil {
+		t.Fatalf("standard error: got %q, want what was picked", s.Err())
+	}
+	wantCall(t, l.Host, "tcp", "127.0.0.1:"+m[1], "80 "+gateway4)
+	wantCall(t, l.Host, "udp", "127.0.0.1:"+m[2], "81 "+gateway4)
+	serveName(t, l.Host, "tcp", "127.0.0.1:5432", "host")
+	wantCall(t, guest, "tcp", "127.0.0.1:"+m[3], "host 127.0.0.1")
+}
+
+// TestPublishErrors says what is wrong and what to do, before the command runs.
+func TestPublishErrors(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	serveName(t, l.Host, "tcp", "127.0.0.1:8080", "taken")
+	for _, tt := range []struct {
+		options []string
+		want    []string
+	}{
+		{[]string{"-p", "8080:80"}, []string{"taproot: publish 127.0.0.1:8080/tcp: ", "address already in use"}},
+		{[]string{"-p", "81:80"}, []string{"taproot: publish 127.0.0.1:81/tcp: ", "permission denied", "taproot: hint: ", "ip_unprivileged_port_start=81"}},
+		{[]string{"-p", "8079-8081:79-81"}, []string{"8080/tcp: ", "address already in use"}},
+	} {
+		c := guest(l, tt.options, "echo", "runs")
+		err := c.Run()
+		if status := c.Status(); err == nil || status != 125 || c.Out() != "" {
+			t.Errorf("%v: got status %d, output %q, want 125 and none", tt.options, status, c.Out())
+		}
+		wantContains(t, strings.Join(tt.options, " "), c.Err(), tt.want...)
+	}
+}
+
+// TestPublishProxy reads the header that a guest's program gets.
+func TestPublishProxy(t *testing.T) {
+	bothWays(t, func(t *testing.T, l *lab.Lab, options []string) {
+		_, guest := newPublished(t, l, append(slices.Clone(options),
+			"-p", "*:8081:80,proxy=v1,source=gateway", "-p", "*:8082:80,proxy=v2")...)
+		listener := guest.Listen("tcp", ":80")
+		go func() {
+			for {
+				c, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				answerProxied(c)
+			}
+		}()
+		for _, tt := range []struct {
+			from          *lab.Namespace
+			address, want string
+		}{
+			{l.Outside, join(lab.Host4, 8081), "v1 " + lab.Outside4 + " to " + join(lab.Host4, 8081) + " by " + gateway4},
+			{l.Outside, join(lab.Host4, 8082), "v2 " + lab.Outside4 + " to " + join(lab.Host4, 8082) + " by " + lab.Outside4},
+			{l.Host, "127.0.0.1:8082", "v2 " + gateway4 + " to " + join(guest4, 80) + " by " + gateway4},
+		} {
+			wantCall(t, tt.from, "tcp", tt.address, tt.want)
+		}
+	})
+}
+
+// answerProxied tells a client what its header said, and who it seems to be.
+func answerProxied(c net.Conn) {
+	defer c.Close()
+	r := bufio.NewReader(c)
+	h, err := proxyproto.Read(r)
+	if err != nil {
+		return
+	}
+	from, to, ok := h.TCPAddrs()
+	if !ok {
+		return
+	}
+	peer, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+	if _, err := r.ReadByte(); err == nil {
+		c.Write([]byte("v" + string('0'+h.Version) + " " + from.IP.String() + " to " + to.String() + " by " + strings.TrimPrefix(peer, "::ffff:")))
+	}
+}
+
+// TestPublishAuto: what the guest listens on is published while it does.
+func TestPublishAuto(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	_, guest := newPublished(t, l, "-p", "*:auto:8000-8099,~8001", "-p", "9000:8002")
+	serveEchoes(t, guest, 8001, 8002)
+	server := serveName(t, guest, "tcp", ":8000", "late")
+	awaitCall(t, l.Outside, "tcp", join(lab.Host4, 8000), "late "+lab.Outside4)
+	awaitCall(t, l.Outside, "udp", join(lab.Host4, 8002), "8002 "+lab.Outside4)
+	wantCall(t, l.Host, "tcp", "127.0.0.1:9000", "8002 "+gateway4)
+	wantNobody(t, l.Outside, "tcp", join(lab.Host4, 8001))
+	server.Close()
+	lab.Eventually(t, "the port is free", func() bool { return canBind(l.Host, "tcp", 8000) })
+}
+
+// TestReach: the guest reaches what was opened to it of the host's loopback, at
+// its own, and nothing else.
+func TestReach(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	lab.Need(t, lab.IPv6)
+	_, guest := newPublished(t, l, "--reach=7001", "--reach=7002:80", "--reach=7003/udp")
+	serveName(t, l.Host, "tcp", "127.0.0.1:7001", "one")
+	serveName(t, l.Host, "tcp", "[::1]:7002", "two")
+	serveName(t, l.Host, "udp4", "127.0.0.1:7003", "three")
+	serveName(t, l.Host, "tcp", "127.0.0.1:7004", "closed")
+	wantCall(t, guest, "tcp", "127.0.0.1:7001", "one 127.0.0.1")
+	wantCall(t, guest, "tcp", "[::1]:7001", "one 127.0.0.1")
+	wantCall(t, guest, "tcp", "127.0.0.1:80", "two ::1")
+	wantCall(t, guest, "udp", "127.0.0.1:7003", "three 127.0.0.1")
+	for _, address := range []string{"127.0.0.1:7004", join(gateway4, 7001), join(guest4, 7001)} {
+		wantNobody(t, guest, "tcp", address)
+	}
+}
+
+// TestHairpin: a guest reaches its own published ports at the host's address,
+// and no other port of it.
+func TestHairpin(t *testing.T) {
+	bothWays(t, func(t *testing.T, l *lab.Lab, options []string) {
+		lab.Need(t, lab.IPv6)
+		serveEchoes(t, l.Host, 7000)
+		_, guest := newPublished(t, l, append(slices.Clone(options), "-p", "*:8080:80/tcp,udp", "-p", "8081:80")...)
+		serveEchoes(t, guest, 80)
+		for _, f := range families {
+			for _, network := range []string{"tcp", "udp"} {
+				wantCall(t, guest, network, join(f.host, 8080), "80 "+f.gateway)
+			}
+			wantNobody(t, guest, "tcp", join(f.host, 7000))
+			wantNobody(t, guest, "udp", join(f.host, 7000))
+			wantNobody(t, guest, "tcp", join(f.host, 8081))
+			wantNobody(t, guest, "tcp", join(f.gateway, 8080)) // loopback is never opened by that
+		}
+	})
+}
