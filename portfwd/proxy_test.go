@@ -104,10 +104,10 @@ func TestOtherFamily(t *testing.T) {
 func TestOtherFamilyRefuses(t *testing.T) {
 	b := newBench(t, flow.Config{})
 	b.guest.refuse(syscall.ECONNREFUSED)
-	wantReset(t, dial(t, b.add(t, Rule{Listen: addrPort("127.0.0.1:0"), Target: port(80)}).at("127.0.0.1")))
+	wantRefused(t, b.add(t, Rule{Listen: addrPort("127.0.0.1:0"), Target: port(80)}).at("127.0.0.1"))
 	b.guest.refuse(nil)
 	b.guest.refuseAt(guest4)
-	wantReset(t, dial(t, b.add(t, Rule{Listen: addrPort("127.0.0.1:0"), Target: netip.AddrPortFrom(guest4, 80)}).at("127.0.0.1")))
+	wantRefused(t, b.add(t, Rule{Listen: addrPort("127.0.0.1:0"), Target: netip.AddrPortFrom(guest4, 80)}).at("127.0.0.1"))
 	select {
 	case d := <-b.guest.dialed:
 		t.Errorf("got %v, want no connection", d)
