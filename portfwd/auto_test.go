@@ -228,8 +228,8 @@ func TestAutoRetries(t *testing.T) {
 	}
 }
 
-// TestAutoRun follows real listeners, and ends.
-func TestAutoRun(t *testing.T) {
+// TestFollow follows real listeners, and ends.
+func TestFollow(t *testing.T) {
 	table, _ := newRecorded(t)
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -240,16 +240,19 @@ func TestAutoRun(t *testing.T) {
 	cfg := AutoConfig{Table: table, Loopback: true, Listen: netip.MustParseAddr("127.0.0.2"), Allow: allPorts(t), Period: time.Millisecond}
 	a := NewAuto(cfg, newScanner(t).file)
 	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		Follow(ctx, []*Auto{a}, func(err error) { t.Error(err) })
+	}()
 	settle.Until(t, "published", func() bool { return rules(table, Inbound)[port] })
 	stop()
-	if err := <-ended; err != nil {
-		t.Errorf("got %v, want nil", err)
-	}
+	<-ended
 	broken, w := newAuto(t, table, AutoConfig{Period: time.Millisecond})
 	w.set(errors.New("no"))
-	if err := broken.Run(t.Context()); err == nil {
-		t.Error("got no error")
+	failed := 0
+	Follow(t.Context(), []*Auto{broken}, func(error) { failed++ })
+	if failed != 1 {
+		t.Errorf("failed: got %d times, want once", failed)
 	}
 }

@@ -155,3 +155,21 @@ func FuzzParseDiag(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkScan(b *testing.B) {
+	for _, p := range []flow.Proto{flow.TCP, flow.UDP} {
+		b.Run(p.String(), func(b *testing.B) {
+			fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+			if err != nil {
+				b.Fatal(err)
+			}
+			s := NewScanner(os.NewFile(uintptr(fd), "sock_diag"))
+			defer s.Close()
+			for b.Loop() {
+				if _, err := s.Scan(p); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -13,18 +13,21 @@ import (
 )
 
 // startAuto follows the listeners of the configuration until ctx ends, on
-// goroutines of wg.
+// a goroutine of wg.
 func (s *supervisor) startAuto(ctx context.Context, wg *sync.WaitGroup) error {
+	var autos []*portfwd.Auto
 	for _, c := range s.cfg.Auto {
 		a, err := s.newAuto(ctx, c)
 		if err != nil {
+			for _, a := range autos {
+				a.Close()
+			}
 			return fmt.Errorf("automatic ports: %w", err)
 		}
-		wg.Go(func() {
-			if err := a.Run(ctx); err != nil {
-				s.cfg.warn(err.Error(), "")
-			}
-		})
+		autos = append(autos, a)
+	}
+	if len(autos) > 0 {
+		wg.Go(func() { portfwd.Follow(ctx, autos, func(err error) { s.cfg.warn(err.Error(), "") }) })
 	}
 	return nil
 }

@@ -31,8 +31,8 @@ func defaults(t *testing.T) (engine.Config, planner) {
 	}
 	for _, d := range []portfwd.Direction{portfwd.Inbound, portfwd.Outbound} {
 		cfg.Auto = append(cfg.Auto,
-			portfwd.AutoConfig{Direction: d, Proto: flow.TCP, Allow: policy.AllPorts()},
-			portfwd.AutoConfig{Direction: d, Proto: flow.UDP, Allow: set(t, "1-32767,61000-65535")})
+			portfwd.AutoConfig{Direction: d, Proto: flow.TCP, Period: automaticPeriod, Allow: policy.AllPorts()},
+			portfwd.AutoConfig{Direction: d, Proto: flow.UDP, Period: automaticPeriod, Allow: set(t, "1-32767,61000-65535")})
 	}
 	return cfg, planner{Copy: plan.Copy{MTU: 65520, MapGateway: true}}
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"taproot/portfwd"
 	"taproot/stack/flow"
@@ -185,6 +186,10 @@ func (o *options) listeners(on side, s portSpec) []listener {
 	return []listener{{address: s.listen}}
 }
 
+// automaticPeriod is how often ports are listed. The original does it once a
+// second, and for nobody who has not asked there is reason to do it often.
+const automaticPeriod = 250 * time.Millisecond
+
 // automatic returns which ports are published while somebody listens on them:
 // those of the specifications with "auto", and all where there is none.
 func (o *options) automatic(ephemeral portRange) []portfwd.AutoConfig {
@@ -200,6 +205,7 @@ func (o *options) automatic(ephemeral portRange) []portfwd.AutoConfig {
 			s.exclude = append(slices.Clone(s.exclude), publishedBy(specs)...)
 			for _, l := range o.listeners(sides[i], s) {
 				list = append(list, portfwd.AutoConfig{
+					Period:    automaticPeriod,
 					Direction: sides[i].direction, Proto: sides[i].proto,
 					Listen: l.address, Device: s.device,
 					Loopback: sides[i].direction == portfwd.Inbound && o.loopback(netip.Addr{}),
