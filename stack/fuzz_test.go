@@ -37,6 +37,7 @@ func FuzzFrame(f *testing.F) {
 		marked := make(chan struct{})
 		var once sync.Once
 		s.HandleTCP(func(r *Request) { r.Refuse() })
+		s.HandleStray(func(stray *Stray) bool { return s.PutBackStray(stray, ours) == nil })
 		s.HandleEcho(func(Echo) {})
 		s.HandleSolicitation(func() {})
 		s.HandleUDP(func(d Datagram) {

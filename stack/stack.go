@@ -87,6 +87,7 @@ type Stack struct {
 	syn          func(*SYN) bool
 	synPoints    uint64   // a bit for each DSCP whose SYNs go to syn
 	workers      *workers // of requests, nil without a handler
+	stray        func(*Stray) bool
 	udp          func(Datagram)
 	echo         func(Echo)
 	solicitation func()

@@ -49,7 +49,7 @@ func (s *Stack) HandleTCP(h func(*Request)) {
 	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 		flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
 		if flags&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
-			return false // answered with RST
+			return s.takeStray(id, pkt) // or answered with RST
 		}
 		kept := s.keepHead(id, pkt)
 		taken := forwarder.HandlePacket(id, pkt)

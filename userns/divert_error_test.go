@@ -61,7 +61,7 @@ func TestDivertOlderKernel(t *testing.T) {
 		{lacks: []string{"fib"}, nested: true},
 		{lacks: []string{"nat"}, fib: true},
 		{lacks: []string{"fib", "nat"}},
-		{lacks: []string{"tproxy"}, want: "this kernel's nf_tables lacks a part: rule prerouting lo: no such file"},
+		{lacks: []string{"tproxy"}, want: "this kernel's nf_tables lacks a part: rule back divert: no such file"},
 		{lacks: []string{"ct"}, want: "this kernel's nf_tables lacks a part"},
 		{lacks: []string{"route"}, want: "this kernel's nf_tables lacks a part: chain output: no such file"},
 	} {
@@ -93,7 +93,7 @@ func TestTryRules(t *testing.T) {
 		{},
 		{lacks: []string{"fib"}, less: "lacks a part: " + fibRule},
 		{lacks: []string{"nat"}, less: "lacks a part: chain postrouting"},
-		{lacks: []string{"tproxy"}, err: "lacks a part: rule prerouting lo"},
+		{lacks: []string{"tproxy"}, err: "lacks a part: rule back divert"},
 	} {
 		less, err := tryRules(nft.NewConn(&olderKernel{lacks: tt.lacks}))
 		for _, e := range []struct {

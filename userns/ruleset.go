@@ -59,6 +59,11 @@ func (r *ruleset) table() nft.Table {
 	t := nft.Table{Family: r.family, Name: mark.Table}
 	t.Chains = append(t.Chains,
 		nft.Chain{Name: "local", Rules: r.signed(mark.Local)},
+		nft.Chain{Name: "back", Rules: []nft.Rule{
+			// What was led astray has been diverted before.
+			{Name: "stray", Exprs: nft.Join(flags(), nft.IsNot([]byte{bareSYN}), label(mark.Flow))},
+			{Name: "divert", Exprs: nft.Join(inside(), r.toListener(), nft.Accept())},
+		}},
 		nft.Chain{Name: "output", Type: "route", Hook: unix.NF_INET_LOCAL_OUT, Priority: last, Rules: []nft.Rule{
 			{Name: "others", Exprs: nft.Join(notTCP(), nft.Accept())},
 			{Name: "inside", Exprs: nft.Join(diverted(), inside(), nft.Accept())},
@@ -80,8 +85,8 @@ func (r *ruleset) table() nft.Table {
 }
 
 // prerouting returns the rules for what comes in: packets of diverted connections
-// by lo, SYNs that were put back, and packets of diverted connections from other
-// networks.
+// by lo, what was put back, SYNs in general, and packets of diverted connections
+// from other networks.
 //
 // All go to the socket that has their connection, or else to the listener. Its own
 // lookup would find the former for the kernel too, and costs nothing, as it is not
@@ -91,8 +96,7 @@ func (r *ruleset) prerouting() []nft.Rule {
 		{Name: "others", Exprs: nft.Join(notTCP(), nft.Accept())},
 		{Name: "lo", Exprs: nft.Join(onDevice(unix.NFT_META_IIF, loopbackIndex), diverted(), inside(), r.toListener(), nft.Accept())},
 		{Name: "rest of lo", Exprs: nft.Join(onDevice(unix.NFT_META_IIF, loopbackIndex), nft.Accept())},
-		{Name: "divert", Exprs: nft.Join(r.device(unix.NFT_META_IIF), bare(), r.hasDSCP(mark.Local, 0x3f),
-			inside(), r.toListener(), nft.Accept())},
+		{Name: "put back", Exprs: nft.Join(r.device(unix.NFT_META_IIF), r.hasDSCP(mark.Local, 0x3f), nft.Jump("back"))},
 	}
 	if r.wants.nested {
 		rules = append(rules, nft.Rule{Name: "inside", Exprs: nft.Join(diverted(), inside(), r.toListener(), nft.Accept())})

@@ -48,6 +48,7 @@ func (g *gateway) addShortcut(on bool, listeners []*os.File) (err error) {
 	}
 	g.shortcut.SetEnabled(on)
 	g.stack.HandleSYN(g.shortcut.Handle, shortcut.Points()...)
+	g.stack.HandleStray(g.shortcut.HandleStray)
 	return nil
 }
 

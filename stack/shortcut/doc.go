@@ -36,13 +36,19 @@
 // shortcut says so (Config.Broken) and takes no more. A guest that is gone does
 // not answer.
 //
+// A segment of a joined connection that comes as a frame is as good a proof: the
+// rules have let it go by. It is put back too, as Linux knows the connection, and
+// diverted by the code point of what is put back. So connections survive that the
+// guest flushes its rules, or makes its kernel forget its connections, and go on
+// inside when the rules are there again.
+//
 // # Work and waiting
 //
 // Near targets connect at once, and so does the guest's kernel: then everything
 // from the SYN to the Mover happens on the link's reader, which calls Handle,
 // without a wake-up. For other targets one goroutine waits with a socket.Poller,
 // and another for SYNs that nobody accepts. No connection has a goroutine, and
-// after it was joined nothing here remembers it but its flow.
+// after it was joined nothing here remembers it but its flow and one entry of a map.
 //
 // At the limit of descriptors the guest is refused. One descriptor is kept in
 // reserve, to reset what the listener has accepted in the kernel already.

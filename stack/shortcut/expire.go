@@ -95,8 +95,7 @@ func (s *Shortcut) adopted(connected bool) {
 	}
 	s.Stats.Broken.Add(1)
 	if s.strikes.Add(1) == tolerance {
-		s.enabled.Store(false)
-		s.cfg.Broken()
+		s.giveUp()
 	}
 }
 

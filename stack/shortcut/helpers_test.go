@@ -111,6 +111,7 @@ func newWorld(t *testing.T, changes ...func(*Config)) *world {
 		t.Fatal(err)
 	}
 	gateway.HandleSYN(w.handle, Points()...)
+	gateway.HandleStray(w.shortcut.HandleStray)
 	start(t, mover.Run)
 	start(t, w.tcp.Run)
 	start(t, gateway.Run)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,7 @@ type Stats struct {
 	Handed    atomic.Uint64 // offered in vain, and given to the stack
 	Broken    atomic.Uint64 // of those, accepted by the guest there
 	Overflown atomic.Uint64 // dropped at the limit of pending ones
+	Strayed   atomic.Uint64 // segments of joined connections that were put back
 }
 
 // A Shortcut joins connections of the guest's with the host's. Its methods are
@@ -52,6 +54,12 @@ type Shortcut struct {
 	dialing map[uint64]*attempt // those that the poller knows, by its id
 	// +checklocks:mu
 	lastID uint64
+	// +checklocks:mu
+	joined map[flow.Key]*flow.Flow // the Mover's
+	// +checklocks:mu
+	straying map[*flow.Flow]straying
+	// +checklocks:mu
+	enabledAt time.Time
 }
 
 // A listener is one of Config.Listeners.
@@ -62,7 +70,8 @@ type listener struct {
 }
 
 // New returns a Shortcut that is enabled. Its Handle may be given to
-// stack.Stack.HandleSYN with Points. Run releases what it has.
+// stack.Stack.HandleSYN with Points, and its HandleStray to stack.Stack.HandleStray.
+// Run releases what it has.
 func New(cfg Config) (*Shortcut, error) {
 	files := cfg.Listeners
 	defer func() {
@@ -76,6 +85,7 @@ func New(cfg Config) (*Shortcut, error) {
 	s := &Shortcut{
 		cfg: cfg, waiting: make(chan struct{}, 1), lastID: uint64(len(files)),
 		pending: make(map[flow.Key]*attempt), dialing: make(map[uint64]*attempt),
+		joined: make(map[flow.Key]*flow.Flow), straying: make(map[*flow.Flow]straying),
 	}
 	s.cfg.Listeners = nil
 	s.spare.Store(-1)
@@ -132,6 +142,11 @@ func (s *Shortcut) close() {
 // are not touched. A Shortcut that was disabled by Broken is enabled by this too.
 func (s *Shortcut) SetEnabled(on bool) {
 	s.strikes.Store(0)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if on && !s.enabled.Load() {
+		s.enabledAt = time.Now()
+	}
 	s.enabled.Store(on)
 }
 

@@ -13,9 +13,10 @@
 //	from the guest   Local    a SYN of a socket in the guest's own namespace
 //	                 Nested   a SYN forwarded from a network behind the guest;
 //	                          its source is that network's, not translated
-//	into the guest   Local    a SYN put back: give it to the listener
+//	into the guest   Local    put back: give it to the socket of its connection, a
+//	                          SYN to the listener
 //
-// Only SYNs without ACK, RST and FIN carry them. Whatever else the guest is to
+// From the guest, only SYNs without ACK, RST and FIN carry them. Whatever else the guest is to
 // be told about such a SYN, that nobody answers or that it is not allowed, comes
 // as from any router, by RST and ICMP errors over the device: the guest's
 // connection tracking knows the flow by the addresses in the SYN, for both kinds.

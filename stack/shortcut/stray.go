@@ -1,0 +1,91 @@
+package shortcut
+
+import (
+	"time"
+
+	"taproot/stack"
+	"taproot/stack/flow"
+	"taproot/stack/shortcut/mark"
+)
+
+// loyalty is how long a connection that makes no progress by segments which are
+// put back is kept while the rules are known not to stand. Whoever loads a
+// firewall anew needs less, and so does the supervisor to make ours again.
+const loyalty = 30 * time.Second
+
+// A straying is what is known of a connection whose segments come as frames.
+type straying struct {
+	sequence, acknowledgement uint32    // the farthest of its segments
+	since                     time.Time // when these were seen first
+}
+
+// HandleStray does what there is to do about a segment that the stack would
+// answer with RST, and returns false if it shall. One of a connection that was
+// joined says that the rules did not lead it inside: it is put back, to be led
+// there by those for what is put back. The connection is slower by that, but not
+// lost, and when the rules work again they take it over. HandleStray does not block.
+func (s *Shortcut) HandleStray(seg *stack.Stray) bool {
+	f := s.strayed(seg)
+	switch {
+	case f == nil:
+		return false
+	case seg.DSCP == mark.Local: // put back, and forwarded to us again: there are no rules
+		return true
+	case s.isLost(f, seg):
+		f.Kill()
+		return true
+	}
+	s.Stats.Strayed.Add(1)
+	_ = s.cfg.Stack.PutBackStray(seg, mark.Local) // counted by the link
+	return true
+}
+
+// strayed returns the joined connection of a segment, or nil. One that was
+// joined with the rules of now is proof that they do not work.
+func (s *Shortcut) strayed(seg *stack.Stray) *flow.Flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.joined[flow.Key{Proto: flow.TCP, Initiator: seg.Source, Target: seg.Destination}]
+	if f != nil && f.Opened.After(s.enabledAt) {
+		s.giveUp()
+	}
+	return f
+}
+
+// isLost tells whether a connection has made no progress for too long.
+func (s *Shortcut) isLost(f *flow.Flow, seg *stack.Stray) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	last, known := s.straying[f]
+	// Sequence numbers are compared as RFC 9293 section 3.4 has it.
+	if known && int32(seg.Sequence-last.sequence) <= 0 && int32(seg.Acknowledgement-last.acknowledgement) <= 0 {
+		return !s.enabled.Load() && now.Sub(last.since) > loyalty
+	}
+	s.straying[f] = straying{seg.Sequence, seg.Acknowledgement, now}
+	return false
+}
+
+// giveUp says that the rules do not work, once.
+func (s *Shortcut) giveUp() {
+	if s.enabled.CompareAndSwap(true, false) {
+		s.cfg.Broken()
+	}
+}
+
+// know makes a connection known to HandleStray.
+func (s *Shortcut) know(f *flow.Flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.joined[f.Key] = f
+}
+
+// forget ends that.
+func (s *Shortcut) forget(f *flow.Flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.joined[f.Key] == f { // or the port is in use again
+		delete(s.joined, f.Key)
+	}
+	delete(s.straying, f)
+}
