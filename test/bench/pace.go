@@ -26,11 +26,12 @@ type pace struct {
 
 // String is what a reader of the figures must know.
 func (p pace) String() string {
-	return fmt.Sprintf("median of %s in turns; bulk traffic for %v after %v; %v between measurements",
-		plural(p.rounds, "round"), p.window, p.warm, p.settle)
+	brief := p.brief()
+	return fmt.Sprintf("median of %s in turns; bulk traffic for %v after %v, through published ports %v after %v; %v between measurements",
+		plural(p.rounds, "round"), p.window, p.warm, brief.window, brief.warm, p.settle)
 }
 
-// usualPace keeps the whole run near a quarter of an hour with five contestants.
+// usualPace keeps the whole run near a quarter of an hour with six contestants.
 func usualPace() pace {
 	return pace{
 		rounds:   3,
@@ -53,10 +54,10 @@ func usualPace() pace {
 
 // brief is the pace of published ports: many rows, most of them twice.
 func (p pace) brief() pace {
-	p.warm, p.window = 200*time.Millisecond, 400*time.Millisecond
+	p.warm, p.window, p.settle = 200*time.Millisecond, 350*time.Millisecond, 50*time.Millisecond
 	p.pings, p.pingTime = 1500, 400*time.Millisecond
 	p.connect, p.request = 400*time.Millisecond, 500*time.Millisecond
-	p.halvings, p.crowdTime = 2, 15*time.Second
+	p.halvings, p.crowdTime = 2, 10*time.Second
 	return p
 }
 

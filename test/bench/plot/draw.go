@@ -32,6 +32,7 @@ func colours() []color.Color {
 		color.RGBA{R: 86, G: 180, B: 233, A: 255},
 		color.RGBA{R: 230, G: 159, B: 0, A: 255},
 		color.RGBA{R: 213, G: 94, B: 0, A: 255},
+		color.RGBA{R: 0, G: 158, B: 115, A: 255},
 		color.RGBA{R: 190, G: 190, B: 190, A: 255},
 		color.RGBA{R: 110, G: 110, B: 110, A: 255},
 	}

@@ -35,10 +35,11 @@ type group struct {
 // without a value are left out.
 func (r results) groups() []group {
 	var all []group
-	for _, place := range []struct{ row, label string }{
-		{"tcp-1500", "MTU 1500"}, {"tcp-65520", "MTU 65520"}, {"nested", "nested"},
+	for _, place := range []struct{ row, label, to, back string }{
+		{"tcp-1500", "MTU 1500", "up", "down"}, {"tcp-65520", "MTU 65520", "up", "down"}, {"nested", "nested", "up", "down"},
+		{"published-outside-tcp-65520", "published", "in", "out"},
 	} {
-		for _, way := range []string{"up", "down"} {
+		for _, way := range []string{place.to, place.back} {
 			for _, flows := range []string{"1", "8"} {
 				noun := "flows"
 				if flows == "1" {
