@@ -98,7 +98,7 @@ func parsePublish(text string, source SourceMode) (Published, *SyntaxError) {
 
 // inbound returns the rules for what follows the address.
 func (w *words) inbound(at where, body string) ([]Rule, *SyntaxError) {
-	base := Rule{Listen: netip.AddrPortFrom(at.address, 0), Local: at.local, Source: w.source, Proxy: w.proxy}
+	base := Rule{Listen: netip.AddrPortFrom(at.address, 0), Local: at.local, Source: w.source, Proxy: w.proxy, Wait: w.wait}
 	host, guest, err := cutSides(body)
 	if err != nil {
 		return nil, err
@@ -162,6 +162,8 @@ func parseReach(text string) ([]Rule, *SyntaxError) {
 		return nil, err
 	case len(w.ports) > 0:
 		return nil, syntaxError("%q is no option", w.ports[0])
+	case w.wait:
+		return nil, syntaxError("%s: not for what the guest reaches", wordWait)
 	case len(w.options) > 0:
 		return nil, syntaxError("%s: not for what the guest reaches", w.options[0])
 	}

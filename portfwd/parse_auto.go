@@ -19,6 +19,9 @@ func (w *words) auto(at where, ports string) (Published, *SyntaxError) {
 	if w.proxy != 0 {
 		return Published{}, syntaxError("proxy: not for automatic ports")
 	}
+	if w.wait {
+		return Published{}, syntaxError("wait: not for automatic ports")
+	}
 	list := w.ports
 	if ports != "" {
 		list = append([]string{ports}, list...)

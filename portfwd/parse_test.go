@@ -43,6 +43,7 @@ func TestParsePublish(t *testing.T) {
 		{"[::ffff:192.0.2.2]:8080:80", []Rule{at("192.0.2.2:8080", 80)}},
 		{"*:8080:80", []Rule{{Listen: port(8080), Target: port(80), Ports: 1}}},
 		{"8080:80,proxy=v2", []Rule{{Local: true, Listen: port(8080), Target: port(80), Ports: 1, Proxy: 2}}},
+		{"192.0.2.1:80:80,wait", []Rule{{Listen: addrPort("192.0.2.1:80"), Target: port(80), Ports: 1, Wait: true}}},
 		{"80/tcp,proxy=v1,source=gateway", []Rule{{Local: true, Target: port(80), Ports: 1, Proxy: 1, Source: SourceGateway}}},
 		{"unix:/run/a.sock:80", []Rule{{ListenUnix: "/run/a.sock", Target: port(80), Ports: 1}}},
 		{"unix:/run/a.sock:80/tcp", []Rule{{ListenUnix: "/run/a.sock", Target: port(80), Ports: 1}}},
@@ -148,10 +149,13 @@ func TestParseErrors(t *testing.T) {
 		{"[::1:80", "no IPv6 address in brackets", example},
 		{"224.0.0.1:80:80", "224.0.0.1 is an address of a group", example},
 		{"80,fast", `"fast" is no option`, example},
-		{"80,fast=1", `option "fast", want proxy or source`, example},
+		{"80,fast=1", `option "fast", want proxy, source or wait`, example},
 		{"80,proxy=v3", "proxy=v3: either v1 or v2", example},
 		{"80,source=me", "source=me: either preserve or gateway", example},
 		{"80,source=gateway,source=gateway", "source twice", example},
+		{"192.0.2.1:80,wait,wait", "wait twice", example},
+		{"80,wait", "bad rule: it waits for an address, and names none", example},
+		{"auto,wait", "wait: not for automatic ports", example},
 		{"80/tcp,tcp", "tcp twice", example},
 		{"80/udp,proxy=v1", "proxy: a UDP datagram has no stream to begin with a header", "leave proxy out, or use /tcp"},
 		{"auto,proxy=v1", "proxy: not for automatic ports", example},
@@ -185,6 +189,7 @@ func TestParseReachErrors(t *testing.T) {
 		{"127.0.0.1:5432", `"127.0.0.1" is no port`, reachExample},
 		{"5432:tcp", `"tcp" is no port`, "did you mean 5432/tcp?"},
 		{"80,source=gateway", "source: not for what the guest reaches", reachExample},
+		{"80,wait", "wait: not for what the guest reaches", reachExample},
 		{"80-81:unix:/a", "2 ports on one Unix socket", reachExample},
 		{"unix:a", `bad rule: Unix socket "a", want an absolute path of at most 107 bytes`, reachExample},
 	} {
@@ -218,7 +223,7 @@ func TestSpec(t *testing.T) {
 // FuzzParsePublish wants rules that are right, and that are read again from what
 // they are written as.
 func FuzzParsePublish(f *testing.F) {
-	for _, s := range []string{"80", "8080:80/tcp,udp", "[::1]:8000-8009:80-89,proxy=v2", "unix:/a:unix:/b", "*:auto:1-9,~5/udp,source=gateway", "127.0.0.1::80"} {
+	for _, s := range []string{"80", "8080:80/tcp,udp", "[::1]:8000-8009:80-89,proxy=v2", "unix:/a:unix:/b", "*:auto:1-9,~5/udp,source=gateway", "192.0.2.1:80:80,wait", "127.0.0.1::80"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -18,7 +18,11 @@ type words struct {
 
 	source SourceMode
 	proxy  uint8
+	wait   bool
 }
+
+// wordWait is the option of a rule that waits for its address.
+const wordWait = "wait"
 
 // splitWords takes protocol and options off. source is what holds without one.
 func splitWords(text string, source SourceMode) (*words, *SyntaxError) {
@@ -33,6 +37,10 @@ func splitWords(text string, source SourceMode) (*words, *SyntaxError) {
 		switch {
 		case isOption:
 			err = w.option(key, value)
+		case word == wordWait && w.wait:
+			err = syntaxError("%s twice", word)
+		case word == wordWait:
+			w.wait = true
 		case w.protos != nil:
 			err = w.addProto(word)
 		default:
@@ -101,7 +109,7 @@ func (w *words) option(key, value string) *SyntaxError {
 			return syntaxError("proxy=%s: either v1 or v2", value)
 		}
 	default:
-		return syntaxError("option %q, want proxy or source", key)
+		return syntaxError("option %q, want proxy, source or wait", key)
 	}
 	return nil
 }

@@ -27,6 +27,9 @@ func (r Rule) Spec() string {
 	if r.Proxy != 0 {
 		s += ",proxy=v" + strconv.Itoa(int(r.Proxy))
 	}
+	if r.Wait {
+		s += "," + wordWait
+	}
 	return s
 }
 

@@ -99,7 +99,7 @@ Ports (repeat an option for more; docs: taproot(1), PUBLISHING):
                          a port of the host that leads to one of the guest's;
                          or ranges, unix:PATH:GUESTPORT, auto[:PORTS] for what
                          the guest listens on. Without ADDRESS on the host's
-                         loopback; options are proxy=v1|v2 and
+                         loopback; options are proxy=v1|v2, wait and
                          source=preserve|gateway (default: none)
       --reach=HOSTPORT[:GUESTPORT][/udp]
                          a port of the guest's loopback that leads to one of
