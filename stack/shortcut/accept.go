@@ -52,7 +52,7 @@ func (s *Shortcut) welcome(fd int, client netip.AddrPort) (key flow.Key) {
 		socket.Reset(fd)
 		return key
 	}
-	s.strikes.Store(0)
+	s.prove()
 	if a.reset {
 		passOn(a.host, fd)
 		socket.Reset(fd)

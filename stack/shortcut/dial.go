@@ -36,7 +36,7 @@ func (s *Shortcut) Handle(syn *stack.SYN) bool {
 
 // wants tells whether a connection that begins may go this way.
 func (s *Shortcut) wants(syn *stack.SYN) bool {
-	return s.enabled.Load() && s.listenerFor(syn.Source.Addr()) != nil && !s.cfg.Except(syn.Destination)
+	return s.enabled.Load() && !s.isOnTrial() && s.listenerFor(syn.Source.Addr()) != nil && !s.cfg.Except(syn.Destination)
 }
 
 // start counts a SYN that is being handled. It returns false when Run is over,
@@ -121,6 +121,7 @@ func (s *Shortcut) putBack(key flow.Key, syn *stack.SYN) {
 			return
 		}
 	}
+	s.trial.Store(true)
 	s.call()
 }
 

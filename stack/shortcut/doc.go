@@ -32,9 +32,9 @@
 // What the listener accepts and was not offered is reset: it is no way around the
 // policy. A SYN that was offered and is not accepted within Patience is given to
 // the stack together with its connection to the target, which nat.TCP adopts. If
-// the guest then answers, the rules are broken: after a few of those in a row the
-// shortcut says so (Config.Broken) and takes no more. A guest that is gone does
-// not answer.
+// the guest then answers, the rules are broken: after a few of those in a row, or
+// the first if the rules are new, the shortcut says so (Config.Broken) and takes no
+// more. A guest that is gone does not answer.
 //
 // A segment of a joined connection that comes as a frame is as good a proof: the
 // rules have let it go by. It is put back too, as Linux knows the connection, and

@@ -13,16 +13,44 @@ const (
 	// longer, the stack serves the connection as well.
 	Patience = 300 * time.Millisecond
 
-	// tick is how often it is looked at while there is something to wait for.
-	tick = Patience / 2
+	// briefly is how long it waits when the last ones waited in vain, as behind a
+	// firewall of the guest's that drops SYNs from outside: it is not likely that
+	// this one is accepted, and the connection shall not be delayed by much.
+	briefly = Patience / 6
 
 	// adoption is how long the stack has to find out whether the guest still wants
 	// a connection: as long as its SYN-ACK may need on a busy machine.
 	adoption = time.Second
 
-	// tolerance is how many in a row may be broken before the shortcut gives up.
+	// tolerance is how many in a row may be broken before the shortcut gives up,
+	// where it has worked. Where it has not yet, the first one is enough.
 	tolerance = 3
 )
+
+// patience is how long a SYN that was put back waits for the listener now.
+func (s *Shortcut) patience() time.Duration {
+	if s.doubtful.Load() {
+		return briefly
+	}
+	return Patience
+}
+
+// prove says that the rules work.
+func (s *Shortcut) prove() {
+	s.strikes.Store(0)
+	s.doubtful.Store(false)
+	s.trial.Store(false)
+}
+
+// unproven says that the rules are new, and have to show that they work.
+func (s *Shortcut) unproven() {
+	s.strikes.Store(tolerance - 1)
+	s.trial.Store(false)
+}
+
+// isOnTrial tells whether a SYN waits for the listener that is the first with
+// these rules. Others do not wait along with it.
+func (s *Shortcut) isOnTrial() bool { return s.trial.Load() && s.strikes.Load() >= tolerance-1 }
 
 // watch looks after SYNs that were not accepted at once, until ctx ends.
 func (s *Shortcut) watch(ctx context.Context) {
@@ -37,12 +65,12 @@ func (s *Shortcut) watch(ctx context.Context) {
 			return
 		case <-s.waiting:
 			if !running {
-				timer.Reset(tick)
+				timer.Reset(s.patience() / 2)
 			}
 			running = true
 		case now := <-timer.C:
 			if handed, running = s.tick(handed, now); running {
-				timer.Reset(tick)
+				timer.Reset(s.patience() / 2)
 			}
 		}
 	}
@@ -68,8 +96,9 @@ func (s *Shortcut) expire(now time.Time) (handed []handover, more bool) {
 	for _, l := range s.listeners { // perhaps it was us who were late
 		s.acceptUntil(l, flow.Key{})
 	}
-	expired, more := s.takeExpired(now.Add(-Patience))
+	expired, more := s.takeExpired(now.Add(-s.patience()))
 	for _, a := range expired {
+		s.trial.Store(false)
 		if a.reset || a.flow.SetWay(flow.ByFrames) != nil {
 			s.drop(a) // the guest's next SYN begins anew
 			continue
@@ -95,6 +124,7 @@ func (s *Shortcut) adopted(connected bool) {
 	}
 	s.Stats.Broken.Add(1)
 	if s.strikes.Add(1) == tolerance {
+		s.doubtful.Store(true)
 		s.giveUp()
 	}
 }

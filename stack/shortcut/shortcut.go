@@ -40,6 +40,8 @@ type Shortcut struct {
 	poller    *socket.Poller
 	enabled   atomic.Bool
 	strikes   atomic.Int32  // broken ones since the last that was accepted
+	doubtful  atomic.Bool   // the last ones were broken
+	trial     atomic.Bool   // something was offered and not accepted at once
 	waiting   chan struct{} // capacity 1: something was offered and not accepted at once
 	spare     atomic.Int64  // descriptor in reserve; -1 while it is in use
 
@@ -93,6 +95,7 @@ func New(cfg Config) (*Shortcut, error) {
 		s.close()
 		return nil, fmt.Errorf("shortcut: %w", err)
 	}
+	s.unproven()
 	s.enabled.Store(true)
 	return s, nil
 }
@@ -141,7 +144,7 @@ func (s *Shortcut) close() {
 // SetEnabled says whether new connections may go this way; those that have begun
 // are not touched. A Shortcut that was disabled by Broken is enabled by this too.
 func (s *Shortcut) SetEnabled(on bool) {
-	s.strikes.Store(0)
+	s.unproven()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if on && !s.enabled.Load() {

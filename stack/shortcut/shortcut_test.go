@@ -182,6 +182,8 @@ func TestBroken(t *testing.T) {
 	inFamilies(t, func(t *testing.T, f family) {
 		w := newWorld(t)
 		conns := w.serve(t, f)
+		w.newClient(t, f).open(t) // it has worked
+		receive(t, conns, "the first connection to the target")
 		for range tolerance {
 			c := w.newClient(t, f)
 			c.syn(t)
@@ -211,10 +213,37 @@ func TestBroken(t *testing.T) {
 			t.Errorf("got %d handed over and %d broken, want %d", s.Handed.Load(), s.Broken.Load(), tolerance)
 		}
 		for live := range w.flows.All() {
-			if live.Way() != flow.ByFrames {
-				t.Errorf("way: got %v, want %v", live.Way(), flow.ByFrames)
+			if want := flow.ByFrames; live.ID != 1 && live.Way() != want {
+				t.Errorf("way: got %v, want %v", live.Way(), want)
 			}
 		}
+	})
+}
+
+// Rules that never worked delay one connection, and when they are made again one
+// for a short time.
+func TestBrokenAtFirst(t *testing.T) {
+	inFamilies(t, func(t *testing.T, f family) {
+		w := newWorld(t)
+		w.serve(t, f)
+		for range 2 {
+			first, second := w.newClient(t, f), w.newClient(t, f)
+			first.syn(t)
+			first.wantPutBack(t)
+			second.syn(t) // while the first waits
+			second.acknowledge(t)
+			first.acknowledge(t)
+			receive(t, w.broken, "the news that the rules are broken")
+			if got := w.shortcut.patience(); got != briefly {
+				t.Errorf("patience: got %v, want %v", got, briefly)
+			}
+			w.shortcut.SetEnabled(true)
+		}
+		if n := w.shortcut.Stats.Handed.Load(); n != 2 {
+			t.Errorf("handed over: got %d, want 2", n)
+		}
+		w.newClient(t, f).open(t)
+		settle.Until(t, "patience is back", func() bool { return w.shortcut.patience() == Patience })
 	})
 }
 
