@@ -40,10 +40,15 @@ type bound struct {
 	file *os.File
 	port uint16 // that it listens on
 	at   int    // number of the port in the rule's range
+
+	unix *unixFile // nil for those that have no path
 }
 
 func closeAll(sockets []bound) {
 	for _, s := range sockets {
+		if s.unix != nil {
+			s.unix.close()
+		}
 		s.file.Close()
 	}
 }

@@ -38,6 +38,7 @@ type bench struct {
 	table     *Table
 	guest     *guest
 	flows     *flow.Table
+	root      string     // the guest's root directory
 	publisher *Publisher // of now
 
 	stop  context.CancelFunc
@@ -48,13 +49,22 @@ type bench struct {
 func newBench(t *testing.T, limits flow.Config) *bench {
 	t.Helper()
 	b := &bench{guest: &guest{dialed: make(chan dialed, 100), datagrams: make(chan datagram, 1000)}, flows: flow.New(limits)}
-	b.table = NewTable(TableConfig{Carrier: b, Sockets: socketsHere})
+	b.root = t.TempDir()
+	b.table = NewTable(TableConfig{Carrier: b, Sockets: socketsHere, Root: b.openRoot})
 	b.start(t)
 	t.Cleanup(func() {
 		b.kill()
 		b.table.Close()
 	})
 	return b
+}
+
+// openRoot opens the guest's root directory.
+func (b *bench) openRoot() (*os.File, error) { return openPath(nil, b.root, unix.O_DIRECTORY) }
+
+// connectUnix is PublisherConfig.UnixSocket.
+func (b *bench) connectUnix(_ context.Context, rule int) (*os.File, error) {
+	return b.table.ConnectUnix(rule)
 }
 
 // start starts a Publisher that has no sockets.
@@ -65,7 +75,7 @@ func (b *bench) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, err := NewPublisher(PublisherConfig{
-		Dial: b.guest.dial, SendUDP: b.guest.send, GuestSocket: socketHere, Flows: b.flows, Mover: mover,
+		Dial: b.guest.dial, SendUDP: b.guest.send, GuestSocket: socketHere, UnixSocket: b.connectUnix, Flows: b.flows, Mover: mover,
 		Addresses: Addresses{Gateway4: gateway4, Gateway6: gateway6, Guest4: guest4, Guest6: guest6},
 	})
 	if err != nil {

@@ -46,6 +46,10 @@ type TableConfig struct {
 	// Sockets opens the sockets of outbound rules; nil if there are to be none.
 	Sockets SocketFunc
 
+	// Root opens the guest's root directory with O_PATH, for Unix sockets in
+	// there; nil if there are to be none. The Table closes it.
+	Root func() (*os.File, error)
+
 	// Passed are sockets of the host that the caller of this program opened: a
 	// rule that would listen where one is bound already uses that one. They
 	// stay open, and the caller's.
@@ -142,9 +146,12 @@ func (r Rule) picked(sockets []bound) Rule {
 
 // open opens the sockets of a rule.
 func (t *Table) open(ctx context.Context, r Rule) ([]bound, error) {
+	if err := t.checkTarget(r); err != nil {
+		return nil, err
+	}
 	switch {
-	case r.ListenUnix != "" || r.TargetUnix != "":
-		return nil, fmt.Errorf("publish %v: %w", r, errors.ErrUnsupported)
+	case r.ListenUnix != "":
+		return t.openUnix(r)
 	case r.Direction == Outbound:
 		return t.openGuest(ctx, r)
 	}

@@ -47,6 +47,7 @@ type gateway struct {
 	plan       atomic.Pointer[plan.Plan]
 
 	sockets *guestSockets
+	unix    *unixSockets
 	missed  time.Time // when the supervisor was told last; follow's
 
 	dnsConns chan struct{} // as many as there are connections
@@ -70,6 +71,7 @@ func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
 	}
 	g.flows = flow.New(flow.Config{Full: g.flowsFull})
 	g.sockets = newGuestSockets(func(r socketRequest) error { return w.send(message{Need: &r}) })
+	g.unix = newUnixSockets(func(r connectRequest) error { return w.send(message{Connect: &r}) })
 	var err error
 	if g.mover, err = relay.NewMover(relay.MoverConfig{}); err != nil {
 		return nil, err
@@ -150,6 +152,7 @@ func guests(p *plan.Plan) (own, sources []netip.Prefix) {
 func (g *gateway) addPorts() (err error) {
 	c := portfwd.PublisherConfig{
 		GuestSocket: g.sockets.get,
+		UnixSocket:  g.unix.connect,
 		Mover:       g.mover,
 		Flows:       g.flows,
 		Addresses:   portAddresses(&g.spec.Plan),
@@ -292,6 +295,9 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		return
 	case m.Sockets != nil:
 		g.sockets.put(m.Sockets, files)
+		return
+	case m.Connected != nil:
+		g.unix.put(m.Connected, files)
 		return
 	case m.Query != nil:
 		g.ask(w, m.Query)

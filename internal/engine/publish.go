@@ -17,7 +17,7 @@ import (
 // newTable returns the table of published ports, which is empty.
 func (s *supervisor) newTable() *portfwd.Table {
 	return portfwd.NewTable(portfwd.TableConfig{
-		Carrier: carrier{s}, Sockets: s.listenInGuest, Passed: s.cfg.Listeners, Log: s.log,
+		Carrier: carrier{s}, Sockets: s.listenInGuest, Root: s.guestRoot, Passed: s.cfg.Listeners, Log: s.log,
 	})
 }
 
@@ -160,6 +160,12 @@ func (s *supervisor) hear(m message) {
 		select {
 		case s.needed <- *m.Need:
 		default:
+		}
+	}
+	if m.Connect != nil {
+		select {
+		case s.connects <- *m.Connect:
+		default: // more than an engine of ours has under way
 		}
 	}
 	if m.Undiverted {

@@ -31,6 +31,9 @@ type supervisor struct {
 	// families of two types at most.
 	needed chan socketRequest
 
+	// connects are the Unix sockets that the engine wants to be connected to.
+	connects chan connectRequest
+
 	// missed tells that the engine lacks sockets of rules.
 	missed chan struct{}
 
@@ -71,7 +74,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, 4), missed: make(chan struct{}, 1), closed: make(chan int, 16)}
+	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, 4), connects: make(chan connectRequest, maxConnects), missed: make(chan struct{}, 1), closed: make(chan int, 16)}
 	s.diversion.doubted = make(chan struct{}, 1)
 	defer w.close()
 
@@ -102,6 +105,9 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer cancel() // so that nobody who publishes waits for an engine that does not listen
 	wg.Go(func() { s.keep(ctx, starter) })
 	wg.Go(func() { s.serveSockets(ctx) })
+	for range connectors {
+		wg.Go(func() { s.serveConnects(ctx) })
+	}
 	wg.Go(func() { s.republish(ctx) })
 	if s.diversion.rules != nil {
 		wg.Go(func() { s.keepDiversion(ctx) })

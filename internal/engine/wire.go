@@ -36,6 +36,7 @@ type message struct {
 	Sockets   *socketReply       `json:",omitempty"` // with sockets
 	Divert    *divertState       `json:",omitempty"` // with listeners perhaps
 	Query     *query             `json:",omitempty"`
+	Connected *connectReply      `json:",omitempty"` // with a socket perhaps
 
 	// From the engine:
 	Ready  bool           `json:",omitempty"` // packets move
@@ -45,6 +46,8 @@ type message struct {
 	Need   *socketRequest `json:",omitempty"` // sockets inside the guest
 	Closed int            `json:",omitempty"` // the id of a rule whose sockets are closed
 	Missed bool           `json:",omitempty"` // there was no room for a socket to be published
+
+	Connect *connectRequest `json:",omitempty"` // to a Unix socket
 
 	Undiverted bool `json:",omitempty"` // the rules of the shortcut do nothing
 

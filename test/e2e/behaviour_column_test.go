@@ -40,11 +40,17 @@ func (c column) guest(t *testing.T, l *lab.Lab) *lab.Namespace {
 // networkOf is the network of a guest.
 func networkOf(t *testing.T, l *lab.Lab, s *shell) *lab.Namespace {
 	t.Helper()
+	return l.NamespaceOf(s.pid(), "guest")
+}
+
+// pid is the process id of the shell, as the host has it too.
+func (s *shell) pid() int {
+	s.t.Helper()
 	pid, err := strconv.Atoi(strings.TrimSpace(s.must("echo $$")))
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	return l.NamespaceOf(pid, "guest")
+	return pid
 }
 
 // tproxy tells what the kernel lacks for the shortcut, nil if nothing.

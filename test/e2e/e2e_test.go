@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		"udp":         udpProgram,
 		"udperror":    udpErrorProgram,
 		"udpports":    udpPortsProgram,
+		"unixserver":  unixServerProgram,
 	}))
 }
 

@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -224,4 +227,70 @@ func TestHairpin(t *testing.T) {
 			wantNobody(t, guest, "tcp", join(f.gateway, 8080)) // loopback is never opened by that
 		}
 	})
+}
+
+// TestPublishUnix leads between ports and Unix sockets of both sides. The guest
+// has a file system of its own, in which a link leads to where the host has
+// something else.
+func TestPublishUnix(t *testing.T) {
+	bothWays(t, func(t *testing.T, l *lab.Lab, options []string) {
+		dir := tmpDir(l)
+		host := func(name string) string { return filepath.Join(dir, name) }
+		s, guest := newPublished(t, l, append(slices.Clone(options),
+			"-p", "unix:"+host("web.sock")+":80", "-p", "unix:"+host("in.sock")+":unix:/mnt/link/server.sock",
+			"-p", "8080:unix:/mnt/server.sock", "-p", "8081:unix:/mnt/stolen",
+			"--reach=unix:"+host("server.sock")+":5432", "--reach=unix:"+host("server.sock")+":unix:"+host("out.sock"))...)
+		s.must("mount -t tmpfs none /mnt && mkdir /mnt/real && ln -s /mnt/real /mnt/link && ln -s " + host("server.sock") + " /mnt/stolen && mount -t tmpfs none " + dir)
+		serveName(t, guest, "tcp", ":80", "guest")
+		for _, path := range []string{"/mnt/real/server.sock", "/mnt/server.sock"} {
+			s.must(program(l, "unixserver", path, "'inner socket'") + " >/dev/null 2>&1 &")
+			lab.Eventually(t, path, func() bool { _, status := s.do("test -S " + path); return status == 0 })
+		}
+		go answerUnix(l.Host.Listen("unix", host("server.sock")), "host's socket")
+		if err := os.Chmod(host("server.sock"), 0o777); err != nil { // the listener is another user's
+			t.Fatal(err)
+		}
+
+		wantCall(t, l.Host, "unix", host("web.sock"), "guest "+gateway4)
+		wantCall(t, l.Host, "unix", host("in.sock"), "inner socket")
+		wantCall(t, l.Host, "tcp", "127.0.0.1:8080", "inner socket")
+		wantNobody(t, l.Host, "tcp", "127.0.0.1:8081")
+		wantCall(t, guest, "tcp", "127.0.0.1:5432", "host's socket")
+		wantCall(t, l.Host, "unix", host("out.sock"), "host's socket")
+		if err := s.in.Close(); err != nil { // the shell ends, and taproot with it
+			t.Fatal(err)
+		}
+		s.Wait()
+		for _, name := range []string{"web.sock", "in.sock", "out.sock"} {
+			if _, err := os.Lstat(host(name)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s: got %v, want it removed", name, err)
+			}
+		}
+	})
+}
+
+// unixServerProgram PATH TEXT answers with a text on a Unix socket.
+func unixServerProgram(args []string) int {
+	listener, err := net.Listen("unix", args[0])
+	if err != nil {
+		return quit(err)
+	}
+	answerUnix(listener, args[1])
+	return 0
+}
+
+// answerUnix answers with a text until the listener is closed.
+func answerUnix(listener net.Listener, text string) {
+	for {
+		c, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			if _, err := c.Read(make([]byte, 1)); err == nil {
+				c.Write([]byte(text))
+			}
+		}()
+	}
 }
