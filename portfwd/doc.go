@@ -25,7 +25,14 @@
 //	outbound   on the guest's     the host's loopback
 //	           loopback
 //
-// Without an address an inbound rule listens on every address of both families
+// Either end of a TCP rule may be a Unix socket instead. The Table does all that
+// has to do with paths: of the guest's it resolves none outside of the guest's
+// root directory. The Publisher gets a listening or a connected socket.
+//
+// ParsePublish and ParseReach read rules as command lines have them.
+//
+// Rule.Local is for the host's loopback alone, in both families. Without it and
+// without an address an inbound rule listens on every address of both families
 // with one socket, or of IPv4 only where the host has no IPv6; 0.0.0.0 is IPv4
 // only and :: is IPv6 only. TCP sockets have SO_REUSEADDR, so that a port is
 // free again while old connections are in TIME-WAIT; UDP sockets have not,
@@ -44,7 +51,12 @@
 //
 // The guest's address of the client's family is the target where the rule
 // names none; an IPv6 client of a guest without IPv6 is led to its IPv4
-// address, and the other way round.
+// address, and the other way round. So is a TCP client that the first of the
+// two refuses, with the gateway as source.
+//
+// SourceGateway has the guest see the gateway always. With Rule.Proxy each TCP
+// connection begins with a header of the PROXY protocol that says who the client
+// is.
 //
 // A TCP client whose target refuses, is silent, or cannot be reached is reset:
 // it was accepted before anybody could know. UDP has a flow for each client,

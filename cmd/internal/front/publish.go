@@ -62,11 +62,14 @@ func (o *portOptions) published() portfwd.Published {
 }
 
 // tellPicked tells which ports the kernel picked for rules, which are the first
-// ones of the list.
+// ones of the list, and which rules wait.
 func (p *program) tellPicked(rules []portfwd.Rule, list []portfwd.Entry) error {
 	table := tabwriter.NewWriter(p.err, 0, 0, 1, ' ', 0)
-	for i, r := range rules {
-		if i == len(list) || r.Listen.Port() != 0 || r.ListenUnix != "" {
+	for i, r := range rules[:min(len(rules), len(list))] {
+		if list[i].State == portfwd.StateWaiting {
+			p.warn(list[i].Err, "it is published as soon as the host has the address")
+		}
+		if r.Listen.Port() != 0 || r.ListenUnix != "" {
 			continue
 		}
 		r = list[i].Rule
