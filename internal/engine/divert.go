@@ -179,6 +179,9 @@ func (s *supervisor) keepDiversion(ctx context.Context) {
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, divertLongest)
+		if s.trackingFull() {
+			continue
+		}
 		if err := s.diversion.rules.Restore(ctx); err != nil {
 			s.log.Debug("rules of the shortcut not made", "error", err)
 			continue
