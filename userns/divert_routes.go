@@ -132,12 +132,19 @@ func (d *Diversion) setEarlyDemux(conf *os.File) error {
 	return d.setSysctl(conf, name, before, "0")
 }
 
+// hintSysctls is the remedy for sysctls that may not be set.
+const hintSysctls = "run without --shortcut=on; or, inside a container, start it with: --security-opt unmask=ALL"
+
 // setSysctl sets a sysctl and remembers what it was first.
 //
 // +checklocks:d.mu
 func (d *Diversion) setSysctl(conf *os.File, name, before, after string) error {
 	if err := writeAt(int(conf.Fd()), name, after); err != nil {
-		return fmt.Errorf("set %s to %s, which is %s: %w", path.Join("net/ipv4/conf", name), after, before, err)
+		err = fmt.Errorf("set %s to %s, which is %s: %w", path.Join("net/ipv4/conf", name), after, before, err)
+		if errors.Is(err, unix.EROFS) {
+			return &hinted{err, hintSysctls}
+		}
+		return err
 	}
 	for _, s := range d.sysctls {
 		if s.name == name {

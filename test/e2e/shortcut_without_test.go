@@ -67,9 +67,10 @@ func TestShortcutMissing(t *testing.T) {
 		prepare func(t *testing.T, l *lab.Lab)
 		before  []string // words of a program that starts taproot
 		why     string
+		hint    string
 	}{
-		{"no nf_tables", func(*testing.T, *lab.Lab) {}, []string{"nonetfilter"}, "this kernel has no nf_tables"},
-		{"read-only sysctls", readOnlySysctls, nil, "accept_local to 1, which is 0: read-only file system"},
+		{"no nf_tables", func(*testing.T, *lab.Lab) {}, []string{"nonetfilter"}, "this kernel has no nf_tables", "modprobe"},
+		{"read-only sysctls", readOnlySysctls, nil, "accept_local to 1, which is 0: read-only file system", "unmask=ALL"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -97,6 +98,8 @@ func TestShortcutMissing(t *testing.T) {
 				t.Errorf("on: status: got %d, want 125", got)
 			}
 			wantContains(t, "on: message", on.Err(), tt.why)
+			wantContains(t, "on: hint", on.Err(), "taproot: hint: ")
+			wantContains(t, "on: hint", on.Err(), tt.hint)
 		})
 	}
 }
