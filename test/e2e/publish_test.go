@@ -3,12 +3,14 @@ package e2e
 import (
 	"bufio"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pires/go-proxyproto"
@@ -267,6 +269,40 @@ func TestPublishUnix(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPublishAttached publishes ports of a namespace that exists, whose process
+// has files of its own.
+func TestPublishAttached(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	server := program(h.Lab, "unixserver", "/mnt/server.sock")
+	c := h.hold(h.command("unshare", "--user", "--map-root-user", "--net", "--mount",
+		"sh", "-c", "mount -t tmpfs none /mnt && { "+server+" 'inner socket' </dev/null & } && exec cat"))
+	ready, w := pipe(t)
+	a := h.command(h.TaprootPath(), "attach", "--ready-fd=3", "-p", "8080:80", "-p", "8081:unix:/mnt/server.sock", "--reach=7001", c.pid)
+	a.ExtraFiles = []*os.File{w}
+	a.MustStart()
+	w.Close()
+	if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil {
+		t.Fatalf("not ready: %v: %s", err, a.Err())
+	}
+	serveName(t, c.Namespace, "tcp", ":80", "guest")
+	serveName(t, h.Host, "tcp", "127.0.0.1:7001", "host")
+	wantCall(t, h.Host, "tcp", "127.0.0.1:8080", "guest "+gateway4)
+	awaitCall(t, h.Host, "tcp", "127.0.0.1:8081", "inner socket")
+	if err := syscall.Kill(process(t, h.Lab, server).PID, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	wantNobody(t, h.Host, "tcp", "127.0.0.1:8081")
+	wantCall(t, c.Namespace, "tcp", "127.0.0.1:7001", "host 127.0.0.1")
+	if err := a.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	a.Wait()
+	if !canBind(h.Host, "tcp", 8080) {
+		t.Error("after the end: the port is taken")
+	}
 }
 
 // unixServerProgram PATH TEXT answers with a text on a Unix socket.
