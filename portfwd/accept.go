@@ -62,7 +62,9 @@ func (p *Publisher) acceptFrom(id uint64) bool {
 			p.Stats.Exhausted.Add(1)
 			return false
 		case syscall.EINVAL: // shut down: it will never be ready again, nor silent
-			p.remove(l.Rule)
+			if p.shutDown(l) {
+				p.remove(l.Rule)
+			}
 			return true
 		}
 		// Anything else is about one connection, accept(2) says.

@@ -85,18 +85,17 @@ func (g given) open() (bound, error) {
 	if err != nil {
 		return bound{}, err
 	}
-	return keep(fd, g.file.Name())
+	s, err := keep(fd, g.file.Name())
+	s.given = true
+	return s, err
 }
 
 // inspect looks whether a socket can be published.
 func inspect(f *os.File) (g given, err error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return given{}, err
-	}
-	if e := raw.Control(func(fd uintptr) { g, err = examine(int(fd)) }); e != nil {
-		return given{}, e
-	}
+	err = control(f, func(fd int) (err error) {
+		g, err = examine(fd)
+		return err
+	})
 	g.file = f
 	return g, err
 }

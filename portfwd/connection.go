@@ -44,6 +44,7 @@ func (p *Publisher) served(a *arrival, err error) {
 	}
 	// First: who sees the reset may look at the count.
 	p.countFailure(err)
+	p.noteRefused(a.Listener, err)
 	p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", a.source, "target", a.target, "error", err)
 	relay.Reset(a.file) // or the Mover has
 	a.entry.Close()

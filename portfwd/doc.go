@@ -59,7 +59,8 @@
 // is.
 //
 // A TCP client whose target refuses, is silent, or cannot be reached is reset:
-// it was accepted before anybody could know. UDP has a flow for each client,
+// it was accepted before anybody could know. Where there is a Refuser and nobody
+// in the guest listens, the clients after it are refused instead. UDP has a flow for each client,
 // which ends when nothing went either way for two minutes (RFC 4787 REQ-5), or
 // for 30 seconds if it never had an answer. Replies leave from the address that
 // the client wrote to.

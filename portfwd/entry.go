@@ -53,4 +53,5 @@ type Entry struct {
 type entry struct {
 	Entry
 	sockets []bound
+	paused  []int // indices of sockets, see Refuser
 }

@@ -42,6 +42,8 @@ type bound struct {
 	at   int    // number of the port in the rule's range
 
 	unix *unixFile // nil for those that have no path
+
+	given bool // somebody else may have it too
 }
 
 func closeAll(sockets []bound) {
@@ -150,9 +152,53 @@ func (t *Table) listenAt(r Rule, at netip.AddrPort, v6only bool) (bound, error) 
 	return listenAt(r, at, v6only)
 }
 
-// listenAt opens a socket at an address. It blocks, so that the runtime does
-// not wake this process for connections that another one accepts.
+// listenAt opens a socket at an address.
 func listenAt(r Rule, at netip.AddrPort, v6only bool) (bound, error) {
+	if r.Proto == flow.UDP {
+		return bindAt(r, at, v6only)
+	}
+	if at.Port() == 0 {
+		return listenPicked(r, at, v6only)
+	}
+	s, err := bindAt(r, at, v6only)
+	if err != nil {
+		return s, err
+	}
+	if err := control(s.file, func(fd int) error { return unix.Listen(fd, backlog) }); err != nil {
+		s.file.Close()
+		return bound{}, os.NewSyscallError("listen", err)
+	}
+	return s, nil
+}
+
+// control calls f with a file's descriptor.
+func control(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var callErr error
+	if err := raw.Control(func(fd uintptr) { callErr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return callErr
+}
+
+// listenPicked has the kernel pick the port of a TCP socket, and binds another
+// socket to it by its number: such a one keeps the port while it does not
+// listen, see Refuser.
+func listenPicked(r Rule, at netip.AddrPort, v6only bool) (bound, error) {
+	picked, err := bindAt(r, at, v6only)
+	if err != nil {
+		return bound{}, err
+	}
+	defer picked.file.Close() // both have SO_REUSEADDR, and this one does not listen
+	return listenAt(r, netip.AddrPortFrom(at.Addr(), picked.port), v6only)
+}
+
+// bindAt binds a socket to an address. It blocks, so that the runtime does not
+// wake this process for connections that another one accepts.
+func bindAt(r Rule, at netip.AddrPort, v6only bool) (bound, error) {
 	typ := unix.SOCK_STREAM
 	if r.Proto == flow.UDP {
 		typ = unix.SOCK_DGRAM
@@ -169,7 +215,7 @@ func listenAt(r Rule, at netip.AddrPort, v6only bool) (bound, error) {
 	return bound{file: os.NewFile(uintptr(fd), r.Proto.String()+" "+endpoint(at)), port: port}, nil
 }
 
-// setUp binds a socket, and makes it listen.
+// setUp binds a socket.
 func setUp(fd int, r Rule, at netip.AddrPort, v6only bool) (port uint16, err error) {
 	if at.Addr().Is6() {
 		only := 0
@@ -197,11 +243,6 @@ func setUp(fd int, r Rule, at netip.AddrPort, v6only bool) (port uint16, err err
 	}
 	if err := bind(fd, at); err != nil {
 		return 0, err
-	}
-	if r.Proto == flow.TCP {
-		if err := unix.Listen(fd, backlog); err != nil {
-			return 0, os.NewSyscallError("listen", err)
-		}
 	}
 	return portOf(fd)
 }

@@ -38,8 +38,9 @@ type bench struct {
 	table     *Table
 	guest     *guest
 	flows     *flow.Table
-	root      string     // the guest's root directory
-	publisher *Publisher // of now
+	root      string        // the guest's root directory
+	publisher *Publisher    // of now
+	refused   chan SocketID // what Publishers tell
 
 	stop  context.CancelFunc
 	ended chan struct{}
@@ -48,7 +49,7 @@ type bench struct {
 // newBench starts both until the test ends.
 func newBench(t *testing.T, limits flow.Config) *bench {
 	t.Helper()
-	b := &bench{guest: &guest{dialed: make(chan dialed, 100), datagrams: make(chan datagram, 1000)}, flows: flow.New(limits)}
+	b := &bench{refused: make(chan SocketID, 1000), guest: &guest{dialed: make(chan dialed, 100), datagrams: make(chan datagram, 1000)}, flows: flow.New(limits)}
 	b.root = t.TempDir()
 	b.table = NewTable(TableConfig{Carrier: b, Sockets: socketsHere, Root: b.openRoot})
 	b.start(t)
@@ -77,6 +78,7 @@ func (b *bench) start(t *testing.T) {
 	p, err := NewPublisher(PublisherConfig{
 		Dial: b.guest.dial, SendUDP: b.guest.send, GuestSocket: socketHere, UnixSocket: b.connectUnix, Flows: b.flows, Mover: mover,
 		Addresses: Addresses{Gateway4: gateway4, Gateway6: gateway6, Guest4: guest4, Guest6: guest6},
+		Refused:   func(id SocketID) { b.refused <- id },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -136,6 +138,18 @@ func (b *bench) Unpublish(rule int, existing Existing) error {
 	if existing == ExistingKilled {
 		b.publisher.Kill(rule)
 	}
+	return nil
+}
+
+// Pause implements Carrier.
+func (b *bench) Pause(id SocketID) error {
+	b.publisher.Pause(id)
+	return nil
+}
+
+// Resume implements Carrier.
+func (b *bench) Resume(id SocketID) error {
+	b.publisher.Resume(id)
 	return nil
 }
 

@@ -60,6 +60,10 @@ type PublisherConfig struct {
 	// an answer lives 30 seconds at most.
 	UDPIdle time.Duration
 
+	// Refused is told of TCP listeners whose clients the guest refuses, each ten
+	// times a second at most. It must not block. nil: nobody is told.
+	Refused func(SocketID)
+
 	// Log gets each connection at level Debug; nil means no log.
 	Log *slog.Logger
 }
@@ -130,6 +134,9 @@ type listener struct {
 	id     uint64
 	socket *socket.Socket
 	spots  []spot
+
+	paused  bool      // guarded by Publisher.mu: it does not listen
+	refused time.Time // guarded by Publisher.mu: when that was told last
 }
 
 // NewPublisher returns a Publisher whose Run is to be called once: it releases
@@ -233,8 +240,9 @@ func (p *Publisher) add(l *listener) error {
 	if p.closed {
 		return os.ErrClosed
 	}
-	if p.listeners[k] != nil {
+	if old := p.listeners[k]; old != nil {
 		l.socket.Release()
+		p.resumeLocked(old) // what is published listens
 		return nil
 	}
 	if l.Proto == flow.UDP {

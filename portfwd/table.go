@@ -27,6 +27,12 @@ type Carrier interface {
 	// Unpublish makes the engine close the sockets of a rule. It returns when
 	// it has, so that the ports are free.
 	Unpublish(rule int, e Existing) error
+
+	// Pause makes the engine take a TCP socket out of listening, and Resume make
+	// it listen again. Without an engine they do nothing: sockets that are
+	// published listen.
+	Pause(id SocketID) error
+	Resume(id SocketID) error
 }
 
 // Existing says what becomes of the connections of a rule that is removed.
@@ -192,7 +198,7 @@ func (t *Table) enter(new Entry, sockets []bound) (*entry, error) {
 	}
 	t.last++
 	new.ID = t.last
-	e := &entry{new, sockets}
+	e := &entry{Entry: new, sockets: sockets}
 	t.entries[e.ID] = e
 	t.tellLocked(RuleAdded, e.Entry)
 	return e, nil
@@ -260,6 +266,7 @@ func (t *Table) remove(id int, existing Existing) error {
 func (t *Table) Republish() error {
 	t.carrying.Lock()
 	defer t.carrying.Unlock()
+	t.resumeAll()
 	if err := t.publish(t.all()); err != nil {
 		return fmt.Errorf("publish again: %w", err)
 	}

@@ -51,6 +51,9 @@ func (r *recorder) publishedNow() []Listener {
 	return slices.Clone(r.published)
 }
 
+func (r *recorder) Pause(SocketID) error  { return nil }
+func (r *recorder) Resume(SocketID) error { return nil }
+
 func newRecorded(t *testing.T) (*Table, *recorder) {
 	r := &recorder{}
 	table := NewTable(TableConfig{Carrier: r, Sockets: socketsHere})

@@ -37,7 +37,7 @@ func (s *supervisor) newAuto(ctx context.Context, c portfwd.AutoConfig) (*portfw
 	var diag *os.File
 	var err error
 	if c.Direction == portfwd.Inbound {
-		diag, err = s.oneInGuest(ctx, userns.Socket{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_SOCK_DIAG})
+		diag, err = s.diagInGuest(ctx)
 	} else {
 		diag, err = diagSocket()
 	}
@@ -46,6 +46,18 @@ func (s *supervisor) newAuto(ctx context.Context, c portfwd.AutoConfig) (*portfw
 	}
 	c.Table, c.Log = s.rules, s.log
 	return portfwd.NewAuto(c, diag), nil
+}
+
+// diagInGuest returns a socket that tells of the guest's sockets.
+func (s *supervisor) diagInGuest(ctx context.Context) (*os.File, error) {
+	return s.oneInGuest(ctx, userns.Socket{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_SOCK_DIAG})
+}
+
+// refuse has published ports refuse clients while nobody listens, until ctx ends.
+func (s *supervisor) refuse(ctx context.Context) {
+	if err := s.refuser.Run(ctx); err != nil && ctx.Err() == nil {
+		s.log.Debug("published ports stay open", "error", err) // as where the namespace is not known
+	}
 }
 
 // diagSocket returns a socket that tells of the host's sockets.

@@ -78,6 +78,11 @@ type Config struct {
 	// If one cannot be, nothing is.
 	Rules []portfwd.Rule
 
+	// Refuse has published TCP ports refuse clients while nobody in the guest
+	// listens behind them, see portfwd.Refuser. Otherwise clients are accepted and
+	// reset.
+	Refuse bool
+
 	// Listeners are sockets of the host that the caller opened (socket
 	// activation): a port that would be bound where one is already uses it. They
 	// belong to the caller.

@@ -158,6 +158,7 @@ func (g *gateway) addPorts() (err error) {
 		Addresses:   portAddresses(&g.spec.Plan),
 		HostAddrs:   g.spec.Host.Addresses,
 		HoldBack:    true,
+		Refused:     g.tellRefused,
 		Log:         g.log,
 	}
 	if g.stack != nil {
@@ -308,6 +309,10 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		}
 		g.flows.ForgetRule(m.Unpublish)
 		_ = w.send(message{Closed: m.Unpublish}) // the supervisor may be gone
+	case m.Pause != nil:
+		g.ports.Pause(*m.Pause)
+	case m.Resume != nil:
+		g.ports.Resume(*m.Resume)
 	case m.Host != nil && g.stack == nil:
 		g.ports.SetHostAddrs(m.Host.Addresses)
 	case m.Host != nil:
@@ -348,4 +353,9 @@ func (g *gateway) publish(w *wire, listeners []portfwd.Listener, files []*os.Fil
 		g.missed = time.Now()
 		_ = w.send(message{Missed: true}) // the supervisor may be gone
 	}
+}
+
+// tellRefused has the supervisor look who listens in the guest.
+func (g *gateway) tellRefused(id portfwd.SocketID) {
+	_ = g.wire.send(message{Refused: &id}) // the supervisor may be gone
 }

@@ -105,6 +105,10 @@ func (c carrier) Unpublish(id int, existing portfwd.Existing) error {
 	}
 }
 
+func (c carrier) Pause(id portfwd.SocketID) error { return c.tell(message{Pause: &id}) }
+
+func (c carrier) Resume(id portfwd.SocketID) error { return c.tell(message{Resume: &id}) }
+
 func (c carrier) tell(m message, files ...*os.File) error {
 	err := c.s.current().wire.send(m, files...)
 	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
@@ -179,6 +183,9 @@ func (s *supervisor) hear(m message) {
 	}
 	if m.Limited != nil && *m.Limited <= flow.ICMP {
 		s.events.tell(EventFlowLimit, m.Limited.String())
+	}
+	if m.Refused != nil && s.refuser != nil {
+		s.refuser.Note(*m.Refused)
 	}
 	if m.Missed {
 		select {

@@ -24,6 +24,9 @@ type supervisor struct {
 	device *os.File
 	rules  *portfwd.Table
 
+	// refuser is nil if published ports are always open.
+	refuser *portfwd.Refuser
+
 	// gone gets why the device is gone, once.
 	gone chan error
 
@@ -104,6 +107,9 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer s.rules.Close()
 	defer cancel() // so that nobody who publishes waits for an engine that does not listen
 	wg.Go(func() { s.keep(ctx, starter) })
+	if s.refuser != nil {
+		wg.Go(func() { s.refuse(ctx) })
+	}
 	wg.Go(func() { s.serveSockets(ctx) })
 	for range connectors {
 		wg.Go(func() { s.serveConnects(ctx) })
@@ -158,6 +164,9 @@ func (s *supervisor) begin(ctx context.Context, engine *process) error {
 		s.cfg.warn(warning, "")
 	}
 	s.rules = s.newTable()
+	if s.cfg.Refuse {
+		s.refuser = portfwd.NewRefuser(s.rules, s.diagInGuest)
+	}
 	return nil
 }
 

@@ -33,19 +33,22 @@ type message struct {
 	Publish   []portfwd.Listener `json:",omitempty"` // with their sockets, maxRights at most
 	Unpublish int                `json:",omitempty"` // the rule's id
 	EndFlows  bool               `json:",omitempty"` // with Unpublish: the rule's flows end too
+	Pause     *portfwd.SocketID  `json:",omitempty"` // that is not to listen
+	Resume    *portfwd.SocketID  `json:",omitempty"` // that is to listen again
 	Sockets   *socketReply       `json:",omitempty"` // with sockets
 	Divert    *divertState       `json:",omitempty"` // with listeners perhaps
 	Query     *query             `json:",omitempty"`
 	Connected *connectReply      `json:",omitempty"` // with a socket perhaps
 
 	// From the engine:
-	Ready  bool           `json:",omitempty"` // packets move
-	Warn   string         `json:",omitempty"` // with Ready: what is not as it was asked for
-	Failed string         `json:",omitempty"` // why it cannot start
-	Gone   string         `json:",omitempty"` // why the device is gone
-	Need   *socketRequest `json:",omitempty"` // sockets inside the guest
-	Closed int            `json:",omitempty"` // the id of a rule whose sockets are closed
-	Missed bool           `json:",omitempty"` // there was no room for a socket to be published
+	Ready   bool              `json:",omitempty"` // packets move
+	Warn    string            `json:",omitempty"` // with Ready: what is not as it was asked for
+	Failed  string            `json:",omitempty"` // why it cannot start
+	Gone    string            `json:",omitempty"` // why the device is gone
+	Need    *socketRequest    `json:",omitempty"` // sockets inside the guest
+	Closed  int               `json:",omitempty"` // the id of a rule whose sockets are closed
+	Refused *portfwd.SocketID `json:",omitempty"` // whose client the guest refused
+	Missed  bool              `json:",omitempty"` // there was no room for a socket to be published
 
 	Connect *connectRequest `json:",omitempty"` // to a Unix socket
 

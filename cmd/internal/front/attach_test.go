@@ -52,7 +52,7 @@ func TestAttachConfig(t *testing.T) {
 				net: plan.Offsets{Interface: "tap0", MTU: 1500},
 				to:  engine.Attachment{Target: userns.Target{PID: 7}, Follow: userns.FollowHolders},
 			}
-			w.Announce = engine.Announce{DNS: true, Search: true}
+			w.Announce, w.Refuse = engine.Announce{DNS: true, Search: true}, true
 			tt.want(&w)
 			w.Plan = w.net
 			var c call

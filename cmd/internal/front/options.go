@@ -148,6 +148,7 @@ func (o *netOptions) config() engine.Config {
 		AllowLinkLocal: o.allowLinkLocal,
 		Rules:          published.Rules,
 		Auto:           published.Auto,
+		Refuse:         true,
 	}
 }
 

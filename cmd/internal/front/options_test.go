@@ -70,7 +70,7 @@ func TestRunConfig(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
 			want := wanted{net: plan.Offsets{Interface: "tap0", MTU: 1500}, guest: userns.Config{Command: []string{"x"}}}
-			want.Announce = engine.Announce{DNS: true, Search: true}
+			want.Announce, want.Refuse = engine.Announce{DNS: true, Search: true}, true
 			tt.want(&want)
 			want.Plan = want.net
 			var c call
