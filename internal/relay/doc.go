@@ -10,7 +10,9 @@
 //
 // A loop serves its connections in one goroutine, which waits by epoll(7). Small
 // pieces are copied, since splicing costs two calls for each; a piece that fills
-// the buffer is followed by splices through a pipe, until one moves little. Buffers
+// the buffer is followed by splices through a pipe, until one moves little. After
+// 16 MiB to which nothing was answered, a way has the kernel tell only of much at
+// once, and looks every 2 ms for what is less. Buffers
 // and pipes are held only while a direction has bytes: an idle connection costs its
 // two descriptors.
 //

@@ -46,10 +46,15 @@ type way struct {
 	at     int32 // where it starts in buffer
 	held   int32 // bytes
 
+	run  int64 // bytes written since the other way moved any, or since it gathered
+	mark int64 // what run was at the clock's last event
+	idle uint8 // how many events of the clock found nothing in turn
+
 	side     uint8 // number of the end it comes from
 	readable bool  // reading may find something
 	stalled  bool  // nothing can be written until the loop is told
 	bulk     bool  // much comes at once: splice
+	gathers  bool  // the source tells only of much, see gather.go; implies bulk
 	finished bool  // the FIN was passed on
 	queued   bool
 }

@@ -21,6 +21,9 @@ const (
 
 	// bell is the event of the loop's own counter, see loop.ring.
 	bell = -1
+
+	// clock is the event of the loop's timer, see loop.tick.
+	clock = -2
 )
 
 // events is what is asked for each socket, edge-triggered.
@@ -33,6 +36,7 @@ type loop struct {
 	raw     syscall.RawConn
 	fd      int // of file
 	bell    int // eventfd(2)
+	clock   int // timerfd_create(2)
 	events  [batch]unix.EpollEvent
 	buffers buffers
 	pipes   pipes
@@ -43,6 +47,8 @@ type loop struct {
 	first *way
 	last  *way
 	hurry int // turns until a way may move much at once
+
+	gathering []*way
 
 	mu sync.Mutex
 	// +checklocks:mu
@@ -72,32 +78,40 @@ func newLoop() (*loop, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	l := &loop{fd: fd, bell: -1, file: os.NewFile(uintptr(fd), "epoll"), streams: newStreams(fd)}
+	l := &loop{fd: fd, bell: -1, clock: -1, file: os.NewFile(uintptr(fd), "epoll"), streams: newStreams(fd)}
 	if l.raw, err = l.file.SyscallConn(); err == nil {
-		err = l.addBell()
+		err = l.addOwn()
 	}
 	if err != nil {
-		l.file.Close()
+		l.discard()
 		return nil, err
 	}
 	return l, nil
 }
 
-// addBell makes the loop's own event.
-func (l *loop) addBell() (err error) {
+// addOwn makes the loop's own events. Their counters are never read: each write
+// and each start of the clock is an event.
+func (l *loop) addOwn() (err error) {
 	if l.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return os.NewSyscallError("eventfd", err)
 	}
-	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: bell}
-	if err := unix.EpollCtl(l.fd, unix.EPOLL_CTL_ADD, l.bell, &event); err != nil {
-		unix.Close(l.bell)
-		return os.NewSyscallError("epoll_ctl", err)
+	if l.clock, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+		return os.NewSyscallError("timerfd_create", err)
+	}
+	for _, own := range []struct {
+		fd    int
+		event int32
+	}{{l.bell, bell}, {l.clock, clock}} {
+		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: own.event}
+		if err := unix.EpollCtl(l.fd, unix.EPOLL_CTL_ADD, own.fd, &event); err != nil {
+			return os.NewSyscallError("epoll_ctl", err)
+		}
 	}
 	return nil
 }
 
 // ring gives the loop an event, and so a reason to come back after the
-// runtime's poller was asked. The counter is never read: each write is an event.
+// runtime's poller was asked.
 func (l *loop) ring() {
 	one := [8]byte{1}
 	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(l.bell), uintptr(unsafe.Pointer(&one)), uintptr(len(one)))
@@ -189,6 +203,7 @@ func (l *loop) discard() {
 	l.stop()
 	l.pipes.close()
 	unix.Close(l.bell)
+	unix.Close(l.clock)
 }
 
 // run serves connections until stop, then resets them.
@@ -248,12 +263,17 @@ func (l *loop) look() (int, syscall.Errno) {
 
 // event serves one event.
 func (l *loop) event(e *unix.EpollEvent) {
-	if e.Fd <= firstStream {
+	switch {
+	case e.Fd <= firstStream:
 		l.streams.event(e)
-	} else if e.Fd == bell {
+	case e.Fd == clock:
+		l.tick()
+	case e.Fd == bell:
 		l.bury()
-	} else if j := l.find(e); j != nil {
-		l.handle(j, int(e.Fd&1), e.Events)
+	default:
+		if j := l.find(e); j != nil {
+			l.handle(j, int(e.Fd&1), e.Events)
+		}
 	}
 }
 
@@ -334,6 +354,7 @@ func (l *loop) end(j *joint, inOrder bool) {
 	j.over = true
 	for i := range j.ways {
 		l.release(&j.ways[i])
+		l.forget(&j.ways[i])
 	}
 	if !l.remove(j) {
 		l.pipes.close() // an idle process shall not have its share of them

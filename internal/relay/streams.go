@@ -9,8 +9,8 @@ import (
 )
 
 // firstStream is the event of the first pair; the next ones count down. Those of
-// joints are positive, and one is the bell.
-const firstStream = bell - 1
+// joints are positive, and two are the loop's own.
+const firstStream = clock - 1
 
 // streams serves the connections of a loop that have a Stream, in a goroutine of
 // its own: what a Stream tells does not come by epoll, and a Stream may make its

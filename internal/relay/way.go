@@ -45,8 +45,10 @@ func (l *loop) fillBuffer(w *way) error {
 	n, err := receive(uintptr(w.source().fd), b[:])
 	if err == nil {
 		w.buffer, w.at, w.held = b, 0, int32(n)
-		w.bulk = n == small
-		w.readable = n == small || w.source().exact
+		if w.bulk = n == small; !w.bulk {
+			l.hasten(w)
+		}
+		w.readable = w.bulk || w.source().exact
 		return nil
 	}
 	l.buffers.give(b)
@@ -68,7 +70,9 @@ func (l *loop) fillPipe(w *way, p pipe) error {
 	n, err := spliceOnce(e.fd, p.w, l.stint())
 	if err == nil && n > 0 {
 		w.pipe, w.held = p, int32(n)
-		w.bulk = n >= worthwhile
+		if w.bulk = n >= worthwhile; !w.bulk {
+			l.hasten(w)
+		}
 		return nil
 	}
 	l.pipes.give(p)
@@ -80,6 +84,11 @@ func (l *loop) fillPipe(w *way, p pipe) error {
 		w.readable = e.exact
 	default:
 		return err
+	}
+	if w.bulk {
+		l.gather(w)
+	} else {
+		l.hasten(w)
 	}
 	return nil
 }
@@ -98,7 +107,7 @@ func (l *loop) flush(w *way) error {
 		}
 		w.at += int32(n)
 		w.held -= int32(n)
-		w.count.Add(int64(n))
+		l.moved(w, n)
 	}
 	l.release(w)
 	return nil
