@@ -130,11 +130,37 @@ func (p *Publisher) serveLocal(a *arrival) {
 func (p *Publisher) serveUnix(a *arrival) {
 	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
 	defer cancel()
-	target, err := p.cfg.UnixSocket(ctx, a.Rule)
+	target, err := p.dialUnix(ctx, a.Rule)
 	if err == nil {
 		err = p.join(target, a)
 	}
 	p.served(a, err)
+}
+
+const (
+	// fullPause and fullLongest are the first and the longest pause before a
+	// Unix socket with a full backlog is tried again. There is nothing that
+	// could be waited for.
+	fullPause   = 2 * time.Millisecond
+	fullLongest = 100 * time.Millisecond
+)
+
+// dialUnix connects to the Unix socket that a rule leads to. Where its program is
+// slow to accept, that takes as long as ctx allows: connect(2) of TCP waits too.
+func (p *Publisher) dialUnix(ctx context.Context, rule int) (*os.File, error) {
+	for pause := fullPause; ; pause = min(2*pause, fullLongest) {
+		target, err := p.cfg.UnixSocket(ctx, rule)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return target, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, err
+		}
+	}
 }
 
 // join has the Mover serve two sockets, and the flow end with them. Where it

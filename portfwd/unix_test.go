@@ -129,6 +129,45 @@ func TestUnixReset(t *testing.T) {
 	wantRefused(t, e.at("127.0.0.1"))
 }
 
+// TestUnixBacklog has clients wait for a program that is slow to accept.
+func TestUnixBacklog(t *testing.T) {
+	b := newBench(t, flow.Config{})
+	path := filepath.Join(b.root, "slow.sock")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 1))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	l, err := net.FileListener(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	e := b.add(t, Rule{Listen: addrPort("127.0.0.1:0"), TargetUnix: "/slow.sock"})
+	var clients []*net.TCPConn
+	for range 10 {
+		clients = append(clients, dial(t, e.at("127.0.0.1")))
+	}
+	settle.Until(t, "the backlog is full", func() bool { return b.publisher.Stats.Connected.Load() >= 2 })
+	go func() {
+		for range clients {
+			if c, err := l.Accept(); err == nil {
+				c.Write([]byte("served"))
+				c.Close()
+			}
+		}
+	}()
+	for i, c := range clients {
+		if got, err := io.ReadAll(c); string(got) != "served" || err != nil {
+			t.Errorf("client %d: got %q, %v, want to be served", i, got, err)
+		}
+	}
+}
+
 // TestUnixEscape: no link of the guest's leads out of its root.
 func TestUnixEscape(t *testing.T) {
 	b := newBench(t, flow.Config{})
