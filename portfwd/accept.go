@@ -17,13 +17,15 @@ const (
 	acceptTurn = 64
 
 	// exhaustedPause is how long nothing is accepted when there is no
-	// descriptor left, unless a connection ends before. The clients wait in
-	// the listen queue.
+	// descriptor left, not even to turn a client away, unless a connection ends
+	// before. The clients wait in the listen queue.
 	exhaustedPause = 100 * time.Millisecond
 )
 
 // accept serves the TCP listeners until the poller is closed.
 func (p *Publisher) accept() error {
+	p.spare.fill()
+	defer p.spare.spend()
 	var ready []socket.Readiness
 	var err error
 	for {
@@ -60,7 +62,9 @@ func (p *Publisher) acceptFrom(id uint64) bool {
 			return true
 		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
 			p.Stats.Exhausted.Add(1)
-			return false
+			if err := p.turnAway(l); err != nil {
+				return err == syscall.EAGAIN
+			}
 		case syscall.EINVAL: // shut down: it will never be ready again, nor silent
 			if p.shutDown(l) {
 				p.remove(l.Rule)

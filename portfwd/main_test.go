@@ -243,7 +243,10 @@ func (g *guest) dial(_ context.Context, source, target netip.AddrPort) (Conn, er
 	if g.taken[source] {
 		return nil, syscall.EADDRINUSE
 	}
-	g.dialed <- dialed{source, target}
+	select {
+	case g.dialed <- dialed{source, target}:
+	default: // nobody counts that far
+	}
 	return newEcho(), nil
 }
 

@@ -105,6 +105,7 @@ type Publisher struct {
 	datagrams *datagrams
 	acceptor  *socket.Poller // of TCP listeners
 	freed     chan struct{}  // receives when a connection has ended
+	spare     spare
 	spots     spots
 
 	connections sync.WaitGroup

@@ -305,6 +305,69 @@ func TestExhausted(t *testing.T) {
 	<-b.guest.dialed
 }
 
+// TestTurnedAway wants clients to be reset while there is no descriptor for
+// them, connections to go on, and nobody to spin.
+func TestTurnedAway(t *testing.T) {
+	b := newBench(t, flow.Config{})
+	e := b.add(t, Rule{Proto: flow.TCP, Listen: netip.MustParseAddrPort("127.0.0.1:0")})
+	old := dial(t, e.at("127.0.0.1"))
+	<-b.guest.dialed
+	if _, err := old.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(old, make([]byte, 1)); err != nil { // it is connected through
+		t.Fatal(err)
+	}
+	const clients = 20
+	var fds []int
+	for range clients {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		patience := unix.NsecToTimeval(int64(settle.Patience))
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+			t.Fatal(err)
+		}
+		fds = append(fds, fd)
+	}
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	low := was
+	low.Cur = 500
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &was)
+	var filling []int
+	for {
+		fd, err := unix.Dup(fds[0])
+		if err != nil {
+			break
+		}
+		filling = append(filling, fd)
+	}
+	for _, fd := range fds {
+		err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(e.Rule.Listen.Port()), Addr: [4]byte{127, 0, 0, 1}})
+		if err == nil {
+			_, err = unix.Read(fd, make([]byte, 1))
+		}
+		if err != syscall.ECONNRESET {
+			t.Errorf("without a descriptor: got %v, want %v", err, syscall.ECONNRESET)
+		}
+	}
+	wantEcho(t, old)
+	if got := b.publisher.Stats.Exhausted.Load(); got < clients || got > 5*clients {
+		t.Errorf("exhausted: got %d times, want about %d", got, clients)
+	}
+	for _, fd := range append(filling, fds...) {
+		unix.Close(fd)
+	}
+	wantEcho(t, dial(t, e.at("127.0.0.1")))
+}
+
 func TestLoopback(t *testing.T) {
 	v4, v6 := serveEcho(t, "127.0.0.1:0"), serveEcho(t, "[::1]:0")
 	for _, tt := range []struct {

@@ -3,11 +3,13 @@ package portfwd
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -300,6 +302,88 @@ func TestLocalRule(t *testing.T) {
 	if err := table.Remove(id); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestThousandAtOnce has a thousand clients of a Table add, look and remove, with
+// an engine behind it.
+func TestThousandAtOnce(t *testing.T) {
+	b := newBench(t, flow.Config{})
+	var wg sync.WaitGroup
+	for i := range 1000 {
+		wg.Go(func() {
+			id, err := b.table.Add(context.Background(), Rule{Proto: flow.TCP, Listen: addrPort("127.0.0.1:0"), Target: port(80)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if !slices.ContainsFunc(b.table.List(), func(e Entry) bool { return e.ID == id && e.Bound == 1 }) {
+				t.Errorf("rule %d is not in the list", id)
+			}
+			remove := b.table.Remove
+			if i%2 == 0 {
+				remove = b.table.RemoveKill
+			}
+			if err := remove(id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	b.publisher.mu.Lock()
+	defer b.publisher.mu.Unlock()
+	if got := len(b.table.List()); got != 0 || len(b.publisher.listeners) != 0 {
+		t.Errorf("left: got %d rules, %d sockets, want none", got, len(b.publisher.listeners))
+	}
+}
+
+// TestRemoveUnderLoad removes a rule again and again while clients come. Each
+// is served, refused or reset, and none waits.
+func TestRemoveUnderLoad(t *testing.T) {
+	b := newBench(t, flow.Config{})
+	listen := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), freeRange(t, 1))
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	var served atomic.Int64
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if once(t, listen) {
+					served.Add(1)
+				}
+			}
+		})
+	}
+	for i := range 50 {
+		e := b.add(t, Rule{Proto: flow.TCP, Listen: listen, Target: port(80)})
+		before := served.Load()
+		settle.Until(t, "a client is served", func() bool { return served.Load() > before })
+		remove := b.table.Remove
+		if i%2 == 0 {
+			remove = b.table.RemoveKill
+		}
+		if err := remove(e.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	stop()
+	wg.Wait()
+	settle.Until(t, "no flows", func() bool { return b.flows.Len(flow.TCP) == 0 })
+}
+
+// once is one client, and tells whether it was served.
+func once(t *testing.T, to netip.AddrPort) bool {
+	c, err := net.DialTimeout("tcp", to.String(), settle.Patience)
+	if err == nil {
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(settle.Patience))
+		if _, err = c.Write([]byte("question")); err == nil {
+			_, err = io.ReadFull(c, make([]byte, 8))
+		}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("neither served nor refused: %v", err)
+	}
+	return err == nil
 }
 
 // TestManyPorts wants 10,000 ports to be one rule that is there in no time, and
