@@ -111,9 +111,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 		wg.Go(func() { s.refuse(ctx) })
 	}
 	wg.Go(func() { s.serveSockets(ctx) })
-	for range connectors {
-		wg.Go(func() { s.serveConnects(ctx) })
-	}
+	wg.Go(func() { s.serveConnects(ctx) })
 	wg.Go(func() { s.republish(ctx) })
 	if s.diversion.rules != nil {
 		wg.Go(func() { s.keepDiversion(ctx) })

@@ -128,28 +128,30 @@ func (u *unixSockets) put(r *connectReply, files []*os.File) {
 	}
 }
 
-// connectors is how many goroutines of the supervisor connect to Unix sockets.
-// One is enough, as connecting does not wait; but a path in the guest may lead
-// to a file system that does, which shall not stop everything else.
+// connectors is how many Unix sockets are connected to at a time. One would be
+// enough, as connecting does not wait; but a path in the guest may lead to a file
+// system that does, which shall not stop everything else.
 const connectors = 4
 
-// serveConnects connects to Unix sockets for the engine until ctx ends.
+// serveConnects connects to Unix sockets for the engine until ctx ends. It does
+// not wait for what is under way then: nobody can interrupt a lookup that a file
+// system of the guest keeps waiting, and it ends with this process at the latest.
 func (s *supervisor) serveConnects(ctx context.Context) {
+	slots := make(chan struct{}, connectors)
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case slots <- struct{}{}:
+		}
+		select {
+		case <-ctx.Done():
+			return
 		case r := <-s.connects:
-			done := make(chan struct{})
 			go func() {
-				defer close(done)
 				s.sendConnected(r)
+				<-slots
 			}()
-			select {
-			case <-done:
-			case <-ctx.Done():
-				return // Nobody can interrupt a lookup; it ends with us, at the latest.
-			}
 		}
 	}
 }

@@ -46,7 +46,7 @@ func TestPublish(t *testing.T) {
 		lab.Need(t, lab.IPv6)
 		_, guest := newPublished(t, l, append(slices.Clone(options),
 			"-p", "8080:80/tcp,udp", "-p", "192.0.2.2:8081:81", "-p", "["+lab.Host6+"]:8081:81/udp",
-			"-p", "*:8082-8084:82-84", "-p", "*:8082:82/udp", "-p", "*:8090:80,source=gateway")...)
+			"-p", "*:8082-8084:82-84", "-p", "*:8082:82/udp", "-p", "*:8090:80/tcp,udp,source=gateway")...)
 		serveEchoes(t, guest, 80, 81, 82, 84)
 		for _, tt := range []struct {
 			from                   *lab.Namespace
@@ -68,6 +68,8 @@ func TestPublish(t *testing.T) {
 			{l.Outside, "udp", join(lab.Host4, 8082), "82 " + lab.Outside4},
 			{l.Outside, "tcp", join(lab.Host4, 8090), "80 " + gateway4},
 			{l.Outside, "tcp", join(lab.Host6, 8090), "80 " + gateway6},
+			{l.Outside, "udp", join(lab.Host4, 8090), "80 " + gateway4},
+			{l.Outside, "udp", join(lab.Host6, 8090), "80 " + gateway6},
 		} {
 			if tt.want == "" {
 				wantNobody(t, tt.from, tt.network, tt.address)
