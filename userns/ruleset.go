@@ -199,13 +199,17 @@ func direction(d byte) nft.Expr {
 
 // labelled matches packets of connections whose label has the bit.
 func labelled(bit uint32) nft.Expr {
-	return nft.Join(nft.LoadCt(unix.NFT_CT_LABELS), nft.Mask(native(bit), native(0)), nft.IsNot(native(0)))
+	return nft.Join(nft.LoadCt(unix.NFT_CT_LABELS), nft.Mask(labelOf(bit), labelOf(0)), nft.IsNot(labelOf(0)))
 }
 
 // label adds a bit to a connection's label.
 func label(bit uint32) nft.Expr {
-	return nft.Join(nft.Immediate(append(native(bit), make([]byte, 12)...)), nft.StoreCt(unix.NFT_CT_LABELS))
+	return nft.Join(nft.Immediate(labelOf(bit)), nft.StoreCt(unix.NFT_CT_LABELS))
 }
+
+// labelOf returns a whole label: of a part, the nft program would not list what it
+// can load.
+func labelOf(bits uint32) []byte { return append(native(bits), make([]byte, 12)...) }
 
 // sign gives a SYN a code point, and remembers it.
 func (r *ruleset) sign(dscp byte) nft.Expr { return nft.Join(r.setDSCP(dscp), label(mark.Signed)) }
@@ -230,7 +234,8 @@ func sourceNotLocal() nft.Expr {
 }
 
 // toListener gives a segment to the socket of its connection, or else to the
-// listener.
+// listener. That it is one of TCP is known, but the nft program does not load what
+// it has listed unless the rule itself says so.
 func (r *ruleset) toListener() nft.Expr {
-	return nft.TProxy(r.family, r.to.Addr().AsSlice(), r.to.Port())
+	return nft.Join(isTCP(), nft.TProxy(r.family, r.to.Addr().AsSlice(), r.to.Port()))
 }

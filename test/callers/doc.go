@@ -4,6 +4,9 @@
 // laboratory (package lab), unchanged and without knowing; each test runs with
 // slirp4netns first, which proves the test, and then with taproot.
 //
+// One test has podman the other way round: inside a guest, where it makes bridges
+// and rules.
+//
 // Callers that Debian does not have are stood in for by the command lines they
 // start and what they do with the process then: recorded_test.go.
 //

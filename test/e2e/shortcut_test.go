@@ -95,6 +95,7 @@ func TestShortcutDisturbed(t *testing.T) {
 		{"table deleted", "nft", "nft delete table ip taproot"},
 		{"chain flushed", "nft", "nft flush chain ip taproot prerouting"},
 		{"other rules loaded", "nft", "nft -f - <<'END'\nflush ruleset\ntable inet own { chain c { type filter hook input priority 0; }; }\nEND"},
+		{"rules saved and loaded", "nft", "nft list ruleset >r.nft && nft flush ruleset && nft -f r.nft"},
 		{"routing rule deleted", "ip", "ip rule del pref 60"},
 		{"routing table flushed", "ip", "ip route flush table 29793"},
 		{"addresses flushed and set", "ip", "ip addr flush dev tap0 && ip addr add 10.0.2.100/24 dev tap0 && ip route add default via 10.0.2.2"},
