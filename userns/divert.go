@@ -61,6 +61,8 @@ type Diversion struct {
 	// +checklocks:mu
 	lacks []error // why options are not all that was wanted
 	// +checklocks:mu
+	clients []*os.File // packet sockets; none without options.entering
+	// +checklocks:mu
 	sysctls []savedSysctl
 	// +checklocks:mu
 	down map[int32]bool // links that were seen to be down
@@ -77,11 +79,12 @@ type Diversion struct {
 //   - a table "taproot" of nf_tables, in each family;
 //   - routing rules of preference 60 (packets with mark 0x50000000/0x70000000 to
 //     table 29793) and 61 (TCP of sockets bound to the device to table 29794);
-//   - in routing table 29793 a local route of all addresses, in 29794 a default
+//   - in routing table 29793 local routes of all addresses, in 29794 a default
 //     route through the device by 192.0.0.8 and fe80::7461:7072:6f6f:7400, and
 //     permanent neighbours of these addresses, which mean the gateway;
 //   - sockets that listen at 192.0.0.8 and 100::8, port 1, where nobody else can
 //     reach them;
+//   - packet sockets bound to lo, if there are such, see Clients;
 //   - for the device the sysctl accept_local = 1 of net.ipv4.conf and, if it was
 //     1 there or for all devices, rp_filter = 2; and net.ipv4.tcp_early_demux = 0.
 //
@@ -99,6 +102,7 @@ func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
 	if err != nil {
 		err = errors.Join(err, v.Remove())
 		closeFiles(v.listeners)
+		closeFiles(v.Clients())
 		return nil, fmt.Errorf("divert TCP of %s: %w", d.Interface, err)
 	}
 	return v, nil
@@ -108,6 +112,20 @@ func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
 // non-blocking. They are the caller's. What they accept has the address of the
 // initiator as its peer's and the one that the initiator connected to as its own.
 func (d *Diversion) Listeners() []*os.File { return d.listeners }
+
+// Clients returns packet sockets (packet(7)) that get the SYNs of TCP sockets in the
+// namespace which stand for clients of published ports, one of each family,
+// non-blocking; none if that is not possible here. They are the caller's. Such a
+// socket has the mark mark.Client, is transparent, and is bound to the client's
+// address. Nobody else gets its SYN: it is to be written to the device, with the
+// code point mark.Entering, to be treated as what comes from outside. All that
+// follows goes from socket to socket. What is read begins with a virtio-net header
+// and an Ethernet header.
+func (d *Diversion) Clients() []*os.File {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.clients
+}
 
 // Nested tells whether connections from networks nested in the guest's are
 // diverted too.
@@ -157,7 +175,11 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 	if exists(trackingPath) {
 		files = append(files, file{trackingPath, unix.O_PATH | unix.O_DIRECTORY})
 	}
-	made, err := n.make(ctx, files, sockets)
+	made, err := n.make(ctx, files, append(slices.Clip(sockets), clientSockets(d.sides)...))
+	if noClientSockets(err, len(sockets)) {
+		d.leaveOutEntering(err)
+		made, err = n.make(ctx, files, sockets)
+	}
 	if err != nil {
 		return n.reachError(ctx, sockets, err)
 	}
@@ -168,8 +190,8 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 		d.tracking = made[len(d.sides)]
 	}
 	made = made[len(files):]
-	d.listeners = made[fixed:]
-	return d.connect(made[:fixed])
+	d.listeners = made[fixed:len(sockets)]
+	return errors.Join(d.addClients(made[len(sockets):]), d.connect(made[:fixed]))
 }
 
 // connect begins to use the netlink sockets of reach, which it takes over.
@@ -243,6 +265,10 @@ func (d *Diversion) setRules() error {
 		switch {
 		case d.options.fib && failed.Object == fibRule:
 			d.options.fib = false
+		case d.options.entering && failed.Object == enteringRule:
+			d.options.entering = false
+			closeFiles(d.clients)
+			d.clients = nil
 		case d.options.nested:
 			d.options.nested = false
 		default:

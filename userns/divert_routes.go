@@ -26,14 +26,19 @@ func (d *Diversion) routingRules(family uint8) []routingRule {
 func (d *Diversion) tableRoutes(s *side) []tableRoute {
 	return []tableRoute{
 		{family: s.family, table: mark.RouteInside, link: loopbackIndex},
+		{family: s.family, table: mark.RouteInside, link: d.link, metric: boundMetric},
 		{family: s.family, table: mark.RouteBound, link: d.link, gateway: s.bound},
 	}
 }
 
+// boundMetric is that of the route inside for sockets that are bound to the device:
+// those of servers, whose answers to published ports' clients it leads to lo too.
+const boundMetric = 1 << 20
+
 // route makes what a family's packets are routed by. What is there stays.
 func (d *Diversion) route(s *side) error {
 	for _, t := range d.tableRoutes(s) {
-		if t.gateway.IsValid() && d.without(s) {
+		if t.link == d.link && d.without(s) {
 			continue
 		}
 		if t.gateway.IsValid() {

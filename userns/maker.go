@@ -39,7 +39,7 @@ type rawSocket struct {
 	family, kind, protocol uintptr
 	address                [unix.SizeofSockaddrInet6]byte
 	length                 uintptr // of address, 0 for none
-	listen                 bool
+	listen, reuse          bool
 	inet6                  bool
 	v6only                 uint32
 	transparent            [2]uintptr // level and name of the option; 0 for none
@@ -91,6 +91,7 @@ func (s Socket) raw() (r rawSocket, err error) {
 		kind:     uintptr(s.Type | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK),
 		protocol: uintptr(s.Protocol),
 		listen:   s.Listen,
+		reuse:    s.Listen || s.Reuse,
 		inet6:    s.Family == unix.AF_INET6,
 		mark:     s.Mark,
 	}
@@ -162,7 +163,7 @@ func (m *maker) make() bool {
 		if s.inet6 && !m.option(i, fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, &s.v6only) {
 			return false
 		}
-		if s.listen && !m.option(i, fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, &m.yes) {
+		if s.reuse && !m.option(i, fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, &m.yes) {
 			return false
 		}
 		if s.transparent[1] != 0 && !m.option(i, fd, s.transparent[0], s.transparent[1], &m.yes) {

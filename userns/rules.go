@@ -43,6 +43,7 @@ type tableRoute struct {
 	table   uint32
 	link    int32
 	gateway netip.Addr // invalid: every address is local
+	metric  uint32     // 0: the kernel's default
 }
 
 // tableRoute adds or deletes the route.
@@ -56,6 +57,9 @@ func (r *rtnl) tableRoute(kind netlink.HeaderType, flags netlink.HeaderFlags, t 
 		a.Uint32(unix.RTA_OIF, uint32(t.link))
 		if t.gateway.IsValid() {
 			a.Bytes(unix.RTA_GATEWAY, t.gateway.AsSlice())
+		}
+		if t.metric != 0 {
+			a.Uint32(unix.RTA_PRIORITY, t.metric)
 		}
 	})
 }

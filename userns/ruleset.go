@@ -13,6 +13,9 @@ import (
 
 // Priorities of our chains among those of others (netfilter_ipv4.h).
 const (
+	// beforeTracking is before connection tracking (raw, -300).
+	beforeTracking = -300
+
 	// last is after all others: a mark that they set does not undo ours, and they
 	// see packets as they would without us.
 	last = math.MaxInt32
@@ -45,10 +48,14 @@ type ruleset struct {
 type options struct {
 	nested bool // SYNs forwarded from other networks are diverted too
 	fib    bool // SYNs whose source is not local are left alone
+
+	// entering lets sockets that stand for clients of published ports connect to
+	// the guest.
+	entering bool
 }
 
 // allOptions are all of them, nested if that is wanted.
-func allOptions(nested bool) options { return options{nested: nested, fib: true} }
+func allOptions(nested bool) options { return options{nested: nested, fib: true, entering: true} }
 
 // fibRule is the rule that wants options.fib, as errors name it.
 const fibRule = "rule local transparent"
@@ -64,13 +71,11 @@ func (r *ruleset) table() nft.Table {
 			{Name: "stray", Exprs: nft.Join(flags(), nft.IsNot([]byte{bareSYN}), label(mark.Flow))},
 			{Name: "divert", Exprs: nft.Join(inside(), r.toListener(), nft.Accept())},
 		}},
-		nft.Chain{Name: "output", Type: "route", Hook: unix.NF_INET_LOCAL_OUT, Priority: last, Rules: []nft.Rule{
-			{Name: "others", Exprs: nft.Join(notTCP(), nft.Accept())},
-			{Name: "inside", Exprs: nft.Join(diverted(), inside(), nft.Accept())},
-			{Name: "answer", Exprs: nft.Join(flags(), nft.Is([]byte{synACK}), answered(), label(mark.Flow), nft.Accept())},
-			{Name: "syn", Exprs: nft.Join(r.device(unix.NFT_META_OIF), bare(), nft.Jump("local"))},
-		}},
+		nft.Chain{Name: "output", Type: "route", Hook: unix.NF_INET_LOCAL_OUT, Priority: last, Rules: r.output()},
 		nft.Chain{Name: "prerouting", Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: last, Rules: r.prerouting()})
+	if r.wants.entering {
+		t.Chains = append(t.Chains, r.entering()...)
+	}
 	if r.wants.nested {
 		t.Chains = append(t.Chains,
 			nft.Chain{Name: "nested", Rules: r.signed(mark.Nested)},
@@ -82,6 +87,21 @@ func (r *ruleset) table() nft.Table {
 			}})
 	}
 	return t
+}
+
+// output returns the rules for what is sent here: packets of diverted connections,
+// the listener's first answers, answers to clients of published ports, and SYNs.
+func (r *ruleset) output() []nft.Rule {
+	rules := []nft.Rule{
+		{Name: "others", Exprs: nft.Join(notTCP(), nft.Accept())},
+		{Name: "inside", Exprs: nft.Join(diverted(), inside(), nft.Accept())},
+	}
+	if r.wants.entering {
+		rules = append(rules, nft.Rule{Name: "to client", Exprs: nft.Join(toClient(), inside(), nft.Accept())})
+	}
+	return append(rules,
+		nft.Rule{Name: "answer", Exprs: nft.Join(flags(), nft.Is([]byte{synACK}), answered(), label(mark.Flow), nft.Accept())},
+		nft.Rule{Name: "syn", Exprs: nft.Join(r.device(unix.NFT_META_OIF), bare(), nft.Jump("local"))})
 }
 
 // prerouting returns the rules for what comes in: packets of diverted connections
@@ -97,6 +117,11 @@ func (r *ruleset) prerouting() []nft.Rule {
 		{Name: "lo", Exprs: nft.Join(onDevice(unix.NFT_META_IIF, loopbackIndex), diverted(), inside(), r.toListener(), nft.Accept())},
 		{Name: "rest of lo", Exprs: nft.Join(onDevice(unix.NFT_META_IIF, loopbackIndex), nft.Accept())},
 		{Name: "put back", Exprs: nft.Join(r.device(unix.NFT_META_IIF), r.hasDSCP(mark.Local, 0x3f), nft.Jump("back"))},
+	}
+	if r.wants.entering {
+		rules = append(rules,
+			nft.Rule{Name: "entering", Exprs: nft.Join(r.device(unix.NFT_META_IIF), bare(), r.hasDSCP(mark.Entering, 0x3f), entered(), nft.Accept())},
+			nft.Rule{Name: "to client", Exprs: nft.Join(toClient(), inside(), nft.Accept())})
 	}
 	if r.wants.nested {
 		rules = append(rules, nft.Rule{Name: "inside", Exprs: nft.Join(diverted(), inside(), r.toListener(), nft.Accept())})
@@ -138,6 +163,7 @@ func (r *ruleset) signed(dscp byte) []nft.Rule {
 // (nf_conntrack_common.h).
 const (
 	stateInvalid     = 1 << 0
+	stateNew         = 1 << 3
 	stateUntracked   = 1 << 6
 	statusTranslated = 1<<4 | 1<<5 // IPS_SRC_NAT, IPS_DST_NAT
 )

@@ -38,6 +38,10 @@ type Socket struct {
 	// net.ipv6.bindv6only says.
 	V6Only bool
 
+	// Reuse lets several of them have the same address (SO_REUSEADDR in socket(7))
+	// while none of them listens.
+	Reuse bool
+
 	// Transparent lets it have addresses of others (IP_TRANSPARENT in ip(7)), to
 	// bind to and to be given connections to (tproxy).
 	Transparent bool

@@ -8,6 +8,7 @@ import (
 
 // Numbers of netfilter.h and nf_tables.h that package unix does not have.
 const (
+	nfDrop        = 0
 	nfAccept      = 1
 	tproxyFamily  = 1 // NFTA_TPROXY_FAMILY
 	tproxyRegAddr = 2
@@ -103,6 +104,12 @@ func Mask(mask, flip []byte) Expr {
 
 // Accept ends the chain that is at the hook; those of others go on.
 func Accept() Expr { return verdict(nfAccept, "") }
+
+// Drop drops the packet.
+func Drop() Expr { return verdict(nfDrop, "") }
+
+// NoTrack keeps connection tracking from seeing a packet, before it does.
+func NoTrack() Expr { return element("notrack", nil) }
 
 // Return goes back to the chain that jumped here.
 func Return() Expr { return verdict(unix.NFT_RETURN, "") }

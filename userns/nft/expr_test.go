@@ -33,6 +33,8 @@ func TestExpressions(t *testing.T) {
 		"mask":         {Mask(addr, addr), []expr.Any{&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: addr, Xor: addr}}},
 		"immediate":    {Immediate(addr), []expr.Any{&expr.Immediate{Register: register, Data: addr}}},
 		"accept":       {Accept(), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}},
+		"drop":         {Drop(), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}},
+		"no track":     {NoTrack(), []expr.Any{&expr.Notrack{}}},
 		"return":       {Return(), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}},
 		"jump":         {Jump("chain"), []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: "chain"}}},
 		"tproxy": {TProxy(unix.NFPROTO_IPV4, addr, 0x0102), []expr.Any{

@@ -5,7 +5,7 @@
 // # Code points
 //
 // A frame says by the DSCP of its packet (RFC 2474) what the rules have made of
-// it, or what they shall do. The two values are of the pool for experimental and
+// it, or what they shall do. The values are of the pool for experimental and
 // local use, xxxx11 (RFC 2474 section 6; the pool xxxx01, which was for the same
 // use, is open for standards since RFC 8436, and 101101 is taken). The two bits
 // of ECN beside them stay as they are.
@@ -15,6 +15,8 @@
 //	                          its source is that network's, not translated
 //	into the guest   Local    put back: give it to the socket of its connection, a
 //	                          SYN to the listener
+//	                 Entering a SYN of a socket that stands for a client of a
+//	                          published port: its answers are for that
 //
 // From the guest, only SYNs without ACK, RST and FIN carry them. Whatever else the guest is to
 // be told about such a SYN, that nobody answers or that it is not allowed, comes
