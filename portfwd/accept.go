@@ -6,7 +6,6 @@ import (
 	"syscall"
 	"time"
 
-	"taproot/internal/relay"
 	"taproot/internal/socket"
 	"taproot/stack/flow"
 )
@@ -54,10 +53,10 @@ func (p *Publisher) acceptFrom(id uint64) bool {
 	}
 	defer l.socket.Release()
 	for range acceptTurn {
-		f, client, err := l.socket.Accept()
+		fd, client, err := socket.AcceptFrom(l.socket.FD())
 		switch err {
 		case nil:
-			p.admit(l.Listener, f, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()))
+			p.admit(l.Listener, fd, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()))
 		case syscall.EAGAIN:
 			return true
 		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
@@ -88,22 +87,31 @@ func (p *Publisher) pause() {
 }
 
 // admit begins a connection, or resets it where the flow table is full.
-func (p *Publisher) admit(l Listener, f *os.File, client netip.AddrPort) {
+func (p *Publisher) admit(l Listener, fd int, client netip.AddrPort) {
 	if l.Unix {
 		client = noAddress()
 	}
 	source, target, ok := p.ends(l, client)
 	if !ok {
 		p.Stats.Unroutable.Add(1)
-		relay.Reset(f)
+		socket.Reset(fd)
 		return
 	}
-	entry, err := p.open(l, source, target)
+	way := flow.ByFrames
+	if p.isDirect(l, client.Addr()) {
+		way = flow.Shortcut
+	}
+	entry, err := p.open(l, source, target, way)
 	if err != nil {
-		relay.Reset(f)
+		socket.Reset(fd)
 		return
 	}
-	a := &arrival{Listener: l, file: f, client: client, source: source, target: target, entry: entry}
+	a := &arrival{Listener: l, fd: fd, client: client, source: source, target: target, entry: entry}
+	if way == flow.Shortcut {
+		p.serveDirect(a)
+		return
+	}
+	a.keep()
 	p.connections.Go(func() {
 		switch {
 		case l.TargetUnix:
@@ -119,15 +127,19 @@ func (p *Publisher) admit(l Listener, f *os.File, client netip.AddrPort) {
 // An arrival is a client that was accepted and is not connected yet.
 type arrival struct {
 	Listener
-	file           *os.File
+	fd             int      // -1 if it has a file, or the Mover has it
+	file           *os.File // nil if nobody needs one
 	client         netip.AddrPort
 	source, target netip.AddrPort // as the guest is to see them
 	entry          *flow.Flow
+	tries          int       // other source ports that Direct was asked for
+	turned         bool      // Direct was asked for the other family
+	doubted        time.Time // until when an answer to the stack makes Direct doubtful
 }
 
 // open enters a flow of a listener, or counts why not.
-func (p *Publisher) open(l Listener, source, target netip.AddrPort) (*flow.Flow, error) {
-	entry, err := p.cfg.Flows.Open(flow.Key{Proto: flow.TCP, Initiator: source, Target: target})
+func (p *Publisher) open(l Listener, source, target netip.AddrPort, way flow.Way) (*flow.Flow, error) {
+	entry, err := p.cfg.Flows.OpenBy(flow.Key{Proto: flow.TCP, Initiator: source, Target: target}, way)
 	if err != nil {
 		p.Stats.Full.Add(1)
 		return nil, err

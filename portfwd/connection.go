@@ -32,6 +32,7 @@ func (p *Publisher) serveStack(a *arrival) {
 		guest, err = p.dial(a)
 	}
 	if err == nil {
+		p.doubt(a)
 		err = p.joinStack(guest, a)
 	}
 	p.served(a, err)
@@ -46,7 +47,7 @@ func (p *Publisher) served(a *arrival, err error) {
 	p.countFailure(err)
 	p.noteRefused(a.Listener, err)
 	p.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", a.source, "target", a.target, "error", err)
-	relay.Reset(a.file) // or the Mover has
+	a.reset()
 	a.entry.Close()
 	p.free()
 }
@@ -59,7 +60,7 @@ func (p *Publisher) turn(a *arrival) bool {
 	if !ok {
 		return false
 	}
-	entry, err := p.open(a.Listener, source, target)
+	entry, err := p.open(a.Listener, source, target, a.entry.Way())
 	if err != nil {
 		return false
 	}
@@ -260,7 +261,7 @@ func (p *Publisher) countFailure(err error) {
 }
 
 func (p *Publisher) logEnd(inOrder bool, source, target netip.AddrPort, entry *flow.Flow) {
-	p.cfg.Log.Debug("flow ended", "proto", "tcp", "initiator", source, "target", target,
+	p.cfg.Log.Debug("flow ended", "proto", "tcp", "way", entry.Way(), "initiator", source, "target", target,
 		"in_order", inOrder, "to_target", entry.ToTarget.Load(), "to_initiator", entry.ToInitiator.Load())
 }
 

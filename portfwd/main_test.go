@@ -40,6 +40,7 @@ type bench struct {
 	flows     *flow.Table
 	root      string        // the guest's root directory
 	publisher *Publisher    // of now
+	direct    Direct        // of each, nil for none
 	refused   chan SocketID // what Publishers tell
 
 	stop  context.CancelFunc
@@ -49,7 +50,16 @@ type bench struct {
 // newBench starts both until the test ends.
 func newBench(t *testing.T, limits flow.Config) *bench {
 	t.Helper()
-	b := &bench{refused: make(chan SocketID, 1000), guest: &guest{dialed: make(chan dialed, 100), datagrams: make(chan datagram, 1000)}, flows: flow.New(limits)}
+	return newDirectBench(t, limits, nil)
+}
+
+// newDirectBench is newBench with something that connects past the stack.
+func newDirectBench(t *testing.T, limits flow.Config, d Direct) *bench {
+	t.Helper()
+	b := &bench{
+		direct: d, refused: make(chan SocketID, 1000),
+		guest: &guest{dialed: make(chan dialed, 100), datagrams: make(chan datagram, 1000)}, flows: flow.New(limits),
+	}
 	b.root = t.TempDir()
 	b.table = NewTable(TableConfig{Carrier: b, Sockets: socketsHere, Root: b.openRoot})
 	b.start(t)
@@ -82,6 +92,9 @@ func (b *bench) start(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if b.direct != nil {
+		p.SetDirect(b.direct)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	b.publisher, b.stop, b.ended = p, stop, make(chan struct{})

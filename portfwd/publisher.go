@@ -102,6 +102,7 @@ type Publisher struct {
 	cfg       PublisherConfig
 	hostAddrs atomic.Pointer[addrSet]
 	addresses atomic.Pointer[Addresses]
+	direct    Direct // nil if there is none
 	datagrams *datagrams
 	acceptor  *socket.Poller // of TCP listeners
 	freed     chan struct{}  // receives when a connection has ended
@@ -182,6 +183,10 @@ func (p *Publisher) SetHostAddrs(addrs []netip.Addr) {
 	p.hostAddrs.Store(&set)
 }
 
+// SetDirect has d connect to the guest, where it can, instead of the stack. It is called
+// before Run.
+func (p *Publisher) SetDirect(d Direct) { p.direct = d }
+
 // SetAddresses replaces the guest's and the gateway's addresses. Connections
 // that exist are not touched.
 func (p *Publisher) SetAddresses(a Addresses) { p.addresses.Store(&a) }
@@ -256,6 +261,7 @@ func (p *Publisher) add(l *listener) error {
 	}
 	p.lastID++
 	l.id = p.lastID
+	prepare(l.socket.FD())
 	if err := p.acceptor.Add(l.socket.FD(), l.id); err != nil {
 		return err
 	}

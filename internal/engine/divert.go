@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,10 @@ type divertState struct {
 
 	// On says that the rules stand.
 	On bool
+
+	// Clients is how many of the sockets that come with the first message are packet
+	// sockets, the last ones; see userns.Diversion.Clients.
+	Clients int `json:",omitempty"`
 }
 
 // A diversion is the supervisor's side of the shortcut.
@@ -140,11 +145,12 @@ func (s *supervisor) exceptDivert() []netip.Addr {
 func (d *diversion) tellFirst(engine *process) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var listeners []*os.File
+	var listeners, clients []*os.File
 	if d.rules != nil {
-		listeners = d.rules.Listeners()
+		listeners, clients = d.rules.Listeners(), d.rules.Clients()
 	}
-	return engine.wire.send(message{Divert: &divertState{First: true, On: d.on}}, listeners...)
+	state := divertState{First: true, On: d.on, Clients: len(clients)}
+	return engine.wire.send(message{Divert: &state}, slices.Concat(listeners, clients)...)
 }
 
 // divertPause is how long it takes before rules are made that were changed or left
@@ -293,4 +299,5 @@ func (s *supervisor) undivert() {
 		s.log.Debug("rules of the shortcut not removed", "error", err) // the namespace may be gone
 	}
 	closeAll(s.diversion.rules.Listeners())
+	closeAll(s.diversion.rules.Clients())
 }

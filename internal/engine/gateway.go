@@ -35,6 +35,7 @@ type gateway struct {
 	flows      *flow.Table
 	tcp        *nat.TCP
 	shortcut   *shortcut.Shortcut // nil if there is none
+	dialer     *shortcut.Dialer   // nil if there is none
 	undiverted chan struct{}      // capacity 1: the shortcut does not work
 	wire       *wire
 	udp        *nat.UDP
@@ -262,6 +263,9 @@ func (g *gateway) run(ctx context.Context) error {
 	if g.shortcut != nil {
 		parts["shortcut"], parts["doubts"] = g.shortcut.Run, g.tellUndiverted
 	}
+	if g.dialer != nil {
+		parts["dialer"] = g.dialer.Run
+	}
 	for name, part := range parts {
 		wg.Go(func() {
 			if err := part(ctx); err != nil {
@@ -295,7 +299,7 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		g.publish(w, m.Publish, files)
 		return
 	case m.Sockets != nil:
-		g.sockets.put(m.Sockets, files)
+		g.supply(m.Sockets, files)
 		return
 	case m.Connected != nil:
 		g.unix.put(m.Connected, files)
@@ -320,8 +324,8 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		g.log.Debug("host changed", "addresses", m.Host.Addresses, "servers", m.Host.Servers, "search", m.Host.Search)
 	case m.Plan != nil:
 		g.setPlan(m.Plan)
-	case m.Divert != nil && g.shortcut != nil:
-		g.shortcut.SetEnabled(m.Divert.On)
+	case m.Divert != nil:
+		g.divert(m.Divert.On)
 	}
 	closeAll(files)
 }
@@ -346,6 +350,7 @@ func (g *gateway) publish(w *wire, listeners []portfwd.Listener, files []*os.Fil
 		}
 	}
 	closeAll(files[min(len(listeners), len(files)):])
+	g.expectClients(listeners)
 	if lost > 0 {
 		g.log.Warn("ports not published", "sockets", lost, "error", first)
 	}

@@ -2,9 +2,16 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
+	"slices"
 
+	"golang.org/x/sys/unix"
+
+	"taproot/portfwd"
+	"taproot/stack"
+	"taproot/stack/flow"
 	"taproot/stack/nat"
 	"taproot/stack/shortcut"
 )
@@ -24,7 +31,83 @@ func (g *gateway) awaitDivert(w *wire) error {
 		if len(files) == 0 {
 			return nil
 		}
-		return g.addShortcut(m.Divert.On, files)
+		n := len(files) - min(max(m.Divert.Clients, 0), len(files))
+		return errors.Join(g.addShortcut(m.Divert.On, files[:n]), g.addDialer(m.Divert.On, files[n:]))
+	}
+}
+
+// addDialer makes what connects published ports kernel to kernel, over packet sockets
+// in the guest's namespace, which it takes over. None is no error.
+func (g *gateway) addDialer(on bool, clients []*os.File) (err error) {
+	if len(clients) == 0 {
+		return nil
+	}
+	g.dialer, err = shortcut.NewDialer(shortcut.DialerConfig{
+		Stack: g.stack, Clients: clients, Need: g.needClients, Broken: g.undivert,
+	})
+	if err != nil {
+		return err
+	}
+	g.dialer.SetEnabled(on)
+	g.ports.SetDirect(g.dialer)
+	return nil
+}
+
+// expectClients makes ready for connections to what is published.
+func (g *gateway) expectClients(listeners []portfwd.Listener) {
+	tcp := func(l portfwd.Listener) bool { return l.Proto == flow.TCP && l.Direction == portfwd.Inbound }
+	if g.dialer != nil && slices.ContainsFunc(listeners, tcp) {
+		g.dialer.Prepare()
+		p := g.plan.Load()
+		for _, guest := range valid(p.V4.First().Addr(), p.V6.First().Addr()) {
+			g.stack.Met(guest) // or it is asked now
+		}
+	}
+}
+
+// needClients asks for sockets that stand for clients.
+func (g *gateway) needClients(family int) {
+	r := socketRequest{Family: family, Type: unix.SOCK_STREAM, Client: true}
+	_ = g.wire.send(message{Need: &r}) // if the supervisor is gone, so are we
+}
+
+// supply gives sockets to who asked for them, and takes them over.
+func (g *gateway) supply(r *socketReply, files []*os.File) {
+	switch {
+	case !r.Request.Client:
+		g.sockets.put(r, files)
+	case g.dialer == nil: // not asked for
+		closeAll(files)
+	case r.Error != "":
+		g.dialer.Supply(r.Request.Family, files, errors.New(r.Error))
+	default:
+		g.dialer.Supply(r.Request.Family, files, nil)
+	}
+}
+
+// divert takes over whether the rules stand.
+func (g *gateway) divert(on bool) {
+	if g.shortcut != nil {
+		g.shortcut.SetEnabled(on)
+	}
+	if g.dialer != nil {
+		g.dialer.SetEnabled(on)
+	}
+}
+
+// handleStray shows a segment that the stack knows nothing of to both directions.
+func (g *gateway) handleStray(seg *stack.Stray) bool {
+	if g.dialer != nil {
+		g.dialer.HandleStray(seg)
+	}
+	return g.shortcut.HandleStray(seg)
+}
+
+// undivert notes that the rules do nothing.
+func (g *gateway) undivert() {
+	select {
+	case g.undiverted <- struct{}{}:
+	default: // it is known
 	}
 }
 
@@ -36,19 +119,14 @@ func (g *gateway) addShortcut(on bool, listeners []*os.File) (err error) {
 		Config: g.natConfig(), Stack: g.stack, TCP: g.tcp, Mover: g.mover,
 		Listeners: listeners,
 		Except:    func(a netip.AddrPort) bool { return g.isResolver(a) },
-		Broken: func() {
-			select {
-			case g.undiverted <- struct{}{}:
-			default: // it is known
-			}
-		},
+		Broken:    g.undivert,
 	})
 	if err != nil {
 		return err
 	}
 	g.shortcut.SetEnabled(on)
 	g.stack.HandleSYN(g.shortcut.Handle, shortcut.Points()...)
-	g.stack.HandleStray(g.shortcut.HandleStray)
+	g.stack.HandleStray(g.handleStray)
 	return nil
 }
 

@@ -17,13 +17,13 @@ func TestHearNeed(t *testing.T) {
 		r    socketRequest
 		want bool
 	}{
-		{socketRequest{unix.AF_INET, unix.SOCK_STREAM}, true},
-		{socketRequest{unix.AF_INET, unix.SOCK_DGRAM}, true},
-		{socketRequest{unix.AF_INET6, unix.SOCK_STREAM}, true},
-		{socketRequest{unix.AF_INET6, unix.SOCK_DGRAM}, true},
-		{socketRequest{unix.AF_INET, unix.SOCK_RAW}, false},
-		{socketRequest{unix.AF_PACKET, unix.SOCK_DGRAM}, false},
-		{socketRequest{unix.AF_NETLINK, unix.SOCK_RAW}, false},
+		{socketRequest{Family: unix.AF_INET, Type: unix.SOCK_STREAM}, true},
+		{socketRequest{Family: unix.AF_INET, Type: unix.SOCK_DGRAM}, true},
+		{socketRequest{Family: unix.AF_INET6, Type: unix.SOCK_STREAM}, true},
+		{socketRequest{Family: unix.AF_INET6, Type: unix.SOCK_DGRAM}, true},
+		{socketRequest{Family: unix.AF_INET, Type: unix.SOCK_RAW}, false},
+		{socketRequest{Family: unix.AF_PACKET, Type: unix.SOCK_DGRAM}, false},
+		{socketRequest{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW}, false},
 		{socketRequest{}, false},
 	} {
 		s := &supervisor{needed: make(chan socketRequest, 1)}

@@ -34,7 +34,7 @@ func newGuestSockets(request func(socketRequest) error) *guestSockets {
 // get returns an unconnected socket inside the guest, or waits for one. family
 // and typ are those of socket(2).
 func (g *guestSockets) get(ctx context.Context, family, typ int) (*os.File, error) {
-	r := socketRequest{family, typ}
+	r := socketRequest{Family: family, Type: typ}
 	for {
 		if g.few(r) {
 			if err := g.request(r); err != nil {

@@ -30,8 +30,7 @@ type supervisor struct {
 	// gone gets why the device is gone, once.
 	gone chan error
 
-	// needed are the sockets inside the guest that the engine waits for: two
-	// families of two types at most.
+	// needed are the sockets inside the guest that the engine waits for.
 	needed chan socketRequest
 
 	// connects are the Unix sockets that the engine wants to be connected to.
@@ -77,7 +76,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, 4), connects: make(chan connectRequest, maxConnects), missed: make(chan struct{}, 1), closed: make(chan int, 16)}
+	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, socketKinds), connects: make(chan connectRequest, maxConnects), missed: make(chan struct{}, 1), closed: make(chan int, 16)}
 	s.diversion.doubted = make(chan struct{}, 1)
 	defer w.close()
 

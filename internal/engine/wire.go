@@ -61,10 +61,20 @@ type message struct {
 // A socketRequest asks for unconnected sockets inside the guest.
 type socketRequest struct {
 	Family, Type int // AF_INET or AF_INET6; SOCK_STREAM or SOCK_DGRAM
+
+	// Client wants them to be able to stand for clients of published ports.
+	Client bool `json:",omitempty"`
 }
+
+// socketKinds is how many requests there can be: two families of two types, and of
+// clients.
+const socketKinds = 6
 
 // valid tells whether an engine of ours would ask for it.
 func (r socketRequest) valid() bool {
+	if r.Client && r.Type != unix.SOCK_STREAM {
+		return false
+	}
 	return (r.Family == unix.AF_INET || r.Family == unix.AF_INET6) && (r.Type == unix.SOCK_STREAM || r.Type == unix.SOCK_DGRAM)
 }
 

@@ -19,6 +19,14 @@ func Start(fd int, target *Address) error {
 	return Progress(fd)
 }
 
+// Begin is Start for a socket whose answer cannot be there yet: it does not look.
+func Begin(fd int, target *Address) error {
+	if err := connectTo(uintptr(fd), target); err != syscall.EINTR {
+		return err
+	}
+	return syscall.EINPROGRESS
+}
+
 // Progress tells what has become of a socket that is being connected: nil when it
 // is connected, EINPROGRESS while it is not, and the bare syscall.Errno of
 // connect(2) otherwise. It does not ask connect(2) again, which throws away what
@@ -46,6 +54,37 @@ func Progress(fd int) error {
 // reads the socket then finds what was sent before, and an end like that of a FIN.
 func IsReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.EPIPE)
+}
+
+// Receive takes one message from a socket, without waiting, and returns its length,
+// which may be more than fits into b. The error is a bare syscall.Errno.
+func Receive(fd int, b []byte) (n int, err error) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+			unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// PassOn gives one socket what was sent to another before that was reset, as far as
+// it fits.
+func PassOn(from, to int) {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := unix.Read(from, b)
+		if n <= 0 || err != nil {
+			return
+		}
+		if written, err := unix.Write(to, b[:n]); written < n || err != nil {
+			return
+		}
+	}
 }
 
 // AcceptFrom takes a connection from a listener, without waiting, as a

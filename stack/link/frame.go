@@ -19,7 +19,7 @@ type Frame struct {
 
 	size  int          // bytes of the frame
 	first []byte       // of it, headView bytes or all
-	rest  *buffer.View // with room bytes in front
+	rest  *buffer.View // with room bytes in front; nil if first is all
 }
 
 // minHeaders is the length in bytes of the shortest headers of a datagram, and
@@ -28,6 +28,11 @@ const (
 	minHeaders = header.EthernetMinimumSize + header.IPv4MinimumSize + header.UDPMinimumSize
 	room       = headView - minHeaders
 )
+
+// Whole returns a Frame of one that is in one piece, which stays the caller's.
+func Whole(h tap.Header, frame []byte) Frame {
+	return Frame{Header: h, Head: frame, size: len(frame), first: frame}
+}
 
 // Len returns the length in bytes of the frame, with its Ethernet header.
 func (f *Frame) Len() int { return f.size }
@@ -38,7 +43,7 @@ func (f *Frame) Body(n int) []byte {
 	switch {
 	case n < minHeaders || n > f.size:
 		return nil
-	case f.size <= headView:
+	case f.size <= headView || f.rest == nil:
 		return f.first[n:f.size]
 	}
 	b := f.rest.AsSlice()

@@ -54,28 +54,13 @@ func (s *Shortcut) welcome(fd int, client netip.AddrPort) (key flow.Key) {
 	}
 	s.prove()
 	if a.reset {
-		passOn(a.host, fd)
+		socket.PassOn(a.host, fd)
 		socket.Reset(fd)
 		s.drop(a)
 		return key
 	}
 	s.join(fd, a)
 	return key
-}
-
-// passOn gives the guest what a target had sent before it reset the connection,
-// as far as it fits.
-func passOn(from, to int) {
-	b := make([]byte, 64<<10)
-	for {
-		n, err := unix.Read(from, b)
-		if n <= 0 || err != nil {
-			return
-		}
-		if written, err := unix.Write(to, b[:n]); written < n || err != nil {
-			return
-		}
-	}
 }
 
 // join gives a connection to the Mover.

@@ -278,7 +278,7 @@ func TestPassOn(t *testing.T) {
 			}
 			got <- all
 		}()
-		passOn(from, to)
+		socket.PassOn(from, to)
 		unix.Close(from)
 		unix.Close(to)
 		if all := <-got; !bytes.HasPrefix(said, all) {

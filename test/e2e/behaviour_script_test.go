@@ -31,6 +31,9 @@ type play struct {
 	guest  *lab.Namespace // where its sockets are
 	outer  *lab.Namespace // where those of the shortcut are
 
+	inside *lab.Namespace // of connections from outside, where the others are; else nil
+	own    bool           // there, the listener has one address
+
 	anyWay bool // which way connections take is not looked at
 
 	sockets map[string]*plainSocket
@@ -134,6 +137,8 @@ func (p *play) make(actor string, protocol int) (*plainSocket, error) {
 	where, family := p.lab.Outside, unix.AF_INET
 	if strings.HasPrefix(actor, "guest") {
 		where = p.guest
+	} else if p.inside != nil {
+		where = p.inside
 	}
 	if p.family == 1 {
 		family = unix.AF_INET6
@@ -142,6 +147,9 @@ func (p *play) make(actor string, protocol int) (*plainSocket, error) {
 		p.sockets[actor], err = newPlainSocket(family, protocol)
 		return err
 	})
+	if err == nil && actor == "listener" && p.inside != nil {
+		return p.sockets[actor], p.listenInside()
+	}
 	if err == nil && actor == "listener" {
 		p.open, err = p.sockets[actor].listen(netip.MustParseAddr(families[p.family].outside))
 	}
@@ -154,6 +162,8 @@ func (p *play) target(name string) (netip.AddrPort, error) {
 	case "open":
 		_, err := p.socket("listener")
 		return p.open, err
+	case "unserved":
+		return netip.AddrPortFrom(p.open.Addr(), unservedPort), nil
 	case "inside": // where the rules of the shortcut lead
 		return netip.MustParseAddrPort("192.0.0.8:1"), nil
 	}
@@ -185,14 +195,19 @@ func number(args []string, without int) int {
 
 // listen binds the socket to a port of the kernel's choice and listens there.
 func (s *plainSocket) listen(a netip.Addr) (netip.AddrPort, error) {
-	if err := unix.Bind(s.fd, sockaddr(netip.AddrPortFrom(a, 0))); err != nil {
-		return netip.AddrPort{}, err
-	}
-	if err := unix.Listen(s.fd, 128); err != nil {
+	if err := s.listenAt(netip.AddrPortFrom(a, 0)); err != nil {
 		return netip.AddrPort{}, err
 	}
 	name, err := unix.Getsockname(s.fd)
 	return addrPort(name), err
+}
+
+// listenAt binds the socket and listens.
+func (s *plainSocket) listenAt(a netip.AddrPort) error {
+	if err := unix.Bind(s.fd, sockaddr(a)); err != nil {
+		return err
+	}
+	return unix.Listen(s.fd, 128)
 }
 
 // netWords are what happens to the network between host and outside.

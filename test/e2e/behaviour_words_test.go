@@ -36,6 +36,8 @@ var words = map[string]func(p *play, actor string, args []string) (string, error
 	"drain":    onSocket(drainWord),
 	"wait":     waitWord,
 	"peer":     peerWord,
+	"from":     fromWord,
+	"at":       atWord,
 	"way":      wayWord,
 	"shutdown": onSocket(func(s *plainSocket, _ []string) (string, error) { return "", unix.Shutdown(s.fd, unix.SHUT_WR) }),
 	"close":    ending((*plainSocket).close),
@@ -182,9 +184,14 @@ const (
 )
 
 // wayWord says which way connections to the listener go now: on the shortcut, the
-// guest's namespace has a socket with the listener's port.
+// guest's namespace has a socket with the listener's port or, of connections from
+// outside, with the port from which the last client has connected.
 func wayWord(p *play, _ string, _ []string) (string, error) {
-	_, found, err := ownPort(p.outer, p.open.Port())
+	port := p.open.Port()
+	if p.inside != nil {
+		port = p.last.Port() // of the socket that stands for the client
+	}
+	_, found, err := ownPort(p.outer, port)
 	if found {
 		return byShortcut, err
 	}
