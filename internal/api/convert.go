@@ -1,0 +1,134 @@
+package api
+
+import (
+	"fmt"
+	"net/netip"
+
+	"taproot/internal/engine"
+	"taproot/portfwd"
+	"taproot/stack/flow"
+)
+
+// The directions of flows and rules.
+const (
+	inbound  = "inbound"
+	outbound = "outbound"
+)
+
+// ruleOf returns how a rule is shown. Its counters are those of stats, which is
+// nil if they are not known.
+func ruleOf(e *portfwd.Entry, stats map[int]flow.RuleStats) Rule {
+	r := Rule{
+		ID: e.ID, RuleSpec: specOf(&e.Rule), Spec: e.Rule.Spec(),
+		Auto: e.Auto, State: e.State.String(), Error: e.Err, Bound: e.Bound,
+	}
+	if stats != nil {
+		s := stats[e.ID]
+		r.Counters = &Counters{s.Live, s.Opened, s.Bytes.ToTarget, s.Bytes.ToInitiator}
+	}
+	return r
+}
+
+func rulesOf(entries []portfwd.Entry, stats map[int]flow.RuleStats) []Rule {
+	list := make([]Rule, len(entries)) // not null
+	for i := range entries {
+		list[i] = ruleOf(&entries[i], stats)
+	}
+	return list
+}
+
+// specOf returns what a rule says.
+func specOf(r *portfwd.Rule) RuleSpec {
+	return RuleSpec{
+		Direction: r.Direction.String(), Proto: r.Proto.String(), Ports: r.Count(),
+		Listen: End{r.Listen.Addr(), r.Listen.Port(), r.ListenUnix},
+		Target: End{r.Target.Addr(), r.Target.Port(), r.TargetUnix},
+		Local:  r.Local, Device: r.Device, Source: r.Source.String(), Proxy: r.Proxy,
+		Loopback: r.Loopback, Freebind: r.Freebind, Wait: r.Wait, Weak: r.Weak,
+	}
+}
+
+// rule returns the rule that is meant; the table checks it.
+func (s *RuleSpec) rule() (portfwd.Rule, error) {
+	r := portfwd.Rule{
+		Listen: netip.AddrPortFrom(s.Listen.Address, s.Listen.Port), ListenUnix: s.Listen.Unix,
+		Target: netip.AddrPortFrom(s.Target.Address, s.Target.Port), TargetUnix: s.Target.Unix,
+		Local: s.Local, Device: s.Device, Ports: s.Ports, Proxy: s.Proxy,
+		Loopback: s.Loopback, Freebind: s.Freebind, Wait: s.Wait, Weak: s.Weak,
+	}
+	switch s.Direction {
+	case "", inbound:
+	case outbound:
+		r.Direction = portfwd.Outbound
+	default:
+		return r, fmt.Errorf("direction %q: want %s or %s", s.Direction, inbound, outbound)
+	}
+	switch s.Proto {
+	case "", flow.TCP.String():
+	case flow.UDP.String():
+		r.Proto = flow.UDP
+	default:
+		return r, fmt.Errorf("proto %q: want tcp or udp", s.Proto)
+	}
+	if s.Source == "" {
+		return r, nil
+	}
+	var err error
+	r.Source, err = portfwd.ParseSourceMode(s.Source)
+	return r, err
+}
+
+// flowOf returns how a flow is shown.
+func flowOf(f *flow.Info) Flow {
+	direction := outbound
+	if f.Inbound {
+		direction = inbound
+	}
+	return Flow{
+		ID: f.ID, Proto: f.Proto.String(), Direction: direction, Way: f.Way.String(),
+		Initiator: f.Initiator, Target: f.Target, Rule: f.Rule, Opened: f.Opened,
+		BytesToTarget: f.ToTarget, BytesToInitiator: f.ToInitiator,
+	}
+}
+
+// infoOf returns how an instance is shown; what the instance does not know is
+// left out.
+func infoOf(st *engine.Status) Info {
+	return Info{
+		Engine: Engine{string(st.Engine), st.Since, st.Restarts},
+		Guest: Guest{
+			PID: st.Process, NetNS: st.Path, NetNSInode: st.NetNS,
+			Interface: st.Interface, MTU: st.MTU, Offload: st.Offload,
+			Addresses: orEmpty(st.Addresses), Gateways: orEmpty(st.Gateways), Resolvers: orEmpty(st.Resolvers),
+		},
+		Shortcut: Shortcut{st.Shortcut, st.Without},
+		Sandbox:  Sandbox{Files: st.Sandbox.Files, Calls: st.Sandbox.Calls},
+	}
+}
+
+// orEmpty makes a list that JSON does not write as null.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// statsOf returns how statistics are shown.
+func statsOf(st *engine.Statistics) Stats {
+	s := Stats{
+		Since: st.Since, Shortcut: st.Flows.Shortcut,
+		Protocols: make(map[string]ProtoStats), Counters: make(map[string]uint64, len(st.Counters)),
+	}
+	for _, p := range []flow.Proto{flow.TCP, flow.UDP, flow.ICMP} {
+		proto, bytes := st.Flows.Proto[p], st.Flows.Bytes[p]
+		s.Protocols[p.String()] = ProtoStats{
+			Counters: Counters{proto.Live, proto.Opened, bytes.ToTarget, bytes.ToInitiator},
+			Peak:     proto.Peak, Limit: st.Flows.Limit[p], Refused: proto.Refused,
+		}
+	}
+	for _, c := range st.Counters {
+		s.Counters[c.Name] = c.Value
+	}
+	return s
+}

@@ -1,0 +1,67 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// suffix ends the names of sockets in Directory.
+const suffix = ".sock"
+
+// Directory is where the sockets of this user's instances are: taproot in
+// $XDG_RUNTIME_DIR, or /tmp/taproot-UID where there is none.
+func Directory() string {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "taproot")
+	}
+	return "/tmp/taproot-" + strconv.Itoa(os.Geteuid()) // not $TMPDIR: all sessions shall agree
+}
+
+// Path is where the socket of an instance with a name is.
+func Path(name string) string { return filepath.Join(Directory(), name+suffix) }
+
+// maxName is the longest name in bytes: 107 bytes for a socket's path (unix(7))
+// leave room for a directory.
+const maxName = 48
+
+// CheckName returns what is wrong with the name of an instance, nil if nothing.
+// What is a word of `taproot ctl` is no name.
+func CheckName(name string, words []string) error {
+	switch {
+	case name == "" || len(name) > maxName:
+		return fmt.Errorf("not 1 to %d characters", maxName)
+	case strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != "":
+		return errors.New("not letters, digits, '_', '.' and '-' only")
+	case strings.IndexByte("_.-", name[0]) >= 0:
+		return errors.New("it begins with neither a letter nor a digit")
+	}
+	for _, w := range words {
+		if name == w {
+			return fmt.Errorf("%q is a word of taproot ctl", name)
+		}
+	}
+	return nil
+}
+
+// NewName returns a name for an instance that has none: the word, which is that
+// of its command or something like it, and our process id.
+func NewName(word string) string {
+	const longest = 16
+	word = strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return -1
+	}, filepath.Base(word))
+	if word == "" {
+		word = "run"
+	}
+	return word[:min(len(word), longest)] + "-" + strconv.Itoa(os.Getpid())
+}

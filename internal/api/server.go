@@ -1,0 +1,219 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"taproot/internal/engine"
+	"taproot/portfwd"
+	"taproot/stack/flow"
+)
+
+// An Instance is what the API shows: *engine.Instance, but for its rules.
+type Instance interface {
+	Status() engine.Status
+	Flows(ctx context.Context, which flow.Filter) ([]flow.Info, error)
+	Kill(ctx context.Context, which flow.Filter) (int, error)
+	Statistics(ctx context.Context) (engine.Statistics, error)
+	Events() (events <-chan engine.Event, stop func())
+}
+
+// A Table are the rules that the API shows and changes: *portfwd.Table.
+type Table interface {
+	Add(ctx context.Context, r portfwd.Rule) (id int, err error)
+	Adopt(ctx context.Context, r portfwd.Rule, f *os.File) (id int, err error)
+	Remove(id int) error
+	RemoveKill(id int) error
+	List() []portfwd.Entry
+	Changes() (list []portfwd.Entry, changes <-chan portfwd.Change, stop func())
+}
+
+// A Config is what Listen needs.
+type Config struct {
+	// Name is the instance's, see CheckName.
+	Name string
+
+	// Path is where the socket is; "" means Path(Name).
+	Path string
+
+	// Version is ours.
+	Version string
+
+	// Source holds for published ports that do not say it.
+	Source portfwd.SourceMode
+
+	// Log gets what goes wrong with clients, at debug level; nil means nothing
+	// is logged.
+	Log *slog.Logger
+}
+
+// A Server is the socket. It must be closed, and answers while it runs.
+type Server struct {
+	cfg      Config
+	own      bool // the directory is Directory
+	started  time.Time
+	listener *net.UnixListener
+	file     os.FileInfo // the socket in the file system
+	http     http.Server
+	mux      *http.ServeMux
+	streams  chan struct{} // as many as there are
+
+	instance Instance
+	rules    Table
+
+	closing sync.Once
+	closed  error // what Close returns
+}
+
+// Listen makes the socket, in place of one that is left from a dead instance.
+// Clients may connect from then on; Run answers them. The error wraps ErrLive if
+// somebody else has the name.
+func Listen(cfg Config) (*Server, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg, own: cfg.Path == "", started: time.Now(), streams: make(chan struct{}, maxStreams)}
+	if s.own {
+		s.cfg.Path = Path(cfg.Name)
+	}
+	var err error
+	if s.cfg.Path, err = filepath.Abs(s.cfg.Path); err != nil {
+		return nil, fmt.Errorf("API socket: %w", err)
+	}
+	p, err := lock(filepath.Dir(s.cfg.Path), s.own)
+	if err != nil {
+		return nil, fmt.Errorf("API socket: %w", err)
+	}
+	defer p.unlock()
+	if s.listener, err = p.bind(filepath.Base(s.cfg.Path)); err != nil {
+		return nil, err
+	}
+	if s.file, err = os.Lstat(s.cfg.Path); err != nil {
+		s.listener.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Path returns where the socket is.
+func (s *Server) Path() string { return s.cfg.Path }
+
+// Close stops listening, ends all connections, which ends Run, and removes the
+// socket's file if it is still ours. More calls wait for the first and return
+// the same.
+func (s *Server) Close() error {
+	s.closing.Do(func() { s.closed = s.close() })
+	return s.closed
+}
+
+func (s *Server) close() error {
+	err := s.unlink()
+	return errors.Join(err, s.listener.Close(), ignoreClosed(s.http.Close()))
+}
+
+// unlink removes the socket's file. That goes first: as long as the socket is
+// open, no other file can be taken for it.
+func (s *Server) unlink() error {
+	p, err := lock(filepath.Dir(s.cfg.Path), false)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // somebody has cleaned up
+	}
+	if err != nil {
+		return err
+	}
+	defer p.unlock()
+	return p.remove(filepath.Base(s.cfg.Path), s.file, s.own)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Run answers clients until ctx ends or Close is called. It has goroutines for
+// each connection, all of which have returned when Run returns.
+func (s *Server) Run(ctx context.Context, instance Instance, rules Table) error {
+	s.instance, s.rules = instance, rules
+	s.http.Handler = s.handler()
+	s.http.ReadHeaderTimeout, s.http.ReadTimeout = headerTimeout, bodyTimeout
+	s.http.WriteTimeout, s.http.IdleTimeout = writeTimeout, idleTimeout
+	s.http.MaxHeaderBytes = maxHeader
+	s.http.ErrorLog = log.New(logWriter{s.cfg.Log}, "", 0)
+	s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
+	s.http.BaseContext = func(net.Listener) context.Context { return ctx }
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	s.http.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			conns.Add(1) // by Serve itself
+		case http.StateClosed, http.StateHijacked:
+			conns.Done()
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	us := uint32(os.Geteuid())
+	err := s.http.Serve(&guard{
+		UnixListener: s.listener,
+		trusts:       func(uid uint32) bool { return uid == us || uid == 0 },
+		slots:        make(chan struct{}, maxConns),
+	})
+	_ = s.http.Close() // the connections that there are
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// connKey is where a request's context has its connection.
+type connKey struct{}
+
+// handler returns what answers requests.
+func (s *Server) handler() http.Handler {
+	s.mux = http.NewServeMux()
+	for pattern, h := range s.routes() {
+		s.mux.HandleFunc(pattern, h)
+	}
+	s.mux.HandleFunc("/", s.unknown)
+	return s.mux
+}
+
+// routes are all requests that there are.
+func (s *Server) routes() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET /v1/info":          s.getInfo,
+		"GET /v1/rules":         s.getRules,
+		"POST /v1/rules":        s.postRules,
+		"GET /v1/rules/{id}":    s.getRule,
+		"DELETE /v1/rules/{id}": s.deleteRule,
+		"GET /v1/flows":         s.getFlows,
+		"DELETE /v1/flows":      s.deleteFlows,
+		"GET /v1/stats":         s.getStats,
+		"GET /v1/events":        s.getEvents,
+		"GET /metrics":          s.getMetrics,
+	}
+}
+
+// A logWriter is a log for package http.
+type logWriter struct{ log *slog.Logger }
+
+// Write implements io.Writer.
+func (w logWriter) Write(b []byte) (int, error) {
+	w.log.Debug("API client", "error", string(b))
+	return len(b), nil
+}
+
+var _ io.Writer = logWriter{}
