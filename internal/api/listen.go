@@ -191,9 +191,7 @@ func Sweep() error {
 		return err
 	}
 	for _, path := range names {
-		if _, err := holder(path); errors.Is(err, syscall.ECONNREFUSED) {
-			_ = os.Remove(path) // the next one may
-		}
+		_ = p.vacate(path) // what lives, and what is no socket, stays
 	}
 	_ = unix.Rmdir(p.path) // if that was the last
 	return nil

@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"taproot/test/lab"
@@ -80,6 +82,7 @@ func newLab(t *testing.T) *lab.Lab {
 		if d := difference(mounts(t, l), before); d != "" {
 			t.Errorf("left behind: mounts of the host:\n%s", d)
 		}
+		sweepSockets(t, l)
 		for _, dir := range []string{tmpDir(l), runtimeDir(l)} {
 			for _, name := range entries(t, dir) {
 				t.Errorf("left behind: %s", filepath.Join(dir, name))
@@ -112,6 +115,29 @@ func entries(t *testing.T, dir string) []string {
 		names = append(names, entry.Name())
 	}
 	return names
+}
+
+// sweepSockets removes the API sockets of instances that were killed, which the
+// next instance or list of them would: tests end guests with SIGKILL.
+func sweepSockets(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	dir := filepath.Join(runtimeDir(l), "taproot")
+	if _, err := os.Stat(dir); os.IsNotExist(err) {
+		return
+	}
+	for _, name := range entries(t, dir) {
+		path := filepath.Join(dir, name)
+		if _, err := net.Dial("unix", path); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s: got %v, want %v", path, err, syscall.ECONNREFUSED)
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Error(err)
+	}
 }
 
 // mounts are the mounts that the host sees.

@@ -19,7 +19,7 @@ func arrows() map[string][]string {
 		},
 		"cmd/internal/front": {
 			"cmd/internal/caller", "cmd/internal/front/pasta", "cmd/internal/front/slirp",
-			"internal/engine", "internal/plan", "internal/probe", "portfwd", "stack/policy", "tap", "userns",
+			"internal/api", "internal/engine", "internal/plan", "internal/probe", "portfwd", "stack/policy", "tap", "userns",
 		},
 
 		// Front ends for other programs' callers, whose options follow getopt_long.
@@ -48,6 +48,7 @@ func arrows() map[string][]string {
 		},
 		"stack/link": {"tap"},
 
+		"internal/api":     {"internal/engine", "portfwd", "stack/flow"}, // docs/decisions/026-control-api.md
 		"internal/control": {"stack/flow"},
 		"internal/relay":   {},
 		"internal/socket":  {},

@@ -71,7 +71,7 @@ func homes() map[string]home {
 		},
 		"golang.org/x/sys": {
 			in: []string{
-				"cmd/internal/caller", "cmd/internal/front/pasta", "internal/engine", "internal/plan", "internal/probe", "internal/relay",
+				"cmd/internal/caller", "cmd/internal/front/pasta", "internal/api", "internal/engine", "internal/plan", "internal/probe", "internal/relay",
 				"internal/socket", "portfwd", "stack/link", "stack/nat", "stack/shortcut", "tap", "tap/taptest", "test/bench", "test/lab", "userns", "userns/nft", "userns/sandbox",
 			},
 			tests:    []string{"test/callers", "test/e2e"},

@@ -26,6 +26,7 @@ type attachOptions struct {
 	tapFD, readyFD, exitFD int // -1: none
 	configure              bool
 	verbose                bool
+	apiOptions
 }
 
 // attachCommand gives a namespace that exists a network.
@@ -61,6 +62,7 @@ func (o *attachOptions) register(fs *pflag.FlagSet) {
 	fs.Var(&value[int]{result: &o.exitFD, preset: "none", kind: "FD",
 		parse: last(parseFD)}, "exit-fd", "ends it when it hangs up")
 	o.netOptions.register(fs)
+	o.apiOptions.register(fs)
 	fs.BoolVarP(&o.verbose, "verbose", "v", false, "log each step")
 }
 
@@ -68,6 +70,9 @@ func (o *attachOptions) register(fs *pflag.FlagSet) {
 // returns the namespace that is meant; the zero Target stands for none.
 func (o *attachOptions) check(changed func(option string) bool, operands []string) (userns.Target, error) {
 	if err := o.netOptions.check(changed); err != nil {
+		return userns.Target{}, err
+	}
+	if err := o.apiOptions.check(); err != nil {
 		return userns.Target{}, err
 	}
 	const remedy = "see: taproot attach --help"
@@ -150,6 +155,10 @@ func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns
 	cfg.Warn = p.warn
 	cfg.Log = newLog(p.err, o.verbose)
 
+	served, err := p.serve(&o.apiOptions, "attach", o.source, cfg.Log)
+	if err != nil {
+		return err
+	}
 	ctx, caught := caller.Signals(ctx)
 	ctx, leave := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
@@ -157,6 +166,7 @@ func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns
 		if err := p.tellPicked(cfg.Rules, in.Rules.List()); err != nil {
 			return err
 		}
+		served.run(ctx, in)
 		d.ready.Ready()
 		wg.Go(func() {
 			if d.exit.HungUp(ctx) {
@@ -168,6 +178,7 @@ func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns
 	err = p.attach(ctx, a, cfg)
 	hungUp := errors.Is(context.Cause(ctx), errHungUp)
 	leave(nil)
+	served.close()
 	wg.Wait()
 	if s := caught(); s != syscall.Signal(0) {
 		p.status = caller.DieBy(s)

@@ -38,7 +38,8 @@ func (p *program) root() *cobra.Command {
 	root.SetHelpFunc(func(c *cobra.Command, _ []string) { p.out.printf("%s", helpOf(c)) })
 	root.SetFlagErrorFunc(badOption)
 	root.SetHelpCommand(p.helpCommand())
-	root.AddCommand(p.runCommand(), p.attachCommand(), p.checkCommand(), p.versionCommand(), p.completionCommand())
+	root.AddCommand(p.runCommand(), p.attachCommand(), p.ctlCommand(), p.lsCommand())
+	root.AddCommand(p.checkCommand(), p.versionCommand(), p.completionCommand())
 	root.AddCommand(p.otherCommand(slirp.Name, slirp.Main), p.otherCommand(pasta.Name, pasta.Main))
 	return root
 }

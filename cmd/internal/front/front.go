@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"taproot/cmd/internal/caller"
+	"taproot/internal/api"
 	"taproot/internal/engine"
 	"taproot/internal/probe"
 	"taproot/userns"
@@ -28,6 +29,7 @@ func Main(args []string, version string) int {
 		run:     engine.Run,
 		attach:  engine.Attach,
 		probe:   probe.All,
+		listen:  api.Listen,
 	}
 	return p.main(context.Background(), args[min(1, len(args)):])
 }
@@ -40,6 +42,7 @@ type program struct {
 	run      func(context.Context, userns.Config, engine.Config) (int, error)
 	attach   func(context.Context, engine.Attachment, engine.Config) error
 	probe    func(context.Context) []probe.Result
+	listen   func(api.Config) (*api.Server, error) // nil: instances have no socket
 
 	// status is the exit status that the command's function decided on; it
 	// counts when that returned no error.
@@ -50,7 +53,7 @@ type program struct {
 // exit status.
 func (p *program) main(ctx context.Context, args []string) int {
 	root := p.root()
-	root.SetArgs(append([]string{}, args...)) // not nil: that would mean os.Args
+	root.SetArgs(append([]string{}, nameFirst(args)...)) // not nil: that would mean os.Args
 	err := root.ExecuteContext(ctx)
 	if bad := p.out.failure(); bad != nil {
 		err = &explained{bad, "is there room? see: df -h"}

@@ -11,11 +11,16 @@ import (
 // 80 columns, and each option ends with its default; a test holds them to the
 // options there are.
 func helpOf(c *cobra.Command) string {
+	if c.Name() == "ctl" || c.HasParent() && c.Parent().Name() == "ctl" {
+		return ctlHelp
+	}
 	switch c.Name() {
 	case "run":
 		return runHelp
 	case "attach":
 		return attachHelp
+	case "ls":
+		return lsHelp
 	case "check":
 		return checkHelp
 	case "version":
@@ -40,6 +45,8 @@ a TCP/IP stack in user space behind it, and ordinary sockets on the host side.
 Commands:
   run         run a command in a network of its own
   attach      give an existing network namespace a network
+  ctl         look into an instance that runs, and change its ports
+  ls          list your instances
   check       say what this machine allows, and how to get the rest
   version     print the version
   completion  print a completion script for a shell
@@ -126,7 +133,7 @@ Options end at COMMAND: its own options need no '--' before them.
       --uts              new UTS namespace (default: off)
 
 Other:
-  -v, --verbose          log each step to standard error (default: off)
+` + apiHelp + `  -v, --verbose          log each step to standard error (default: off)
   -h, --help             print this help and exit (default: off)
 
 Exit status: COMMAND's; 128+n after signal n; 125 if taproot fails, 126 if
@@ -160,7 +167,7 @@ Namespace:
                          (default: none)
 
 ` + networkHelp + `Other:
-  -v, --verbose          log each step to standard error (default: off)
+` + apiHelp + `  -v, --verbose          log each step to standard error (default: off)
   -h, --help             print this help and exit (default: off)
 
 Exit status: 0 when the namespace is gone or the exit descriptor hung up, 125
@@ -169,6 +176,69 @@ if taproot fails, 2 for a wrong option; a signal ends it by that signal.
 Example:
   unshare --user --map-root-user --net --fork sh -c 'echo $$; exec sh'
   taproot attach 4711    # in another terminal, with the number printed there
+`
+
+// apiHelp is what run and attach have in common: apiOptions.
+const apiHelp = `      --name=NAME        what 'taproot ctl' calls it (default: made up)
+      --api=PATH|auto|off
+                         socket of 'taproot ctl'; auto is NAME.sock in
+                         $XDG_RUNTIME_DIR/taproot (default: auto)
+`
+
+const ctlHelp = `Usage: taproot ctl [NAME] COMMAND [OPTION]... [ARG]...
+
+Look into an instance that runs, and change its ports. NAME may be left out if
+there is only one, and is a path for one with --api=PATH.
+
+Commands:
+  info                what it is, and how it does
+  ports               published ports, with their ids and counters
+  publish PORT...     publish ports, in the words of 'taproot run --publish'
+  unpublish ID...     take published ports back
+  flows               live connections, and what UDP and ping have instead
+  stats               all counters
+  events              what happens, until the instance leaves
+
+Options:
+      --instance=NAME the same as NAME (default: the only one)
+      --json          print JSON, with the fields of the API (default: off)
+  -h, --help          print this help and exit (default: off)
+
+Options of publish:
+      --reach=PORT    as 'taproot run --reach', besides (default: none)
+
+Options of unpublish, and of flows:
+      --kill          end its connections too; end these flows (default: off)
+
+Options of flows, to show or end only some; repeat proto and way for more:
+      --proto=tcp|udp|icmp            (default: any)
+      --direction=inbound|outbound    from the host, or others (default: any)
+      --way=frames|shortcut           (default: any)
+      --address=ADDRESS|NETWORK       of one of both ends (default: any)
+      --port=PORT                     of one of both ends (default: any)
+      --rule=ID                       of a published port (default: any)
+      --id=ID                         (default: any)
+      --all                           really all, for --kill (default: off)
+
+Exit status: 0, 125 if the instance says no or does not answer, 2 for a wrong
+option.
+
+Examples:
+  taproot ctl ports
+  taproot ctl web publish 8080:80 127.0.0.1:5353:53/udp
+  taproot ctl web unpublish 1 --kill
+  taproot ctl flows --address=198.51.100.0/24 --kill
+  taproot ctl web events --json | while read -r event; do ...; done
+`
+
+const lsHelp = `Usage: taproot ls [OPTION]...
+
+List your instances that run: name, process, namespace, addresses, how the
+engine does, age. What dead ones have left behind is removed.
+
+Options:
+      --json  print JSON, a list of what 'ctl info' prints (default: off)
+  -h, --help  print this help and exit (default: off)
 `
 
 const checkHelp = `Usage: taproot check [OPTION]...

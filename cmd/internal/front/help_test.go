@@ -1,8 +1,10 @@
 package front
 
 import (
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +26,7 @@ func optionsOf(c *cobra.Command) []option {
 	}
 	c.InitDefaultHelpFlag()
 	var list []option
-	c.Flags().VisitAll(func(f *pflag.Flag) {
+	add := func(f *pflag.Flag) {
 		o := option{name: "--" + f.Name, preset: f.DefValue}
 		if f.Shorthand != "" {
 			o.name = "-" + f.Shorthand + ", " + o.name
@@ -32,8 +34,17 @@ func optionsOf(c *cobra.Command) []option {
 		if f.Value.Type() == "bool" && f.DefValue == "false" {
 			o.preset = "off"
 		}
-		list = append(list, o)
-	})
+		if !slices.Contains(list, o) {
+			list = append(list, o)
+		}
+	}
+	c.Flags().VisitAll(add)
+	if !c.HasParent() {
+		return list
+	}
+	for _, verb := range c.Commands() { // those of ctl share one help
+		verb.LocalNonPersistentFlags().VisitAll(add)
+	}
 	return list
 }
 
@@ -95,11 +106,8 @@ func TestHelpFits(t *testing.T) {
 // subsection. What every command has, --help, stands with the program's own.
 func TestManPage(t *testing.T) {
 	const path = "../../../docs/man/taproot.1"
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := manOptions(string(text))
+	got := manOptions(readPage(t, path))
+	maps.Copy(got, manOptions(readPage(t, "../../../docs/man/taproot-ctl.1")))
 	for _, c := range commands() {
 		name := c.Name()
 		if name == "help" && c.HasParent() {
@@ -119,6 +127,15 @@ func TestManPage(t *testing.T) {
 	for key := range got {
 		t.Errorf("%s: %q is no option", path, key)
 	}
+}
+
+func readPage(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // manOptions returns the default of each "command --option" in a page.

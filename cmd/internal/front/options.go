@@ -37,6 +37,7 @@ type options struct {
 	mapAuto       bool
 	pid, ipc, uts bool
 	verbose       bool
+	apiOptions
 }
 
 // defaultMTU is the truth about most paths, and with offloads as fast as any.
@@ -51,6 +52,7 @@ func (o *options) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.pid, "pid", false, "new PID namespace")
 	fs.BoolVar(&o.ipc, "ipc", false, "new IPC namespace")
 	fs.BoolVar(&o.uts, "uts", false, "new UTS namespace")
+	o.apiOptions.register(fs)
 	fs.BoolVarP(&o.verbose, "verbose", "v", false, "log each step")
 }
 
@@ -97,6 +99,9 @@ func (o *netOptions) registerPolicy(fs *pflag.FlagSet) {
 func (o *options) check(changed func(option string) bool) error {
 	if o.keepID && o.mapAuto {
 		return exclusive("--keep-id", "--map-auto")
+	}
+	if err := o.apiOptions.check(); err != nil {
+		return err
 	}
 	return o.netOptions.check(changed)
 }

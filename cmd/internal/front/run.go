@@ -47,8 +47,19 @@ func (p *program) start(c *cobra.Command, o *options, command []string) (err err
 	}
 	cfg.Warn = p.warn
 	cfg.Log = newLog(p.err, o.verbose)
-	cfg.Ready = func(in *engine.Instance) error { return p.tellPicked(cfg.Rules, in.Rules.List()) }
+	served, err := p.serve(&o.apiOptions, guest.Command[0], o.source, cfg.Log)
+	if err != nil {
+		return err
+	}
+	cfg.Ready = func(in *engine.Instance) error {
+		if err := p.tellPicked(cfg.Rules, in.Rules.List()); err != nil {
+			return err
+		}
+		served.run(c.Context(), in)
+		return nil
+	}
 	p.status, err = p.run(c.Context(), guest, cfg)
+	served.close()
 	if err == nil {
 		return nil
 	}

@@ -1,0 +1,293 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"taproot/test/lab"
+)
+
+// A web is an instance called web, with a shell in it.
+type web struct {
+	*shell
+	l    *lab.Lab
+	path string // of its socket
+	http http.Client
+}
+
+// newWeb starts an instance.
+func newWeb(t *testing.T, l *lab.Lab, options ...string) *web {
+	t.Helper()
+	w := &web{l: l, path: filepath.Join(runtimeDir(l), "taproot", "web.sock")}
+	w.shell = newShell(t, l, append(options, "--name=web")...)
+	transport := &http.Transport{
+		Dial:              func(string, string) (net.Conn, error) { return net.Dial("unix", w.path) },
+		DisableKeepAlives: true,
+	}
+	w.http = http.Client{Transport: transport, Timeout: lab.Patience}
+	return w
+}
+
+// ask makes a request as root of the laboratory, who may, and returns the answer
+// and its status.
+func (w *web) ask(method, path, body string) (map[string]any, int) {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), method, "http://taproot"+path, strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	answer, err := w.http.Do(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var v map[string]any
+	if err := json.NewDecoder(answer.Body).Decode(&v); err != nil && err != io.EOF {
+		w.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return v, answer.StatusCode
+}
+
+// ctl runs taproot ctl as the user.
+func (w *web) ctl(args ...string) string {
+	w.t.Helper()
+	return taproot(w.l, append([]string{"ctl", "web"}, args...)...).MustRun()
+}
+
+// listenInGuest makes an echo server in the guest's namespace, on IPv4.
+func (w *web) listenInGuest(handle func(*net.TCPConn)) int {
+	w.t.Helper()
+	return serveTCP(w.t, networkOf(w.t, w.l, w.shell), handle)
+}
+
+// talk sends a line to a port of the host's loopback, and returns the error
+// of what does not come back.
+func talk(c net.Conn) error {
+	c.SetDeadline(time.Now().Add(lab.Patience))
+	if _, err := c.Write([]byte("hello\n")); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, make([]byte, 6))
+	return err
+}
+
+func (w *web) dial(address string) net.Conn {
+	w.t.Helper()
+	var c net.Conn
+	err := w.l.Host.Do(func() (err error) {
+		c, err = net.DialTimeout("tcp", address, lab.Patience)
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// TestControl publishes, lists and kills while an instance runs.
+func TestControl(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	w := newWeb(t, l)
+	port := w.listenInGuest(echo)
+	wantContains(t, "ls", taproot(l, "ls").MustRun(), "NAME", "web", "10.0.2.100/24", "running")
+
+	rules := w.ctl("publish", fmt.Sprintf("127.0.0.1:18080:%d", port))
+	wantContains(t, "publish", rules, "127.0.0.1:18080", fmt.Sprintf("guest:%d", port), "open")
+	c := w.dial("127.0.0.1:18080")
+	if err := talk(c); err != nil {
+		t.Fatal(err)
+	}
+	wantContains(t, "flows", w.ctl("flows", "--rule=1"), "tcp", "inbound", "10.0.2.2:", fmt.Sprintf("10.0.2.100:%d", port))
+	wantContains(t, "ports", w.ctl("ports"), "1  ")
+	answer, _ := w.ask("GET", "/v1/rules/1", "")
+	if counters, _ := answer["counters"].(map[string]any); counters["live"] != 1.0 || counters["opened"] != 1.0 || counters["bytes_to_target"] != 6.0 {
+		t.Errorf("counters: got %v, want one flow with 6 bytes", answer["counters"])
+	}
+	wantText(t, "kill", w.ctl("flows", "--rule=1", "--kill"), "1 ended")
+	c.SetReadDeadline(time.Now().Add(lab.Patience))
+	if _, err := c.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+		t.Errorf("killed: got %v, want a reset", err)
+	}
+
+	c = w.dial("127.0.0.1:18080")
+	if err := talk(c); err != nil {
+		t.Fatal(err)
+	}
+	w.ctl("unpublish", "1")
+	if err := talk(c); err != nil {
+		t.Errorf("a connection of a rule that is gone: %v", err)
+	}
+	if err := l.Host.Do(func() error { _, err := net.Dial("tcp", "127.0.0.1:18080"); return err }); err == nil {
+		t.Error("the port is still open")
+	}
+	bad := taproot(l, "ctl", "web", "unpublish", "1").MustStart()
+	if got := bad.Status(); got != 125 {
+		t.Errorf("unpublish again: status %d, want 125", got)
+	}
+}
+
+// TestFlowsOut lists and ends what the guest has opened, by both ways.
+func TestFlowsOut(t *testing.T) {
+	for _, option := range []string{"--shortcut=auto", "--shortcut=off"} {
+		t.Run(option, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			w := newWeb(t, l, option)
+			port := serveTCP(t, l.Outside, echo)
+			w.must("(" + program(l, "hold", join(lab.Outside4, port)) + " </dev/zero >" + l.Dir + "/out 2>&1 &)")
+			filter := fmt.Sprintf("/v1/flows?port=%d&proto=tcp&direction=outbound", port)
+			lab.Eventually(t, "the flow is listed", func() bool {
+				answer, _ := w.ask("GET", filter, "")
+				list, _ := answer["flows"].([]any)
+				return len(list) == 1
+			})
+			lab.Eventually(t, "the flow is gone", func() bool {
+				if _, status := w.ask("DELETE", filter, ""); status != http.StatusOK {
+					t.Fatalf("kill: got status %d", status)
+				}
+				answer, _ := w.ask("GET", filter, "")
+				list, _ := answer["flows"].([]any)
+				return len(list) == 0
+			})
+		})
+	}
+}
+
+// TestControlEngineKilled wants the API to say what is true while the engine
+// dies, and rules to be kept.
+func TestControlEngineKilled(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	w := newWeb(t, l)
+	port := w.listenInGuest(echo)
+	w.ctl("publish", fmt.Sprintf("127.0.0.1:18080:%d", port))
+	events := taproot(l, "ctl", "web", "events", "--json").MustStart()
+	lab.Eventually(t, "events are told", func() bool { return strings.Contains(events.Out(), `"start"`) })
+	old := process(t, l, engineName)
+	if err := syscall.Kill(old.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if answer, status := w.ask("GET", "/v1/flows", ""); status != http.StatusServiceUnavailable {
+		t.Errorf("an engine that is stopped: got %v, want status 503", answer)
+	}
+	if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, "another engine is known", func() bool {
+		answer, _ := w.ask("GET", "/v1/info", "")
+		state, _ := answer["engine"].(map[string]any)
+		return state["restarts"] == 1.0 && state["state"] == "running"
+	})
+	if answer, status := w.ask("GET", "/v1/stats", ""); status != http.StatusOK {
+		t.Errorf("stats: got %v, want status 200", answer)
+	}
+	if err := talk(w.dial("127.0.0.1:18080")); err != nil {
+		t.Errorf("the port after that: %v", err)
+	}
+	lab.Eventually(t, "both events are told", func() bool {
+		return strings.Contains(events.Out(), `"engine-died"`) && strings.Contains(events.Out(), `"engine-started"`)
+	})
+	fmt.Fprintln(w.in, "exit 0")
+	if got := events.Status(); got != 0 {
+		t.Errorf("events: status %d, want 0 at the instance's end", got)
+	}
+	w.Status()
+	if _, err := os.Lstat(filepath.Dir(w.path)); !os.IsNotExist(err) {
+		t.Errorf("the socket's directory is left behind: %v", err)
+	}
+}
+
+// TestControlCrowd has many clients publish and unpublish at once.
+func TestControlCrowd(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	w := newWeb(t, l)
+	var wg sync.WaitGroup
+	for range 1000 {
+		wg.Go(func() {
+			var b bytes.Buffer
+			answer, err := w.http.Post("http://taproot/v1/rules", "application/json", strings.NewReader(`{"publish":["127.0.0.1::80"]}`))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer answer.Body.Close()
+			var rules struct {
+				Rules []struct {
+					ID int `json:"id"`
+				} `json:"rules"`
+			}
+			if err := json.NewDecoder(io.TeeReader(answer.Body, &b)).Decode(&rules); err != nil || len(rules.Rules) != 1 {
+				t.Errorf("got %s, want a rule", b.String())
+				return
+			}
+			r, _ := http.NewRequest("DELETE", fmt.Sprintf("http://taproot/v1/rules/%d", rules.Rules[0].ID), nil)
+			gone, err := w.http.Do(r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			gone.Body.Close()
+			if gone.StatusCode != http.StatusNoContent {
+				t.Errorf("unpublish: got %s", gone.Status)
+			}
+		})
+	}
+	wg.Wait()
+	if answer, _ := w.ask("GET", "/v1/rules", ""); len(answer["rules"].([]any)) != 0 {
+		t.Errorf("left: %v", answer["rules"])
+	}
+}
+
+// TestNames wants a name that lives refused, and one of a dead instance taken
+// over.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	w := newWeb(t, l)
+	second := guest(l, []string{"--name=web"}, "true").MustStart()
+	if got := second.Status(); got != 125 {
+		t.Errorf("a second: status %d, want 125", got)
+	}
+	wantContains(t, "a second", second.Err(), "in use by a live instance, process ", "taproot ls")
+	w.Process.Kill()
+	w.Wait()
+	guest(l, []string{"--name=web"}, "true").MustRun()
+	guest(l, []string{"--api=off"}, "test", "!", "-e", w.path).MustRun()
+}
+
+// TestControlStranger wants another user turned away, who can get at the socket
+// only because the directory and the socket were opened to him.
+func TestControlStranger(t *testing.T) {
+	t.Parallel()
+	lab.NeedProgram(t, "curl")
+	lab.Need(t, lab.SubIDs)
+	l := newLab(t)
+	w := newWeb(t, l)
+	for _, path := range []string{filepath.Dir(w.path), w.path} {
+		if err := os.Chmod(path, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stranger := l.Host.Command("curl", "-sS", "--unix-socket", w.path, "http://taproot/v1/info")
+	stranger.SysProcAttr.Credential = &syscall.Credential{Uid: 1, Gid: 1, NoSetGroups: true}
+	if stranger.MustStart().Status() == 0 {
+		t.Errorf("a stranger was answered: %s", stranger.Out())
+	}
+	if _, status := w.ask("GET", "/v1/info", ""); status != http.StatusOK {
+		t.Errorf("the user: status %d, want 200", status)
+	}
+}
