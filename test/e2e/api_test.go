@@ -147,7 +147,9 @@ func TestFlowsOut(t *testing.T) {
 			l := newLab(t)
 			w := newWeb(t, l, option)
 			port := serveTCP(t, l.Outside, echo)
-			w.must("(" + program(l, "hold", join(lab.Outside4, port)) + " </dev/zero >" + l.Dir + "/out 2>&1 &)")
+			w.must("mkfifo " + l.Dir + "/in")
+			w.must("(" + program(l, "hold", join(lab.Outside4, port)) + " <" + l.Dir + "/in >" + l.Dir + "/out 2>&1 &)")
+			w.must("exec 9>" + l.Dir + "/in")
 			filter := fmt.Sprintf("/v1/flows?port=%d&proto=tcp&direction=outbound", port)
 			lab.Eventually(t, "the flow is listed", func() bool {
 				answer, _ := w.ask("GET", filter, "")
