@@ -99,6 +99,8 @@ type deadEnd struct{}
 
 func (deadEnd) Publish([]portfwd.Listener, []*os.File) error { return nil }
 func (deadEnd) Unpublish(int, portfwd.Existing) error        { return nil }
+func (deadEnd) Pause(portfwd.SocketID) error                 { return nil }
+func (deadEnd) Resume(portfwd.SocketID) error                { return nil }
 
 // A bench is a server that runs, with a real table.
 type bench struct {
