@@ -3,6 +3,7 @@ package portfwd
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"taproot/stack/flow"
@@ -28,11 +29,26 @@ func (e *SyntaxError) Error() string { return e.text }
 // Hint returns the nearest right form, or an example.
 func (e *SyntaxError) Hint() string { return e.remedy }
 
-// Examples for who wrote something that is not near anything.
-const (
-	publishExample = "for example: 8080:80, 127.0.0.1:8080:80/udp, [::1]:8000-8009:80-89, unix:/run/web.sock:80, auto"
-	reachExample   = "for example: 5432, 5432:15432, 53/udp, unix:/run/db.sock:5432"
-)
+// withRemedy gives an error that has none a remedy: the form next to text that
+// parses, or the example.
+func (e *SyntaxError) withRemedy(example, text string, parses func(near string) bool) *SyntaxError {
+	if e.remedy != "" {
+		return e
+	}
+	e.remedy = example
+	near := nearForms(text)
+	if i := slices.IndexFunc(near, parses); i >= 0 {
+		e.remedy = fmt.Sprintf("did you mean %s?", near[i])
+	}
+	return e
+}
+
+func syntaxError(format string, args ...any) *SyntaxError {
+	return &SyntaxError{text: fmt.Sprintf(format, args...)}
+}
+
+// publishExample is for who wrote something that is not near anything.
+const publishExample = "for example: 8080:80, 127.0.0.1:8080:80/udp, [::1]:8000-8009:80-89, unix:/run/web.sock:80, auto"
 
 // ParsePublish parses what docker(1) and podman(1) users write to publish
 // ports:
@@ -46,8 +62,8 @@ const (
 // ADDRESS is one of the host's, IPv6 in brackets, or * for all of both
 // families; without it the rule is Local. A missing HOSTPORT, or 0, is picked
 // by the kernel. PROTO is tcp, udp or "tcp,udp"; it is tcp if missing, and both
-// for auto. OPTION is proxy=v1, proxy=v2, source=preserve or source=gateway;
-// source is what holds without one. PORTS are those that may be published
+// for auto. OPTION is proxy=v1, proxy=v2, source=preserve, source=gateway
+// or wait; source is what holds without one. PORTS are those that may be published
 // automatically: ports and ranges, and with ~ or ^ before them those that may
 // not, separated by commas.
 //
@@ -57,16 +73,10 @@ func ParsePublish(text string, source SourceMode) (Published, error) {
 	if err == nil {
 		return p, nil
 	}
-	if err.remedy == "" {
-		err.remedy = publishExample
-		for _, near := range nearForms(text) {
-			if _, bad := parsePublish(near, source); bad == nil {
-				err.remedy = fmt.Sprintf("did you mean %s?", near)
-				break
-			}
-		}
-	}
-	return Published{}, err
+	return Published{}, err.withRemedy(publishExample, text, func(near string) bool {
+		_, err := parsePublish(near, source)
+		return err == nil
+	})
 }
 
 func parsePublish(text string, source SourceMode) (Published, *SyntaxError) {
@@ -127,88 +137,6 @@ func (w *words) inbound(at where, body string) ([]Rule, *SyntaxError) {
 	return w.rules(base, from, to)
 }
 
-// ParseReach parses what lets the guest reach the host's loopback, from its
-// own:
-//
-//	HOSTPORT[-END][:GUESTPORT[-END]][/PROTO]
-//	HOSTPORT:unix:PATH
-//	unix:PATH[:GUESTPORT]
-//	unix:PATH:unix:PATH
-//
-// The first one of two ports, or paths, is the host's. Without GUESTPORT the
-// guest's is the same, or for a Unix socket one that its kernel picks. The
-// error is a *SyntaxError.
-func ParseReach(text string) ([]Rule, error) {
-	rules, err := parseReach(text)
-	if err == nil {
-		return rules, nil
-	}
-	if err.remedy == "" {
-		err.remedy = reachExample
-		for _, near := range nearForms(text) {
-			if _, bad := parseReach(near); bad == nil {
-				err.remedy = fmt.Sprintf("did you mean %s?", near)
-				break
-			}
-		}
-	}
-	return nil, err
-}
-
-func parseReach(text string) ([]Rule, *SyntaxError) {
-	w, err := splitWords(text, SourcePreserve)
-	switch {
-	case err != nil:
-		return nil, err
-	case len(w.ports) > 0:
-		return nil, syntaxError("%q is no option", w.ports[0])
-	case w.wait:
-		return nil, syntaxError("%s: not for what the guest reaches", wordWait)
-	case len(w.options) > 0:
-		return nil, syntaxError("%s: not for what the guest reaches", w.options[0])
-	}
-	rules, err := w.outbound(w.body)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range rules {
-		if err := r.check(); err != nil {
-			return nil, syntaxError("%v", err)
-		}
-	}
-	return rules, nil
-}
-
-// outbound returns the rules for host and guest.
-func (w *words) outbound(body string) ([]Rule, *SyntaxError) {
-	base := Rule{Direction: Outbound}
-	host, guest, err := cutSides(body)
-	if err != nil {
-		return nil, err
-	}
-	if guest == body { // there is only one
-		host = body
-	}
-	if path, ok := strings.CutPrefix(host, unixPrefix); ok {
-		base.TargetUnix = path
-		if host = "0"; guest == body {
-			guest = "0"
-		}
-	}
-	if path, ok := strings.CutPrefix(guest, unixPrefix); ok {
-		base.ListenUnix = path
-		guest = ""
-	}
-	from, to, err := parseSides(guest, host)
-	if err != nil {
-		return nil, err
-	}
-	if to.first == 0 && base.TargetUnix == "" {
-		return nil, syntaxError("port 0 of the host")
-	}
-	return w.rules(base, from, to)
-}
-
 // rules returns a rule for each protocol, or for each port and protocol where
 // the kernel is to pick.
 func (w *words) rules(base Rule, from, to portRange) ([]Rule, *SyntaxError) {
@@ -249,7 +177,3 @@ func (w *words) rules(base Rule, from, to portRange) ([]Rule, *SyntaxError) {
 // maxPicked is how many ports the kernel picks for one option: each is a rule
 // of its own, and nobody would look for thousands of numbers.
 const maxPicked = 100
-
-func syntaxError(format string, args ...any) *SyntaxError {
-	return &SyntaxError{text: fmt.Sprintf(format, args...)}
-}

@@ -136,6 +136,7 @@ func TestParseErrors(t *testing.T) {
 		{"::1:8080:80", "too many colons", "did you mean [::1]:8080:80?"},
 		{"localhost:8080:80", `"localhost" is neither an address nor a port`, "did you mean 8080:80?"},
 		{"8080:80:udp", "too many colons", "did you mean 8080:80/udp?"},
+		{"8080:80,udp", `"udp" is no option`, "did you mean 8080:80/udp?"},
 		{"8080:80/TCP", `protocol "TCP", want tcp or udp`, "did you mean 8080:80/tcp?"},
 		{"80/sctp", `protocol "sctp", want tcp or udp`, example},
 		{"8080->80", `"8080->80" is neither an address nor a port`, "did you mean 8080:80?"},

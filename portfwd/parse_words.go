@@ -240,7 +240,7 @@ func nearForms(text string) []string {
 	list := []string{
 		strings.ToLower(text),
 		strings.ReplaceAll(text, " ", ""),
-		strings.NewReplacer(":tcp", "/tcp", ":udp", "/udp").Replace(text),
+		strings.NewReplacer(":tcp", "/tcp", ":udp", "/udp", ",tcp", "/tcp", ",udp", "/udp").Replace(text),
 		strings.NewReplacer("->", ":", "=", ":", "..", "-").Replace(text),
 		strings.TrimPrefix(text, "localhost:"),
 		strings.TrimPrefix(text, "any:"),
