@@ -1,17 +1,16 @@
 package portfwd
 
 import (
-	"fmt"
 	"strings"
 
 	"taproot/stack/flow"
 	"taproot/stack/policy"
 )
 
-// ephemeral are the ports that a kernel gives to clients (ip(7),
-// ip_local_port_range): nobody can tell a UDP server there from a client, so
+// These are the ports that a kernel gives to clients (ip(7),
+// ip_local_port_range). Nobody can tell a UDP server there from a client, so
 // such a port must be named.
-var ephemeral = portRange{32768, 60999}
+const firstEphemeral, lastEphemeral = 32768, 60999
 
 // auto returns what "auto" with these ports means. There are more of them in
 // w.ports.
@@ -44,7 +43,7 @@ func (w *words) auto(at where, ports string) (Published, *SyntaxError) {
 // parseAllowed returns the ports of a list that may be published for a
 // protocol.
 func parseAllowed(list []string, proto flow.Proto) (policy.Ports, *SyntaxError) {
-	var allowed, excluded []portRange
+	var allowed, excluded policy.Ports
 	for _, word := range list {
 		text := strings.TrimLeft(word, "~^")
 		r, err := parseRange(text)
@@ -56,50 +55,16 @@ func parseAllowed(list []string, proto flow.Proto) (policy.Ports, *SyntaxError) 
 		case len(word)-len(text) > 1:
 			return policy.Ports{}, syntaxError("%q is no port", word)
 		case word != text:
-			excluded = append(excluded, r)
+			excluded = excluded.With(policy.PortRange(r.first, r.last))
 		default:
-			allowed = append(allowed, r)
+			allowed = allowed.With(policy.PortRange(r.first, r.last))
 		}
 	}
-	if allowed == nil {
-		allowed = []portRange{{1, 65535}}
+	if allowed.None() {
+		allowed = policy.AllPorts()
 		if proto == flow.UDP {
-			allowed = []portRange{{1, ephemeral.first - 1}, {ephemeral.last + 1, 65535}}
+			allowed = allowed.Without(policy.PortRange(firstEphemeral, lastEphemeral))
 		}
 	}
-	return portSet(without(allowed, excluded)), nil
-}
-
-// without returns the ports of list that are not in excluded.
-func without(list, excluded []portRange) []portRange {
-	for _, e := range excluded {
-		var rest []portRange
-		for _, r := range list {
-			if e.first > r.last || e.last < r.first {
-				rest = append(rest, r)
-				continue
-			}
-			if r.first < e.first {
-				rest = append(rest, portRange{r.first, e.first - 1})
-			}
-			if e.last < r.last {
-				rest = append(rest, portRange{e.last + 1, r.last})
-			}
-		}
-		list = rest
-	}
-	return list
-}
-
-// portSet makes a set of ranges.
-func portSet(list []portRange) policy.Ports {
-	var words []string
-	for _, r := range list {
-		words = append(words, fmt.Sprintf("%d-%d", r.first, r.last))
-	}
-	set, err := policy.ParsePorts(strings.Join(words, ","))
-	if err != nil { // no range at all
-		return policy.Ports{}
-	}
-	return set
+	return allowed.Without(excluded), nil
 }

@@ -54,6 +54,50 @@ func ParsePorts(s string) (Ports, error) {
 // AllPorts returns the set of all ports.
 func AllPorts() Ports { return pack([]portRange{{1, maxPort}}) }
 
+// PortRange returns the set of the ports first to last, both included; it is
+// empty if last is less. Port 0 does not exist.
+func PortRange(first, last uint16) Ports {
+	first = max(first, 1)
+	if last < first {
+		return Ports{}
+	}
+	return pack([]portRange{{first, last}})
+}
+
+// With returns the set of what is in p or in q.
+func (p Ports) With(q Ports) Ports { return pack(append(p.list(), q.list()...)) }
+
+// Without returns the set of what is in p and not in q.
+func (p Ports) Without(q Ports) Ports {
+	rest := p.list()
+	for _, gone := range q.list() {
+		var list []portRange
+		for _, r := range rest {
+			if gone.lo > r.hi || gone.hi < r.lo {
+				list = append(list, r)
+				continue
+			}
+			if r.lo < gone.lo {
+				list = append(list, portRange{r.lo, gone.lo - 1})
+			}
+			if gone.hi < r.hi {
+				list = append(list, portRange{gone.hi + 1, r.hi})
+			}
+		}
+		rest = list
+	}
+	return pack(rest)
+}
+
+// list returns all ranges.
+func (p Ports) list() []portRange {
+	list := make([]portRange, len(p.ranges)/rangeSize)
+	for i := range list {
+		list[i] = p.at(i)
+	}
+	return list
+}
+
 // Contains reports whether port is in the set.
 func (p Ports) Contains(port uint16) bool {
 	n := len(p.ranges) / rangeSize

@@ -107,3 +107,31 @@ func FuzzParsePorts(f *testing.F) {
 		}
 	})
 }
+
+func TestPortsWithAndWithout(t *testing.T) {
+	for _, tt := range []struct{ p, q, with, without string }{
+		{"none", "none", "none", "none"},
+		{"all", "none", "all", "all"},
+		{"none", "all", "all", "none"},
+		{"all", "80", "all", "1-79,81-65535"},
+		{"80", "80", "80", "none"},
+		{"80-90", "85", "80-90", "80-84,86-90"},
+		{"80-90", "1-80,90-65535", "all", "81-89"},
+		{"1-10,20-30", "5-25", "1-30", "1-4,26-30"},
+		{"22,80", "443", "22,80,443", "22,80"},
+		{"65535", "1", "1,65535", "65535"},
+	} {
+		p, q := mustPorts(t, tt.p), mustPorts(t, tt.q)
+		if got := p.With(q).String(); got != tt.with {
+			t.Errorf("%v with %v: got %v, want %v", p, q, got, tt.with)
+		}
+		if got := p.Without(q).String(); got != tt.without {
+			t.Errorf("%v without %v: got %v, want %v", p, q, got, tt.without)
+		}
+	}
+	for want, got := range map[string]Ports{"all": PortRange(0, 65535), "80": PortRange(80, 80), "none": PortRange(2, 1)} {
+		if got.String() != want {
+			t.Errorf("range: got %v, want %v", got, want)
+		}
+	}
+}
