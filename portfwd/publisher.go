@@ -272,11 +272,14 @@ func (p *Publisher) add(l *listener) error {
 
 // Remove closes the sockets of a rule, and returns when they are closed. TCP
 // connections that exist go on, UDP flows end: their replies had to leave from
-// that socket.
-func (p *Publisher) Remove(rule int) {
+// that socket. It returns whether Listens has told of UDP ports of the rule, to
+// which the guest may have flows: those do not end by themselves.
+func (p *Publisher) Remove(rule int) (told bool) {
 	for _, l := range p.remove(rule) {
 		<-l.socket.Closed() // after what reads it at the moment, which does not block
+		told = told || l.Proto == flow.UDP && len(l.spots) > 0
 	}
+	return told
 }
 
 // Kill ends the flows of a rule, as resets would. New ones there must not be: it

@@ -81,7 +81,7 @@ func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
 		return g, g.addPorts()
 	}
 	c := g.spec.policy()
-	c.Published = func(p policy.Proto, dst netip.AddrPort) bool { return g.ports.Listens(flowProto(p), dst) }
+	c.Published = g.leadsBack
 	if g.rules, err = policy.New(c); err != nil {
 		return nil, err
 	}
@@ -131,14 +131,6 @@ func (s *spec) policy() policy.Config {
 		c.Gateway6 = s.Plan.V6.Gateway
 	}
 	return c
-}
-
-// flowProto returns what p, which is not ICMP, is called by flows.
-func flowProto(p policy.Proto) flow.Proto {
-	if p == policy.UDP {
-		return flow.UDP
-	}
-	return flow.TCP
 }
 
 // guests returns the guest's own addresses and the networks of further ones.
@@ -307,7 +299,9 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 	case m.Query != nil:
 		g.ask(w, m.Query)
 	case m.Unpublish != 0:
-		g.ports.Remove(m.Unpublish)
+		if g.ports.Remove(m.Unpublish) {
+			g.endLeadingBack()
+		}
 		if m.EndFlows {
 			g.ports.Kill(m.Unpublish)
 		}

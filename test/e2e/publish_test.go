@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pires/go-proxyproto"
 
@@ -231,6 +232,42 @@ func TestHairpin(t *testing.T) {
 			wantNobody(t, guest, "tcp", join(f.gateway, 8080)) // loopback is never opened by that
 		}
 	})
+}
+
+// TestHairpinEnds: when a rule is gone, who has its port next is not the
+// guest's, not even for those who were talking.
+func TestHairpinEnds(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	w := newWeb(t, l)
+	guest := networkOf(t, l, w.shell)
+	serveName(t, guest, "udp4", ":80", "guest")
+	wantNobody(t, guest, "udp", join(lab.Host4, 8080))
+	w.ctl("publish", "*:8080:80/tcp,udp")
+	c, err := guest.Dial(t.Context(), "udp", join(lab.Host4, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ask := func() string {
+		c.SetDeadline(time.Now().Add(nobodyLimit))
+		b := make([]byte, 100)
+		n, err := c.Write([]byte("?"))
+		if err == nil {
+			n, err = c.Read(b)
+		}
+		if err != nil {
+			return ""
+		}
+		return string(b[:n])
+	}
+	lab.Eventually(t, "the guest answers itself", func() bool { return ask() == "guest "+gateway4 })
+	w.ctl("unpublish", "1")
+	w.ctl("unpublish", "2")
+	serveName(t, l.Host, "udp4", ":8080", "another")
+	serveName(t, l.Host, "tcp", ":8080", "another")
+	lab.Eventually(t, "nobody answers", func() bool { return ask() == "" })
+	wantNobody(t, guest, "tcp", join(lab.Host4, 8080))
 }
 
 // TestPublishUnix leads between ports and Unix sockets of both sides. The guest
