@@ -67,6 +67,8 @@ type Diversion struct {
 	// +checklocks:mu
 	down map[int32]bool // links that were seen to be down
 	// +checklocks:mu
+	heir bool // there were rules of ours before; who made them was killed
+	// +checklocks:mu
 	removed bool
 }
 
@@ -237,6 +239,9 @@ func (d *Diversion) install() error {
 	link, err := d.routes.link(d.want.Interface)
 	if err != nil {
 		return err
+	}
+	if d.link == 0 {
+		d.heir = d.hasAnyRules()
 	}
 	d.link = link
 	if err := d.setSysctls(); err != nil {

@@ -131,6 +131,9 @@ func (d *Diversion) setSysctls() error {
 func (d *Diversion) setEarlyDemux(conf *os.File) error {
 	const name = "../tcp_early_demux"
 	before, err := readAt(conf, name)
+	if d.heir && before == "0" {
+		before = "1" // the kernel's default, which whoever was killed has found
+	}
 	if err != nil || before == "0" {
 		return err
 	}

@@ -159,6 +159,19 @@ func (d *Diversion) hasRules() (bool, error) {
 	return true, nil
 }
 
+// hasAnyRules tells whether one of our tables has rules. What goes wrong does so
+// again when rules are made, and is told then.
+//
+// +checklocks:d.mu
+func (d *Diversion) hasAnyRules() bool {
+	for _, t := range d.tables() {
+		if n, err := d.rules.Count(&t); err == nil && n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Restore makes what is missing again, and the tables of nf_tables anew in any
 // case. The listeners stay the same, and connections go on if nothing of theirs
 // was lost meanwhile.

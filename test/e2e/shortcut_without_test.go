@@ -141,7 +141,8 @@ const footprint = `nft list ruleset; ip rule; ip -6 rule; ip route show table al
 	ip neigh show nud permanent; ss -Hltn; cat /proc/sys/net/ipv4/tcp_early_demux /proc/sys/net/ipv4/conf/lo/*`
 
 // TestShortcutRemoved: when taproot leaves a namespace that stays, nothing of the
-// shortcut stays in it; and somebody else's namespace gets it only when told.
+// shortcut stays in it; and somebody else's namespace gets it only when told. What
+// a killed one has left behind is in nobody's way, and goes with the next.
 func TestShortcutRemoved(t *testing.T) {
 	t.Parallel()
 	lab.NeedProgram(t, "nft", "ip", "ss", "unshare", "nsenter")
@@ -164,21 +165,42 @@ func TestShortcutRemoved(t *testing.T) {
 	guest.SetUp("lo")
 	look := func() string { return guest.Command("sh", "-c", footprint).MustRun() }
 	before := look()
-	for _, tt := range []struct{ option, way string }{{"auto", byShortcut}, {"off", byFrames}, {"on", byShortcut}} {
-		ready, w := pipe(t)
-		c := session.Command(l.TaprootPath(), "attach", "--ready-fd=3", "--shortcut="+tt.option, strconv.Itoa(pid))
-		c.Env = append(c.Env, "TMPDIR="+tmpDir(l), "XDG_RUNTIME_DIR="+runtimeDir(l))
-		c.ExtraFiles = []*os.File{w}
-		c.MustStart()
-		w.Close()
-		if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil {
-			t.Fatalf("--shortcut=%s: not ready: %v", tt.option, err)
-		}
+	for _, tt := range []struct {
+		option, way string
+		signal      syscall.Signal
+	}{
+		{"auto", byShortcut, syscall.SIGTERM},
+		{"off", byFrames, syscall.SIGTERM},
+		{"on", byShortcut, syscall.SIGKILL},
+		{"off", byFrames, syscall.SIGKILL}, // among what the one before has left
+		{"on", byShortcut, syscall.SIGTERM},
+	} {
+		c := attachTo(t, l, session, pid, tt.option)
 		newPlayIn(t, l, guest).wantWay(tt.way)
-		c.Signal(syscall.SIGTERM)
+		c.Signal(tt.signal)
 		c.Wait()
+		l.Eventually("the device is gone", func() bool { return !strings.Contains(guest.Command("ip", "link").MustRun(), "tap0") })
+		if tt.signal == syscall.SIGKILL {
+			continue
+		}
 		if after := look(); after != before {
 			t.Errorf("--shortcut=%s: left behind:\n%s", tt.option, difference(after, before))
 		}
 	}
+}
+
+// attachTo attaches taproot to the namespaces of a process and waits until it is
+// ready.
+func attachTo(t *testing.T, l *lab.Lab, session *lab.Session, pid int, shortcut string) *lab.Cmd {
+	t.Helper()
+	ready, w := pipe(t)
+	c := session.Command(l.TaprootPath(), "attach", "--ready-fd=3", "--shortcut="+shortcut, strconv.Itoa(pid))
+	c.Env = append(c.Env, "TMPDIR="+tmpDir(l), "XDG_RUNTIME_DIR="+runtimeDir(l))
+	c.ExtraFiles = []*os.File{w}
+	c.MustStart()
+	w.Close()
+	if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil {
+		t.Fatalf("--shortcut=%s: not ready: %v", shortcut, err)
+	}
+	return c
 }
