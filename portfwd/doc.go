@@ -19,7 +19,8 @@
 // length. It is published whole or not at all, unless it is weak.
 //
 //	direction  client             leads to
-//	inbound    any of the host's  the guest, through the stack
+//	inbound    any of the host's  the guest: past the stack where there is a
+//	                              Direct that can, else through it
 //	           on loopback, if    the guest's loopback, from a socket in the
 //	           Rule.Loopback      guest's namespace
 //	outbound   on the guest's     the host's loopback
@@ -40,7 +41,7 @@
 //
 // # What the guest sees
 //
-// Through the stack, the guest's program sees the client's own address and
+// Either way, the guest's program sees the client's own address and
 // port. It sees the gateway's address instead if the client is the host itself
 // (by loopback or by any of its addresses), if it is link-local, or if it is of
 // another family than the target; never 127.0.0.1, which programs trust
@@ -77,6 +78,6 @@
 //
 // Publisher.Run has three: one accepts for all TCP ports, one reads all UDP
 // sockets, one expires flows. Each TCP connection has one more while its target
-// is dialled; then it is the Mover's. A port costs a descriptor in each process
+// is dialled, unless a Direct does that; then it is the Mover's. A port costs a descriptor in each process
 // and no goroutine.
 package portfwd

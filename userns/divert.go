@@ -91,7 +91,7 @@ type Diversion struct {
 //     1 there or for all devices, rp_filter = 2; and net.ipv4.tcp_early_demux = 0.
 //
 // The rules set the DSCP of SYNs to the device, the bits 0x70000000 of packet marks
-// and two bits of connection labels, and keep the source of diverted connections
+// and three bits of connection labels, and keep the source of diverted connections
 // from being translated. They come after all rules of the guest's. See package mark
 // for the numbers and for what is in the frames.
 func (n *Namespace) Divert(ctx context.Context, d Divert) (*Diversion, error) {
