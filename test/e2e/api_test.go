@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -32,7 +33,10 @@ func newWeb(t *testing.T, l *lab.Lab, options ...string) *web {
 	w := &web{l: l, path: filepath.Join(runtimeDir(l), "taproot", "web.sock")}
 	w.shell = newShell(t, l, append(options, "--name=web")...)
 	transport := &http.Transport{
-		Dial:              func(string, string) (net.Conn, error) { return net.Dial("unix", w.path) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", w.path)
+		},
 		DisableKeepAlives: true,
 	}
 	w.http = http.Client{Transport: transport, Timeout: lab.Patience}
