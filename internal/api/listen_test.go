@@ -212,3 +212,17 @@ func TestList(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// BenchmarkListen is what a start and an end pay for the socket.
+func BenchmarkListen(b *testing.B) {
+	b.Setenv("XDG_RUNTIME_DIR", b.TempDir())
+	for b.Loop() {
+		s, err := Listen(Config{Name: "web"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -113,10 +113,10 @@ func (s *supervisor) divert(ctx context.Context) error {
 	}
 	s.log.Debug("rules of the shortcut made", "later", s.leavesDown(), "nested", rules.Nested())
 	s.diversion.rules = rules
+	s.diversion.without(errDivertLater)
 	s.diversion.mu.Lock()
 	defer s.diversion.mu.Unlock()
 	s.diversion.on = !s.leavesDown()
-	s.diversion.why = errDivertLater
 	return nil
 }
 

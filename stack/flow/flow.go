@@ -98,12 +98,13 @@ func (f *Flow) Close() {
 	if f.closed.Swap(true) {
 		return
 	}
-	f.table.mu.Lock()
-	defer f.table.mu.Unlock()
-	delete(f.table.flows, f)
-	f.table.stats[f.Proto].Live--
-	f.table.live[f.Proto][f.Way()]--
-	f.settleLocked()
+	t := f.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.flows, f)
+	t.stats[f.Proto].Live--
+	t.live[f.Proto][f.Way()]--
+	t.settleLocked(f)
 }
 
 // A Config limits a table. Zero means the default of each field.
@@ -195,12 +196,13 @@ func (t *Table) OpenBy(k Key, w Way) (*Flow, error) {
 	if k.Proto >= protos {
 		return nil, errors.New("open flow: unknown protocol")
 	}
+	full := t.full
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := &t.stats[k.Proto]
 	if s.Live >= t.max[k.Proto] || t.isFullLocked(k.Proto, w) {
 		s.Refused++
-		t.full(k.Proto)
+		full(k.Proto)
 		return nil, ErrFull
 	}
 	t.last++

@@ -48,8 +48,9 @@ func (f *Flow) Rule() int { return int(f.rule.Load() >> 1) }
 func (f *Flow) Inbound() bool { return f.rule.Load()&1 != 0 }
 
 // settleLocked counts the bytes of a flow that is closed.
-func (f *Flow) settleLocked() {
-	t := f.table
+//
+// +checklocks:t.mu
+func (t *Table) settleLocked(f *Flow) {
 	t.stats[f.Proto].Ended.add(f)
 	id := f.Rule()
 	if s := t.rules[id]; id != 0 && s != nil {
