@@ -2,6 +2,7 @@ package main
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -13,7 +14,7 @@ const (
 )
 
 // offRows are the keys of the rows that the stack path has promises in, with
-// what is measured along with them.
+// what is measured along with them, and of those of published TCP ports.
 func offRows() []string {
 	keys := []string{"pingpong-p50", "pingpong-p99"}
 	for _, s := range streams() {
@@ -24,7 +25,13 @@ func offRows() []string {
 	for _, n := range connectClients() {
 		keys = append(keys, inGuest.key("connect", n))
 	}
-	return append(keys, publishedKeys()...)
+	for _, s := range publishedStreams() {
+		keys = append(keys, s.rateKey(), s.costKey())
+	}
+	for _, from := range publishedSides() {
+		keys = slices.Concat(keys, keysOf(pingPongRows(from)), keysOf(connectRows(from)))
+	}
+	return keys
 }
 
 // hasOption reports whether a taproot has an option: one that is compared with

@@ -55,6 +55,7 @@ func TestParseOptionsErrors(t *testing.T) {
 		{"unknown option", []string{"-slow"}, "slow"},
 		{"unknown format", []string{"-format", "xml"}, "xml"},
 		{"unknown row", []string{"-rows", "tcp-9000"}, "tcp-9000"},
+		{"empty row", []string{"-rows", "tcp,"}, `rows ""`},
 		{"argument", []string{"-quick", "all"}, "all"},
 	}
 	for _, tt := range tests {

@@ -22,6 +22,7 @@ type pace struct {
 	crowd    int // connections, of the largest crowd
 
 	crowdTime time.Duration // at most for one size of crowd
+	step      time.Duration // at most for one measurement
 }
 
 // String is what a reader of the figures must know.
@@ -49,6 +50,7 @@ func usualPace() pace {
 		crowd:    50_000,
 
 		crowdTime: 30 * time.Second,
+		step:      stepLimit,
 	}
 }
 
@@ -57,7 +59,7 @@ func (p pace) brief() pace {
 	p.warm, p.window, p.settle = 200*time.Millisecond, 350*time.Millisecond, 50*time.Millisecond
 	p.pings, p.pingTime = 1500, 400*time.Millisecond
 	p.connect, p.request = 400*time.Millisecond, 500*time.Millisecond
-	p.halvings, p.crowdTime = 2, 10*time.Second
+	p.halvings, p.crowdTime, p.step = 2, 10*time.Second, 8*time.Second
 	return p
 }
 
@@ -79,6 +81,7 @@ func quickPace() pace {
 		crowd:    10_000,
 
 		crowdTime: 30 * time.Second,
+		step:      stepLimit,
 	}
 }
 

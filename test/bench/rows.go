@@ -220,7 +220,7 @@ func parseSelection(list string) (selection, error) {
 	rows := allRows()
 	for prefix := range strings.SplitSeq(list, ",") {
 		known := slices.ContainsFunc(rows, func(r Row) bool { return strings.HasPrefix(r.Key, prefix) })
-		if !known {
+		if !known || prefix == "" {
 			return nil, fmt.Errorf("rows %q: no row begins so", prefix)
 		}
 		chosen = append(chosen, prefix)

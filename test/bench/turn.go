@@ -37,7 +37,7 @@ func (t *turn) measure(ctx context.Context, all []measurement) error {
 		if err := wait(ctx, t.pace.settle); err != nil {
 			return err
 		}
-		err := limited(ctx, max(m.limit, stepLimit), func(ctx context.Context) error { return m.make(ctx, t) })
+		err := limited(ctx, max(m.limit, t.pace.step), func(ctx context.Context) error { return m.make(ctx, t) })
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
