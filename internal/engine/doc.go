@@ -15,4 +15,8 @@
 // on it, after 10 ms and then longer, ten times in a minute at most; its flows
 // are answered with RST. An engine whose supervisor dies ends at once: by the
 // parent's death signal, and by the end of the socket.
+//
+// An Instance is what others may know and ask of all this while it runs. What
+// only the engine knows, flows and counters, is asked by a query over the same
+// socket.
 package engine

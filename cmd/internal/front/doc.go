@@ -4,6 +4,8 @@
 //
 //	taproot run [OPTION]... [--] [COMMAND [ARG]...]
 //	taproot attach [OPTION]... PID|PATH|NAME
+//	taproot ctl [NAME] COMMAND [OPTION]... [ARG]...
+//	taproot ls [--json]
 //	taproot check [--json]
 //	taproot version
 //	taproot completion SHELL
@@ -15,6 +17,10 @@
 // Options of `run` end at the first operand, so that the command's own options
 // need no "--" before them. No option changes what another one means, and the
 // order of options does not matter.
+//
+// `run` and `attach` have a socket (api.Server) while they last, and `ctl` and
+// `ls` are clients of it. A NAME before the command of `ctl` is turned into the
+// option --instance before cobra looks at anything.
 //
 // Everything a user reads is written here and nowhere below: help texts by hand
 // (help.go), errors as "taproot: operation object: cause" and, when the error
