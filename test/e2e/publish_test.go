@@ -310,6 +310,30 @@ func TestPublishUnix(t *testing.T) {
 	})
 }
 
+// TestPublishUnixEngineKilled: another engine serves the same sockets, and is
+// connected to those of the guest.
+func TestPublishUnixEngineKilled(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	path := filepath.Join(tmpDir(l), "web.sock")
+	s, guest := newPublished(t, l, "-p", "unix:"+path+":80", "-p", "8080:unix:/mnt/server.sock")
+	serveName(t, guest, "tcp", ":80", "guest")
+	s.must("mount -t tmpfs none /mnt")
+	s.must(program(l, "unixserver", "/mnt/server.sock", "'inner socket'") + " >/dev/null 2>&1 &")
+	awaitCall(t, l.Host, "tcp", "127.0.0.1:8080", "inner socket")
+	old := process(t, l, engineName)
+	if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	l.Eventually("another engine", func() bool { return process(t, l, engineName).PID != old.PID })
+	awaitCall(t, l.Host, "unix", path, "guest "+gateway4)
+	awaitCall(t, l.Host, "tcp", "127.0.0.1:8080", "inner socket")
+	if err := s.in.Close(); err != nil { // the shell ends, and the socket with it
+		t.Fatal(err)
+	}
+	s.Wait()
+}
+
 // TestPublishAttached publishes ports of a namespace that exists, whose process
 // has files of its own.
 func TestPublishAttached(t *testing.T) {
