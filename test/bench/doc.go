@@ -57,7 +57,7 @@
 //     once, close. The server closes first, so the ports of the guest do not
 //     run out. Failures and timeouts are counted.
 //   - Datagrams out: the rate offered is raised until more than 1 % is lost;
-//     the figure is the rate received at the highest rate that was not.
+//     the figure is the most that was received at a rate that was not.
 //   - UDP_SEGMENT/GRO: what arrives when the sender, guest or outside, gives its
 //     kernel trains of datagrams as fast as it can, however much is lost.
 //   - Datagram request and response: one request in flight per socket.

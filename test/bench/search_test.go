@@ -62,6 +62,34 @@ func TestSearchForgivesOnce(t *testing.T) {
 	}
 }
 
+// TestSearchSlowSender wants the most that arrived without loss, where the sender is
+// slower from time to time.
+func TestSearchSlowSender(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		senders map[int][]int // by rate: what the sender manages at each trial
+		want    float64
+	}{
+		{"in the last trial", map[int][]int{80_000: {70_000, 80_000}, 160_000: {60_000, 65_000}}, 80_000},
+		{"once", map[int][]int{80_000: {50_000, 80_000}, 160_000: {60_000, 110_000}}, 110_000},
+		{"in both trials", map[int][]int{20_000: {15_000, 14_000}}, 15_000},
+	} {
+		best, err := search{first: rateFirst, least: rateLeast, most: rateMost, halvings: 3, try: func(rate int) (trial, error) {
+			sender := rate
+			if left := tt.senders[rate]; len(left) > 0 {
+				sender, tt.senders[rate] = left[0], left[1:]
+			}
+			return pipeOf(1<<30, sender)(rate)
+		}}.run()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := best.perSecond(); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestSearchStops(t *testing.T) {
 	want := errors.New("gone")
 	_, got := search{first: 1, least: 1, most: 8, try: func(int) (trial, error) { return trial{}, want }}.run()
