@@ -65,16 +65,16 @@ func (g *gateway) expectClients(listeners []portfwd.Listener) {
 	}
 }
 
-// needClients asks for sockets that stand for clients.
-func (g *gateway) needClients(family int) {
-	r := socketRequest{Family: family, Type: unix.SOCK_STREAM, Client: true}
+// needClients asks for n sockets that stand for clients.
+func (g *gateway) needClients(family, n int) {
+	r := socketRequest{Family: family, Type: unix.SOCK_STREAM, Clients: n}
 	_ = g.wire.send(message{Need: &r}) // if the supervisor is gone, so are we
 }
 
 // supply gives sockets to who asked for them, and takes them over.
 func (g *gateway) supply(r *socketReply, files []*os.File) {
 	switch {
-	case !r.Request.Client:
+	case r.Request.Clients == 0:
 		g.sockets.put(r, files)
 	case g.dialer == nil: // not asked for
 		closeAll(files)

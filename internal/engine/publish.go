@@ -122,11 +122,6 @@ func (c carrier) tell(m message, files ...*os.File) error {
 // few milliseconds' work, whatever their number.
 const socketBatch = 32
 
-// clientBatch is socketBatch for sockets that stand for clients, one of which is used
-// up by each connection: what a busy port needs within 20 ms. Each costs 10 us in a
-// batch of this size, and idle ones some memory of the kernel's.
-const clientBatch = 128
-
 // serveSockets makes the sockets inside the guest that the engine needs, until
 // ctx ends.
 func (s *supervisor) serveSockets(ctx context.Context) {
@@ -214,8 +209,8 @@ func (s *supervisor) makeSockets(ctx context.Context, r socketRequest) ([]*os.Fi
 		return nil, err
 	}
 	one, n := userns.Socket{Family: r.Family, Type: r.Type}, socketBatch
-	if r.Client {
-		one, n = userns.ClientSocket(r.Family), clientBatch
+	if r.Clients > 0 {
+		one, n = userns.ClientSocket(r.Family), r.Clients
 	}
 	return ns.Sockets(ctx, slices.Repeat([]userns.Socket{one}, n))
 }

@@ -24,6 +24,10 @@ func TestHearNeed(t *testing.T) {
 		{socketRequest{Family: unix.AF_INET, Type: unix.SOCK_RAW}, false},
 		{socketRequest{Family: unix.AF_PACKET, Type: unix.SOCK_DGRAM}, false},
 		{socketRequest{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW}, false},
+		{socketRequest{Family: unix.AF_INET6, Type: unix.SOCK_STREAM, Clients: maxRights}, true},
+		{socketRequest{Family: unix.AF_INET, Type: unix.SOCK_STREAM, Clients: maxRights + 1}, false},
+		{socketRequest{Family: unix.AF_INET, Type: unix.SOCK_STREAM, Clients: -1}, false},
+		{socketRequest{Family: unix.AF_INET, Type: unix.SOCK_DGRAM, Clients: 1}, false},
 		{socketRequest{}, false},
 	} {
 		s := &supervisor{needed: make(chan socketRequest, 1)}

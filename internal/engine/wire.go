@@ -62,8 +62,9 @@ type message struct {
 type socketRequest struct {
 	Family, Type int // AF_INET or AF_INET6; SOCK_STREAM or SOCK_DGRAM
 
-	// Client wants them to be able to stand for clients of published ports.
-	Client bool `json:",omitempty"`
+	// Clients is how many are wanted that can stand for clients of published ports,
+	// maxRights at most; 0 wants a batch of others.
+	Clients int `json:",omitempty"`
 }
 
 // socketKinds is how many requests there can be: two families of two types, and of
@@ -72,7 +73,7 @@ const socketKinds = 6
 
 // valid tells whether an engine of ours would ask for it.
 func (r socketRequest) valid() bool {
-	if r.Client && r.Type != unix.SOCK_STREAM {
+	if r.Clients < 0 || r.Clients > maxRights || r.Clients > 0 && r.Type != unix.SOCK_STREAM {
 		return false
 	}
 	return (r.Family == unix.AF_INET || r.Family == unix.AF_INET6) && (r.Type == unix.SOCK_STREAM || r.Type == unix.SOCK_DGRAM)

@@ -25,9 +25,9 @@ type DialerConfig struct {
 	// first. NewDialer takes them over, also when it fails.
 	Clients []*os.File
 
-	// Need asks for sockets of a family, as in socket(2), which Supply gets. It must
+	// Need asks for n sockets of a family, as in socket(2), which Supply gets. It must
 	// not block. It is not called again before that.
-	Need func(family int)
+	Need func(family, n int)
 
 	// Broken is called when the rules in the guest's namespace do not do what they
 	// should, and the Dialer was disabled therefore. It must not block. nil

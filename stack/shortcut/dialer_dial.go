@@ -66,7 +66,7 @@ func (d *Dialer) begin(p *dial) {
 		if index(p.source.Addr()) == ip6 {
 			family = unix.AF_INET6
 		}
-		d.cfg.Need(family)
+		d.cfg.Need(family, many)
 	}
 	switch {
 	case err != nil:

@@ -13,7 +13,14 @@ import (
 const (
 	// enough is how many sockets of a family are left when more are asked for: those
 	// that a busy client can use up while the supervisor makes others (5 ms).
-	enough = 64
+	enough = 64 // more than few, so that the first client asks for many
+
+	// few are asked for in advance: an idle port shall not hold many descriptors.
+	// many are asked for when these are used: a child that makes them costs the
+	// supervisor a millisecond whatever their number, and one message carries so
+	// many (SCM_MAX_FD, unix(7)).
+	few  = 32
+	many = 253
 
 	// patient is how many may wait for sockets. More are left to the stack.
 	patient = 4096
@@ -56,7 +63,7 @@ func (d *Dialer) take(p *dial) (fd int, wanting bool, err error) {
 func (d *Dialer) Prepare() {
 	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		if d.copies[i] >= 0 && d.wanting(i) {
-			d.cfg.Need(family)
+			d.cfg.Need(family, few)
 		}
 	}
 }
@@ -66,7 +73,7 @@ func (d *Dialer) wanting(i int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := &d.pools[i]
-	if p.asked || d.over || len(p.free) > enough {
+	if p.asked || d.over || len(p.free) > 0 {
 		return false
 	}
 	p.asked = true
