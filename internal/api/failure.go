@@ -42,7 +42,7 @@ func classify(err error) (code string, status int) {
 		return CodeForbidden, http.StatusForbidden
 	case is(syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM):
 		return CodeExhausted, http.StatusInsufficientStorage
-	case is(engine.ErrNoEngine, engine.ErrSilent, os.ErrClosed, context.Canceled, context.DeadlineExceeded):
+	case is(engine.ErrNoEngine, engine.ErrSilent, os.ErrClosed, os.ErrDeadlineExceeded, context.Canceled, context.DeadlineExceeded):
 		return CodeNoEngine, http.StatusServiceUnavailable
 	}
 	return CodeFailed, http.StatusUnprocessableEntity
