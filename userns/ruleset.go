@@ -68,7 +68,7 @@ func (r *ruleset) table() nft.Table {
 		nft.Chain{Name: "local", Rules: r.signed(mark.Local)},
 		nft.Chain{Name: "back", Rules: []nft.Rule{
 			// What was led astray has been diverted before.
-			{Name: "stray", Exprs: nft.Join(flags(), nft.IsNot([]byte{bareSYN}), label(mark.Flow))},
+			{Name: "stray", Exprs: nft.Join(flags(), nft.IsNot([]byte{bareSYN}), direction(original), label(mark.Flow))},
 			{Name: "divert", Exprs: nft.Join(inside(), r.toListener(), nft.Accept())},
 		}},
 		nft.Chain{Name: "output", Type: "route", Hook: unix.NF_INET_LOCAL_OUT, Priority: last, Rules: r.output()},

@@ -21,17 +21,17 @@ type straying struct {
 
 // HandleStray does what there is to do about a segment that the stack would
 // answer with RST, and returns false if it shall. One of a connection that was
-// joined says that the rules did not lead it inside: it is put back, to be led
+// joined or is about to be says that the rules did not lead it inside: it is put back, to be led
 // there by those for what is put back. The connection is slower by that, but not
 // lost, and when the rules work again they take it over. HandleStray does not block.
 func (s *Shortcut) HandleStray(seg *stack.Stray) bool {
-	f := s.strayed(seg)
+	f, offered := s.strayed(seg)
 	switch {
-	case f == nil:
+	case f == nil && !offered:
 		return false
 	case seg.DSCP == mark.Local: // put back, and forwarded to us again: there are no rules
 		return true
-	case s.isLost(f, seg):
+	case f != nil && s.isLost(f, seg):
 		f.Kill()
 		return true
 	}
@@ -40,16 +40,22 @@ func (s *Shortcut) HandleStray(seg *stack.Stray) bool {
 	return true
 }
 
-// strayed returns the joined connection of a segment, or nil. One that was
-// joined with the rules of now is proof that they do not work.
-func (s *Shortcut) strayed(seg *stack.Stray) *flow.Flow {
+// strayed returns the joined connection of a segment, or else nil and whether its SYN
+// was put back and it is about to be joined: it may be the last of the handshake. A
+// connection that began with the rules of now is proof that they do not work.
+func (s *Shortcut) strayed(seg *stack.Stray) (f *flow.Flow, isOffered bool) {
+	key := flow.Key{Proto: flow.TCP, Initiator: seg.Source, Target: seg.Destination}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.joined[flow.Key{Proto: flow.TCP, Initiator: seg.Source, Target: seg.Destination}]
-	if f != nil && f.Opened.After(s.enabledAt) {
+	f = s.joined[key]
+	began := f
+	if a := s.pending[key]; f == nil && a != nil && a.state == offered {
+		began, isOffered = a.flow, true
+	}
+	if began != nil && began.Opened.After(s.enabledAt) {
 		s.giveUp()
 	}
-	return f
+	return f, isOffered
 }
 
 // isLost tells whether a connection has made no progress for too long.

@@ -68,6 +68,22 @@ func TestStray(t *testing.T) {
 	})
 }
 
+// TestStrayHandshake: the last segment of a handshake comes as a frame too, before
+// the listener has a connection.
+func TestStrayHandshake(t *testing.T) {
+	inFamilies(t, func(t *testing.T, f family) {
+		w := newWorld(t)
+		hosts := w.serve(t, f)
+		c := w.newClient(t, f)
+		c.syn(t)
+		c.wantPutBack(t)
+		c.stray(t, 0, 1001)
+		c.wantStray(t, 1001)
+		receive(t, w.broken, "that the rules are broken")
+		wantEcho(t, c.connect(t), receive(t, hosts, "a connection"))
+	})
+}
+
 // TestLost: a connection that makes no progress while there are no rules is reset.
 func TestLost(t *testing.T) {
 	inFamilies(t, func(t *testing.T, f family) {

@@ -194,11 +194,6 @@ func TestShortcutFirewalls(t *testing.T) {
 				chain arrived { type filter hook input priority 0; ct mark set 9; }
 			}
 END`, byShortcut},
-		{"marks after all", "nft", `nft -f - <<'END'
-			table inet f {
-				chain out { type route hook output priority 2147483647; meta mark set 7; }
-			}
-END`, ""},
 		{"not tracked", "nft", `nft add table inet f
 			nft add chain inet f out '{ type filter hook output priority raw; }'
 			nft add chain inet f in '{ type filter hook prerouting priority raw; }'
@@ -238,6 +233,31 @@ END`, ""},
 		got := s.must(program(p.lab, "connect", join(lab.Second4, port), join(lab.Outside4, port)))
 		wantText(t, "connect", got, "EHOSTUNREACH\nconnected")
 	})
+}
+
+// TestShortcutOvertaken: where a routing rule of the guest's leads packets out of the
+// device that ours would lead inside, connections that are there and new ones work,
+// and the reason is told.
+func TestShortcutOvertaken(t *testing.T) {
+	t.Parallel()
+	lab.NeedProgram(t, "ip")
+	p, s := newDiverted(t, "--verbose")
+	p.wantWay(byShortcut)
+	old := plain("guest connect open\nserver accept\nguest send 5\nserver recv 5")
+	if got := p.steps(old); got != old {
+		t.Fatalf("got:\n%s\nwant:\n%s", got, old)
+	}
+	s.must("ip rule add pref 10 iif lo lookup main") // of what is sent here
+	for range 3 {
+		p.wantUsable()
+		p.wantUse()
+	}
+	p.lab.Eventually("the reason is told", func() bool {
+		return strings.Contains(s.Err(), `why="what the rules of the shortcut divert does not arrive"`)
+	})
+	s.must("ip rule del pref 10")
+	p.lab.Eventually("connections take the shortcut again", func() bool { return p.way() == byShortcut })
+	p.wantUse()
 }
 
 // TestShortcutIsNoWayAround: who makes the listener accept what the engine has
