@@ -29,11 +29,19 @@ func TestCheckName(t *testing.T) {
 }
 
 func TestDirectory(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1")
-	if got, want := Path("x"), "/run/user/1/taproot/x.sock"; got != want {
+	ours := t.TempDir()
+	t.Setenv("XDG_RUNTIME_DIR", ours)
+	if got, want := Path("x"), ours+"/taproot/x.sock"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	for _, dir := range []string{"", "relative"} {
+	others := "/proc/1" // root's, unless we are root
+	if os.Geteuid() == 0 {
+		others = t.TempDir()
+		if err := os.Chown(others, 1, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"", "relative", "/nonexistent", others} {
 		t.Setenv("XDG_RUNTIME_DIR", dir)
 		if got, want := Directory(), "/tmp/taproot-"+strconv.Itoa(os.Geteuid()); got != want {
 			t.Errorf("%q: got %s, want %s", dir, got, want)

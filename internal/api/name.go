@@ -7,18 +7,31 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // suffix ends the names of sockets in Directory.
 const suffix = ".sock"
 
 // Directory is where the sockets of this user's instances are: taproot in
-// $XDG_RUNTIME_DIR, or /tmp/taproot-UID where there is none.
+// $XDG_RUNTIME_DIR, or /tmp/taproot-UID where there is none. One that belongs to
+// somebody else counts as none: su(1) leaves the variable as it was, and a directory
+// of root's would shut out whose it is.
 func Directory() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) && isOurs(dir) {
 		return filepath.Join(dir, "taproot")
 	}
 	return "/tmp/taproot-" + strconv.Itoa(os.Geteuid()) // not $TMPDIR: all sessions shall agree
+}
+
+// isOurs tells whether a file belongs to our user.
+func isOurs(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
 }
 
 // Path is where the socket of an instance with a name is.

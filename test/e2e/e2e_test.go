@@ -96,6 +96,9 @@ func newLab(t *testing.T) *lab.Lab {
 		if err := os.Chmod(dir, 0o777); err != nil {
 			t.Fatal(err)
 		}
+		if err := l.Give(dir); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return l
 }

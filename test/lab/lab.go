@@ -68,6 +68,9 @@ func (l *Lab) userID() int {
 	return 0
 }
 
+// Give makes the ordinary user the owner of a file.
+func (l *Lab) Give(path string) error { return os.Chown(path, l.userID(), l.userID()) }
+
 // With is the same laboratory for a subtest: what fails, fails t, and what is
 // started or opened by it ends with t.
 func (l *Lab) With(t TB) *Lab {

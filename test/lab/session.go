@@ -51,7 +51,7 @@ func (s *Session) makeRuntimeDir() error {
 	if err := os.Mkdir(s.RuntimeDir, 0o700); err != nil {
 		return err
 	}
-	return os.Chown(s.RuntimeDir, s.lab.userID(), s.lab.userID())
+	return s.lab.Give(s.RuntimeDir)
 }
 
 // Cover mounts an empty directory over one of the namespace's, for its root to
