@@ -122,6 +122,13 @@ type selection struct {
 	all bool // it says that it means all
 }
 
+// says tells whether a selection says which flows it means.
+func (s *selection) says() bool {
+	f := &s.Filter
+	return s.all || f.ID != 0 || f.Port != 0 || f.Rule != 0 || f.Inbound || f.Outbound ||
+		len(f.Protos) > 0 || len(f.Ways) > 0 || f.Address.IsValid()
+}
+
 // decodeSelection reads which flows a query means.
 func decodeSelection(raw string) (selection, *Failure) {
 	var s selection

@@ -84,7 +84,7 @@ func (s *Server) getFlows(w http.ResponseWriter, r *http.Request) {
 // forgotten shall not end everything.
 func (s *Server) deleteFlows(w http.ResponseWriter, r *http.Request) {
 	which, f := decodeSelection(r.URL.RawQuery)
-	if f == nil && r.URL.RawQuery == "" {
+	if f == nil && !which.says() {
 		f = badRequest("query: which flows?")
 		f.Remedy = "all=1 means all"
 	}

@@ -39,8 +39,19 @@ type Found struct {
 }
 
 // List asks all instances in Directory what they are, at once, and returns those
-// that live by name. What dead ones have left is removed.
+// that live by name. What dead ones have left is removed. A Directory that is not
+// the user's alone is an error: whoever has made it would answer.
 func List(ctx context.Context) ([]Found, error) {
+	dir, err := os.Lstat(Directory())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		err = checkOurs(Directory(), dir)
+	}
+	if err != nil {
+		return nil, err
+	}
 	names := Names()
 	found := make([]Found, len(names))
 	var wg sync.WaitGroup

@@ -69,27 +69,68 @@ func noFollow(own bool) int {
 
 // take locks the directory and looks whether it is the right one.
 func (p *place) take(own bool) error {
-	for {
-		err := unix.Flock(int(p.file.Fd()), unix.LOCK_EX)
-		if err == nil {
-			break
-		}
-		if err != unix.EINTR {
-			return &os.PathError{Op: "lock", Path: p.path, Err: err}
-		}
-	}
 	here, err := p.file.Stat()
 	if err != nil {
 		return err
+	}
+	if shared := checkOurs(p.path, here); shared == nil {
+		err = p.flock(unix.LOCK_EX)
+	} else if own {
+		return shared
+	} else {
+		err = p.flockSoon()
+	}
+	if err != nil {
+		return &os.PathError{Op: "lock", Path: p.path, Err: err}
 	}
 	there, err := os.Stat(p.path)
 	if err != nil || !os.SameFile(here, there) {
 		return errMoved
 	}
-	if st, ok := here.Sys().(*syscall.Stat_t); own && (!ok || int(st.Uid) != os.Geteuid() || here.Mode().Perm()&0o077 != 0) {
-		return fmt.Errorf("directory %s: it is not ours alone (want owner %d and mode 0700)", p.path, os.Geteuid())
+	return nil
+}
+
+// checkOurs returns an error unless a directory is the user's alone: in others
+// anybody may have put sockets.
+func checkOurs(path string, dir os.FileInfo) error {
+	st, ok := dir.Sys().(*syscall.Stat_t)
+	if !ok || !dir.IsDir() || int(st.Uid) != os.Geteuid() || dir.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("directory %s: it is not ours alone (want owner %d and mode 0700)", path, os.Geteuid())
 	}
 	return nil
+}
+
+const (
+	// lockPatience is how long others who may open a directory, and so may lock
+	// it, can keep us waiting: ours hold the lock for a millisecond.
+	lockPatience = 2 * time.Second
+
+	// lockPause is how often that is tried.
+	lockPause = 2 * time.Millisecond
+)
+
+// flockSoon locks a directory that others may lock for ever.
+func (p *place) flockSoon() error {
+	for begun := time.Now(); ; time.Sleep(lockPause) {
+		err := p.flock(unix.LOCK_EX | unix.LOCK_NB)
+		if err != unix.EAGAIN {
+			return err
+		}
+		if time.Since(begun) > lockPatience {
+			return errLocked
+		}
+	}
+}
+
+// errLocked says that somebody keeps a directory locked.
+var errLocked = errors.New("somebody else keeps it locked; choose a directory of your own with mode 0700")
+
+func (p *place) flock(how int) error {
+	for {
+		if err := unix.Flock(int(p.file.Fd()), how); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // unlock lets others have the directory.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestCheckName(t *testing.T) {
@@ -134,6 +136,9 @@ func TestUnsafeDirectory(t *testing.T) {
 	if _, err := Listen(Config{Name: "x"}); err == nil {
 		t.Error("a directory of a group: got no error")
 	}
+	if found, err := List(t.Context()); err == nil {
+		t.Errorf("a directory of a group: got %v, want an error", found)
+	}
 	if err := os.Remove(Directory()); err != nil {
 		t.Fatal(err)
 	}
@@ -148,6 +153,26 @@ func TestUnsafeDirectory(t *testing.T) {
 	}
 	if _, err := Listen(Config{Path: filepath.Join(run, "none", "x")}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no directory: got %v, want %v", err, os.ErrNotExist)
+	}
+}
+
+// TestLockedDirectory has somebody else lock a directory for good, as anybody may
+// who can read it.
+func TestLockedDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Listen(Config{Path: filepath.Join(dir, "x")}); !errors.Is(err, errLocked) {
+		t.Errorf("got %v and error %v, want %v", s, err, errLocked)
 	}
 }
 

@@ -250,6 +250,8 @@ func TestBadRequests(t *testing.T) {
 		{"DELETE", "/v1/rules/1?kill=yes", "", 400},
 		{"DELETE", "/v1/rules/1?kill=1&kill=1", "", 400},
 		{"DELETE", "/v1/flows", "", 400},
+		{"DELETE", "/v1/flows?all=0", "", 400},
+		{"DELETE", "/v1/flows?&", "", 400},
 		{"GET", "/v1/flows?port=70000", "", 400},
 		{"GET", "/v1/flows?port=0", "", 400},
 		{"GET", "/v1/flows?proto=sctp", "", 400},
