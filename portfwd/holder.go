@@ -40,8 +40,8 @@ func (t *Table) ruleAt(r Rule, at netip.AddrPort) string {
 	r.Listen, r.Local, r.Ports = at, false, 1
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if id := t.takenLocked(r); id != 0 {
-		return "rule " + strconv.Itoa(id)
+	if e := t.takenLocked(r); e != nil && e.State != StateWaiting {
+		return "rule " + strconv.Itoa(e.ID)
 	}
 	return ""
 }

@@ -78,6 +78,10 @@ type Table struct {
 	// of a rule's birth before its death.
 	carrying sync.Mutex
 
+	// retrying is held while rules that wait are tried, so that two who try one
+	// do not get in each other's way.
+	retrying sync.Mutex
+
 	// scanning is held while an Auto looks and changes rules.
 	scanning sync.Mutex
 
@@ -298,25 +302,28 @@ func (t *Table) listens(d Direction, p flow.Proto, port uint16) bool {
 	return false
 }
 
-// taken tells whether a rule listens where r, which has one port, would.
+// taken tells whether a rule listens where r, which has one port, would, or waits to.
 func (t *Table) taken(r Rule) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.takenLocked(r) != 0
+	return t.takenLocked(r) != nil
 }
 
-// takenLocked returns the id of a rule that listens where r, which has one
-// port, would, or 0.
+// takenLocked returns a rule that listens where r, which has one port, would:
+// rather one that does so already than one that waits. It returns nil if there is
+// none.
 //
 // +checklocks:t.mu
-func (t *Table) takenLocked(r Rule) int {
+func (t *Table) takenLocked(r Rule) (found *entry) {
 	for _, e := range t.entries {
 		if e.Rule.Direction == r.Direction && e.Rule.Proto == r.Proto && e.Rule.ListenUnix == "" &&
 			e.Rule.Overlaps(r.Listen.Port()) && e.Rule.meets(r) {
-			return e.ID
+			if found = e; e.State != StateWaiting {
+				break
+			}
 		}
 	}
-	return 0
+	return found
 }
 
 // meets tells whether two rules listen on addresses that get in each other's

@@ -24,6 +24,8 @@ func (t *Table) wait(ctx context.Context, e Entry) (id int, err error) {
 // is to be called when the host's addresses have changed. A rule that meets
 // another obstacle than before goes on waiting, and its Entry.Err says so.
 func (t *Table) Retry(ctx context.Context) {
+	t.retrying.Lock()
+	defer t.retrying.Unlock()
 	for _, e := range t.all() {
 		if e.State == StateWaiting {
 			t.retry(ctx, e)

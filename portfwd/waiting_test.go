@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -45,6 +46,31 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// TestRetryTogether has the host's addresses change while a rule is added: who
+// tries it again must not take the other one for somebody who has the port.
+func TestRetryTogether(t *testing.T) {
+	table, _ := newRecorded(t)
+	for range 50 {
+		listen := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), freeRange(t, 1))
+		rule := Rule{Proto: flow.TCP, Listen: listen, Wait: true}
+		id, err := table.insert(Entry{Rule: rule, State: StateWaiting, Err: "no address"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { table.Retry(t.Context()) })
+		}
+		wg.Wait()
+		if got := table.List()[0]; got.State != StateOpen {
+			t.Fatalf("got %+v, want it to be open", got)
+		}
+		if err := table.Remove(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestRetry has the address come: as one of loopback, which is there always.
 func TestRetry(t *testing.T) {
 	table, r := newRecorded(t)
@@ -62,8 +88,8 @@ func TestRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	table.Retry(t.Context())
-	if got := table.List()[0]; got.State != StateWaiting || !strings.Contains(got.Err, "held by") {
-		t.Errorf("taken: got %+v, want it to wait", got)
+	if got := table.List()[0]; got.State != StateWaiting || !strings.Contains(got.Err, "held by") || strings.Contains(got.Err, "held by rule") {
+		t.Errorf("taken: got %+v, want it to wait, and our process to be named", got)
 	}
 	taken.Close()
 	table.Retry(t.Context())
