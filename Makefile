@@ -144,6 +144,7 @@ install: build man ## install under PREFIX (/usr/local) of DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/libexec/taproot
 	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/slirp4netns
 	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/pasta
+	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/pesto
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	bin/taproot completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/taproot
 

@@ -41,6 +41,8 @@ func run(args []string) int {
 	switch base := filepath.Base(name); {
 	case base == slirp.Name:
 		return slirp.Main(name, args[1:], version)
+	case base == pasta.PestoName:
+		return pasta.PestoMain(name, args[1:], version)
 	case strings.Contains(base, pasta.Name): // distributions have several builds of it
 		return pasta.Main(name, args[1:], version)
 	}

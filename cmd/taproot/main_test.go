@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 		"slirp4netns": main,
 		"pasta":       main,
 		"pasta.avx2":  main,
+		"pesto":       main,
 	})
 }
 

@@ -19,7 +19,7 @@ const (
 // nil if they are not known.
 func ruleOf(e *portfwd.Entry, stats map[int]flow.RuleStats) Rule {
 	r := Rule{
-		ID: e.ID, RuleSpec: specOf(&e.Rule), Spec: e.Rule.Spec(),
+		ID: e.ID, RuleSpec: SpecOf(&e.Rule), Spec: e.Rule.Spec(),
 		Auto: e.Auto, State: e.State.String(), Error: e.Err, Bound: e.Bound,
 	}
 	if stats != nil {
@@ -37,8 +37,8 @@ func rulesOf(entries []portfwd.Entry, stats map[int]flow.RuleStats) []Rule {
 	return list
 }
 
-// specOf returns what a rule says.
-func specOf(r *portfwd.Rule) RuleSpec {
+// SpecOf returns what a rule says.
+func SpecOf(r *portfwd.Rule) RuleSpec {
 	return RuleSpec{
 		Direction: r.Direction.String(), Proto: r.Proto.String(), Ports: r.Count(),
 		Listen: End{r.Listen.Addr(), r.Listen.Port(), r.ListenUnix},
@@ -48,8 +48,9 @@ func specOf(r *portfwd.Rule) RuleSpec {
 	}
 }
 
-// rule returns the rule that is meant; the table checks it.
-func (s *RuleSpec) rule() (portfwd.Rule, error) {
+// Rule returns the rule that is meant. Directions and protocols that there are
+// not are errors; for the rest, the table that it is added to checks it.
+func (s *RuleSpec) Rule() (portfwd.Rule, error) {
 	r := portfwd.Rule{
 		Listen: netip.AddrPortFrom(s.Listen.Address, s.Listen.Port), ListenUnix: s.Listen.Unix,
 		Target: netip.AddrPortFrom(s.Target.Address, s.Target.Port), TargetUnix: s.Target.Unix,

@@ -31,8 +31,8 @@ func FuzzPublication(f *testing.F) {
 				continue // the table refuses it
 			}
 			r.Ports = r.Count()
-			spec := specOf(&r)
-			again, err := spec.rule()
+			spec := SpecOf(&r)
+			again, err := spec.Rule()
 			if err != nil || again != r {
 				t.Errorf("rule %+v: after it was shown %+v and error %v", r, again, err)
 			}

@@ -98,7 +98,7 @@ func (p *Publication) rules(source portfwd.SourceMode) ([]portfwd.Rule, *Failure
 		list = append(list, rules...)
 	}
 	for i := range p.Rules {
-		r, err := p.Rules[i].rule()
+		r, err := p.Rules[i].Rule()
 		if err != nil {
 			return nil, badRequest("rules: %d: %v", i, err)
 		}

@@ -178,6 +178,7 @@ type Failure struct {
 	Code    string `json:"code"` // see the constants
 	Message string `json:"message"`
 	Remedy  string `json:"hint,omitempty"`
+	Port    uint16 `json:"port,omitempty"` // of the host, that could not be bound
 	status  int    // of HTTP
 }
 

@@ -31,7 +31,7 @@ func arrows() map[string][]string {
 		},
 
 		"cmd/internal/front/pasta": {
-			"cmd/internal/caller", "cmd/internal/getopt", "internal/engine", "internal/plan", "portfwd",
+			"cmd/internal/caller", "cmd/internal/getopt", "internal/api", "internal/engine", "internal/plan", "portfwd",
 			"stack/flow", "stack/nat", "stack/policy", "userns",
 		},
 

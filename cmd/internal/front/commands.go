@@ -41,6 +41,7 @@ func (p *program) root() *cobra.Command {
 	root.AddCommand(p.runCommand(), p.attachCommand(), p.ctlCommand(), p.lsCommand())
 	root.AddCommand(p.checkCommand(), p.versionCommand(), p.completionCommand())
 	root.AddCommand(p.otherCommand(slirp.Name, slirp.Main), p.otherCommand(pasta.Name, pasta.Main))
+	root.AddCommand(p.otherCommand(pasta.PestoName, pasta.PestoMain))
 	return root
 }
 

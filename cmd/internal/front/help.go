@@ -33,6 +33,8 @@ func helpOf(c *cobra.Command) string {
 		return slirp.Help
 	case pasta.Name:
 		return pasta.Help
+	case pasta.PestoName:
+		return pasta.PestoHelp
 	}
 	return rootHelp
 }
@@ -55,6 +57,7 @@ Commands:
 Commands that are other programs, and run by their names too:
   slirp4netns  give an existing namespace a network, as slirp4netns does
   pasta        give a command or a namespace the host's network, as pasta does
+  pesto        change the ports of a running pasta, as pesto does
 
 Options:
       --version  print the version and exit (default: off)

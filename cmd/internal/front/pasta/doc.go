@@ -38,13 +38,25 @@
 // "all" are weak: one port that can be bound is enough. An IPv6 target whose
 // text could be the end of a listening address needs brackets.
 //
+// # Run time
+//
+// pesto, of which PestoMain is the command line, changes the ports of a pasta
+// that has a control socket:
+//
+//	pesto [-s] [-A | -D | -C HOST|SPLICE | -t|-u|-T|-U SPEC]... PATH
+//
+// It asks for the rules, thinks through what they shall be, and then removes and
+// adds, so that what stays has no interruption. What could not be added is an
+// error, and the rules are put back. The manual page has the rest.
+//
 // # Differences
 //
 //   - resolv.conf, and the host's addresses and routes, are followed while the
 //     guest runs (--no-follow)
-//   - --conf-path and --fd are refused
+//   - --fd is refused
+//   - the socket of --conf-path speaks taproot's API (package api) and not the
+//     original's binary protocol
 //   - automatic UDP ports leave out the ports for clients, unless named
-//   - -u and -U do not follow the ports of -t and -T
 //   - an empty port specification is an error, not "all"
 //   - root stays root without --runas; what reads the guest has no privileges
 //     whoever starts it

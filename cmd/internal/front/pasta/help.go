@@ -27,7 +27,7 @@ General:
       --log-size BYTES    size at which its older half is given up (1048576)
       --stats DELAY       print counters every DELAY seconds; foreground only
       --runas UID[:GID]   become this user, numbers or names; only for root
-  -c, --conf-path PATH    not supported
+  -c, --conf-path PATH    make a socket at PATH for pesto and taproot ctl (none)
   -p, --pcap FILE         write what passes the device to a capture file
   -P, --pid FILE          write the process id of what stays to a file
   -F, --fd FD             not supported

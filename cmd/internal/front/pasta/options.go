@@ -17,6 +17,7 @@ type options struct {
 	logSize                  int64
 	runAs                    *identity
 	pidFile, capture         string
+	control                  string // path of the control socket
 	stats                    time.Duration
 
 	mtu                  int
@@ -217,7 +218,7 @@ func (o *options) addGeneral(s *getopt.Set) {
 		o.runAs = &id
 		return err
 	})
-	s.Value("conf-path", "c", o.refuse("-c", "there is no control socket for pesto"))
+	value(s, "conf-path", "c", &o.control, text("control socket"))
 	value(s, "pcap", "p", &o.capture, text("pcap file"))
 	value(s, "pid", "P", &o.pidFile, text("pid file"))
 	s.Value("fd", "F", o.refuse("-F", "there is no connected socket to serve in this mode"))

@@ -47,21 +47,27 @@ func (o *options) publications(ephemeral portRange) []publication {
 	var list []publication
 	for i, specs := range o.ports {
 		for _, s := range specs {
-			if s.none || s.auto {
-				continue
-			}
-			if rules := o.rules(sides[i], s, s.named(), false); rules != nil {
-				list = append(list, publication{option: s.option, text: s.text, rules: rules})
-			}
-			if rules := o.rules(sides[i], s, s.others(ephemeral), true); rules != nil {
-				list = append(list, publication{option: s.option, text: s.text, rules: rules, weak: true})
-			}
+			list = append(list, o.publication(sides[i], s, ephemeral)...)
 		}
 	}
 	for _, pair := range [2][2]int{{tcpIn, udpIn}, {tcpOut, udpOut}} {
 		if len(o.ports[pair[1]]) == 0 {
 			list = append(list, o.companions(sides[pair[1]], o.ports[pair[0]])...)
 		}
+	}
+	return list
+}
+
+// publication returns what one specification publishes for good.
+func (o *options) publication(on side, s portSpec, ephemeral portRange) (list []publication) {
+	if s.none || s.auto {
+		return nil
+	}
+	if rules := o.rules(on, s, s.named(), false); rules != nil {
+		list = append(list, publication{option: s.option, text: s.text, rules: rules})
+	}
+	if rules := o.rules(on, s, s.others(ephemeral), true); rules != nil {
+		list = append(list, publication{option: s.option, text: s.text, rules: rules, weak: true})
 	}
 	return list
 }
@@ -140,25 +146,28 @@ func without(list, exclude []portRange) []portRange {
 func (o *options) rules(on side, s portSpec, maps []portMap, weak bool) []portfwd.Rule {
 	var list []portfwd.Rule
 	for _, m := range maps {
-		for _, l := range o.listeners(on, s) {
-			list = append(list, portfwd.Rule{
-				Direction: on.direction, Proto: on.proto,
-				Listen: netip.AddrPortFrom(l.address, m.first), Device: s.device,
-				Ports:    int(m.last-m.first) + 1,
-				Target:   netip.AddrPortFrom(m.to, m.toFirst),
-				Loopback: on.direction == portfwd.Inbound && o.loopback(m.to),
-				Weak:     weak || l.weak,
-				Freebind: o.freebind && on.direction == portfwd.Inbound,
-			})
-		}
+		list = append(list, o.complete(portfwd.Rule{
+			Direction: on.direction, Proto: on.proto,
+			Listen: netip.AddrPortFrom(s.listen, m.first), Device: s.device,
+			Ports:  int(m.last-m.first) + 1,
+			Target: netip.AddrPortFrom(m.to, m.toFirst),
+			Weak:   weak,
+		}))
 	}
 	return list
 }
 
-// A listener is where a rule listens.
-type listener struct {
-	address netip.Addr
-	weak    bool // may be left out
+// complete returns a rule with what the options say of all inbound ones.
+func (o *options) complete(r portfwd.Rule) portfwd.Rule {
+	if r.Direction == portfwd.Outbound {
+		return r
+	}
+	r.Loopback = r.Loopback || r.TargetUnix == "" && o.loopback(r.Target.Addr())
+	if r.ListenUnix == "" {
+		r.Local = r.Local || o.local(r.Listen.Addr(), r.Device)
+		r.Freebind = r.Freebind || o.freebind
+	}
+	return r
 }
 
 // loopback tells whether the host's loopback leads to the guest's, for a target
@@ -170,20 +179,11 @@ func (o *options) loopback(target netip.Addr) bool {
 	return o.toLoopback || o.spliceOnly
 }
 
-// listeners returns where a specification listens. With --splice-only there is
-// only one way into the guest, from loopback to loopback; then nobody listens
-// for others.
-func (o *options) listeners(on side, s portSpec) []listener {
-	switch {
-	case on.direction == portfwd.Outbound:
-		return []listener{{}}
-	case o.spliceOnly && !s.listen.IsValid() && s.device == "":
-		return []listener{
-			{address: netip.AddrFrom4([4]byte{127, 0, 0, 1})},
-			{address: netip.IPv6Loopback(), weak: true}, // there may be no IPv6
-		}
-	}
-	return []listener{{address: s.listen}}
+// local tells whether what listens on an address and a device, or on none of
+// them, listens on the host's loopback only. With --splice-only there is only one
+// way into the guest, from loopback to loopback; then nobody listens for others.
+func (o *options) local(listen netip.Addr, device string) bool {
+	return o.spliceOnly && !listen.IsValid() && device == ""
 }
 
 // automaticPeriod is how often ports are listed. The original does it once a
@@ -203,16 +203,16 @@ func (o *options) automatic(ephemeral portRange) []portfwd.AutoConfig {
 				continue
 			}
 			s.exclude = append(slices.Clone(s.exclude), publishedBy(specs)...)
-			for _, l := range o.listeners(sides[i], s) {
-				list = append(list, portfwd.AutoConfig{
-					Period:    automaticPeriod,
-					Direction: sides[i].direction, Proto: sides[i].proto,
-					Listen: l.address, Device: s.device,
-					Loopback: sides[i].direction == portfwd.Inbound && o.loopback(netip.Addr{}),
-					Freebind: o.freebind && sides[i].direction == portfwd.Inbound,
-					Allow:    s.allowed(sides[i].proto, ephemeral),
-				})
-			}
+			in := sides[i].direction == portfwd.Inbound
+			list = append(list, portfwd.AutoConfig{
+				Period:    automaticPeriod,
+				Direction: sides[i].direction, Proto: sides[i].proto,
+				Listen: s.listen, Device: s.device,
+				Local:    in && o.local(s.listen, s.device),
+				Loopback: in && o.loopback(netip.Addr{}),
+				Freebind: in && o.freebind,
+				Allow:    s.allowed(sides[i].proto, ephemeral),
+			})
 		}
 	}
 	return list
@@ -305,7 +305,7 @@ func (p *publication) publish(ctx context.Context, to table) error {
 		switch {
 		case err == nil:
 			done++
-		case !p.weak && !(r.Weak && len(p.rules) > 1):
+		case !p.weak:
 			return p.explain(err)
 		case first == nil:
 			first = err

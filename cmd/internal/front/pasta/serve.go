@@ -41,6 +41,7 @@ func (p *program) serve(ctx context.Context, o *options) error {
 		if err := publish(ctx, i.Rules, s.published); err != nil {
 			return err
 		}
+		s.control.run(ctx, i, o)
 		if err := s.writePID(); err != nil || waiting == nil {
 			return err
 		}
@@ -65,6 +66,7 @@ func (p *program) command(ctx context.Context, o *options) (status int, err erro
 		if err := publish(ctx, i.Rules, s.published); err != nil {
 			return err
 		}
+		s.control.run(ctx, i, o)
 		return s.writePID()
 	}
 	status, err = p.run(ctx, o.guest(), s.config)
@@ -81,6 +83,7 @@ type service struct {
 	pid       *os.File  // nil without --pid
 	after     io.Writer // where messages go in the background
 	files     []*os.File
+	control   control
 }
 
 // prepare opens the files that the options name, so that one that cannot be
@@ -88,7 +91,11 @@ type service struct {
 func (p *program) prepare(o *options) (*service, error) {
 	ephemeral := parseEphemeral(readText("/proc/sys/net/ipv4/ip_local_port_range"))
 	s := &service{config: o.config(ephemeral), published: o.publications(ephemeral), after: &systemLog{}}
-	if err := s.open(o, p.err); err != nil {
+	err := s.open(o, p.err)
+	if err == nil {
+		err = s.control.listen(o.control, p.version, s.config.Log)
+	}
+	if err != nil {
 		s.close()
 		return nil, err
 	}
@@ -136,6 +143,7 @@ func (s *service) create(path string) (*os.File, error) {
 }
 
 func (s *service) close() {
+	s.control.close()
 	for _, f := range s.files {
 		f.Close()
 	}

@@ -1,0 +1,310 @@
+package pasta
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"taproot/internal/api"
+	"taproot/internal/engine"
+	"taproot/portfwd"
+	"taproot/stack/flow"
+)
+
+// A ruleList is a table without sockets: ports from 9000 on are taken, and those
+// below 80 are not allowed.
+type ruleList struct {
+	mu sync.Mutex
+	// +checklocks:mu
+	list []portfwd.Entry
+	// +checklocks:mu
+	last int
+}
+
+func (l *ruleList) Add(_ context.Context, r portfwd.Rule) (int, error) {
+	port := r.Listen.Port()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	taken := slices.ContainsFunc(l.list, func(e portfwd.Entry) bool {
+		return e.Rule.Proto == r.Proto && e.Rule.Direction == r.Direction && e.Rule.Overlaps(port)
+	})
+	switch {
+	case taken || port >= 9000:
+		return 0, &portfwd.BindError{Proto: r.Proto, Port: port, Err: syscall.EADDRINUSE}
+	case port < 80 && !r.Weak:
+		return 0, &portfwd.BindError{Proto: r.Proto, Port: port, Err: syscall.EACCES}
+	}
+	l.last++
+	l.list = append(l.list, portfwd.Entry{ID: l.last, Rule: r, Bound: r.Count()})
+	return l.last, nil
+}
+
+func (l *ruleList) Adopt(context.Context, portfwd.Rule, *os.File) (int, error) {
+	return 0, errors.ErrUnsupported
+}
+
+func (l *ruleList) Remove(id int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := len(l.list)
+	l.list = slices.DeleteFunc(l.list, func(e portfwd.Entry) bool { return e.ID == id })
+	if len(l.list) == before {
+		return portfwd.ErrNoRule
+	}
+	return nil
+}
+
+func (l *ruleList) RemoveKill(id int) error { return l.Remove(id) }
+
+func (l *ruleList) List() []portfwd.Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.list)
+}
+
+func (l *ruleList) Changes() ([]portfwd.Entry, <-chan portfwd.Change, func()) {
+	return l.List(), nil, func() {}
+}
+
+// An idle instance has no engine.
+type idle struct{}
+
+func (idle) Status() engine.Status                                   { return engine.Status{} }
+func (idle) Flows(context.Context, flow.Filter) ([]flow.Info, error) { return nil, engine.ErrNoEngine }
+func (idle) Kill(context.Context, flow.Filter) (int, error)          { return 0, engine.ErrNoEngine }
+func (idle) Events() (<-chan engine.Event, func())                   { return nil, func() {} }
+func (idle) Statistics(context.Context) (engine.Statistics, error) {
+	return engine.Statistics{}, engine.ErrNoEngine
+}
+
+// newInstance answers at a socket, with the rules of a command line of pasta, and
+// one that follows a listener.
+func newInstance(t *testing.T, line string) (path string, rules *ruleList) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "socket")
+	rules = &ruleList{}
+	if err := publish(t.Context(), rules, parsed(t, line).publications(ephemeral)); err != nil {
+		t.Fatal(err)
+	}
+	rules.list = append(rules.list, portfwd.Entry{ID: 1000, Auto: true, Bound: 1, Rule: portfwd.Rule{Listen: netip.MustParseAddrPort("127.0.0.1:8888")}})
+	rules.last = 1000
+	s, err := api.Listen(api.Config{Name: "x", Path: path, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Run(context.Background(), idle{}, rules) }()
+	t.Cleanup(func() {
+		s.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return path, rules
+}
+
+// runPesto runs one command line and returns the status and both outputs.
+func runPesto(t *testing.T, words ...string) (status int, out, errs string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	status = pestoMain(t.Context(), "pesto", words, "v1", ephemeral, &stdout, &stderr)
+	return status, stdout.String(), stderr.String()
+}
+
+// initial are the ports before pesto changes them.
+const initial = "-t 80-80:8080-8080 -t 127.0.0.1/443 -u 453 -T 5432 -U none"
+
+// TestPesto changes initial. Rules that are still the same keep their ids.
+func TestPesto(t *testing.T) {
+	const auto = "1000 -t 127.0.0.1/8888"
+	before := []string{"1 -t 80:8080", "2 -t 127.0.0.1/443", "3 -u 453", "4 -T 5432", auto}
+	for _, tt := range []struct {
+		line string
+		want []string
+	}{
+		{"", before},
+		{"-s", before},
+		{"-A -t 81", []string{before[0], before[1], before[2], before[3], auto, "1001 -t 81"}},
+		{"--add --tcp-ports 8000-8010:8100-8110,~8005", append(slices.Clone(before), "1001 -t 8000-8004:8100-8104", "1002 -t 8006-8010:8106-8110")},
+		{"-A -t %eth0/81 -u [::1]/454:[2001:db8::1]/55", append(slices.Clone(before), "1001 -t %eth0/81", "1002 -u ::1/454:[2001:db8::1]/55")},
+		{"-A -t 192.0.2.1%eth0/81:10.0.2.7/82", append(slices.Clone(before), "1001 -t 192.0.2.1%eth0/81:10.0.2.7/82")},
+		{"-D -t 80-80:8080-8080", []string{before[1], before[2], before[3], auto}},
+		{"-D -t 127.0.0.1/443 -u 453 -T 5432", []string{before[0], auto}},
+		{"-D -t 80:8080 -A -t 80:8081", []string{before[1], before[2], before[3], auto, "1001 -t 80:8081"}},
+		{"-D -t 80:8080 -A -t 80:8080", []string{before[1], before[2], before[3], before[0], auto}},
+		{"-A -t 81 -D -t 81", before},
+		{"-A -t 81 -t 82 -D -t 81", append(slices.Clone(before), "1001 -t 82")},
+		{"-C HOST", []string{before[3], auto}},
+		{"-C splice", []string{before[0], before[1], before[2], auto}},
+		{"-C HOST -t 82", []string{before[3], auto, "1001 -t 82"}},
+		{"-C HOST -C SPLICE", []string{auto}},
+		{"-t 82", []string{before[3], auto, "1001 -t 82"}},
+		{"-t none", []string{before[3], auto}},
+		{"-t 80:8080 -u 453 -t 83", []string{before[0], before[2], before[3], auto, "1001 -t 83"}},
+		{"-T 99", []string{before[0], before[1], before[2], auto, "1001 -T 99"}},
+		{"-T none -u 454", []string{auto, "1001 -u 454"}},
+		{"-t 84 -A -t 85", []string{before[3], auto, "1001 -t 84", "1002 -t 85"}},
+		{"-t ~100-65535", []string{before[3], auto, "1001 -t 1-99"}},
+		{"-t ~100-65535 -D -t ~100-65535", []string{before[3], auto}},
+	} {
+		path, rules := newInstance(t, initial)
+		words := append(strings.Fields(tt.line), path)
+		status, _, errs := runPesto(t, words...)
+		if status != 0 {
+			t.Errorf("%s: status %d: %s", tt.line, status, errs)
+			continue
+		}
+		if got, want := described(rules), slices.Sorted(slices.Values(tt.want)); !slices.Equal(got, want) {
+			t.Errorf("%s:\ngot  %q\nwant %q", tt.line, got, want)
+		}
+	}
+}
+
+// described returns the rules with their ids, in the order of their texts.
+func described(l *ruleList) []string {
+	var list []string
+	for _, e := range l.List() {
+		r := api.Rule{RuleSpec: api.SpecOf(&e.Rule)}
+		list = append(list, strconv.Itoa(e.ID)+" "+optionText(&r))
+	}
+	slices.Sort(list)
+	return list
+}
+
+// TestPestoFails wants nothing changed when something is wrong, but for new ids of
+// rules that had to be put back.
+func TestPestoFails(t *testing.T) {
+	for _, tt := range []struct {
+		line, want string
+		again      bool // rules were put back
+	}{
+		{"-A -t 9000-9000:80-80", "Failed to bind port 9000 (Address already in use) for option '-t 9000-9000:80-80'", false},
+		{"-A -t 81 -t 80:1", "Failed to bind port 80 (Address already in use) for option '-t 80:1'", false},
+		{"-A -u 53", "Failed to bind port 53 (Permission denied) for option '-u 53'", false},
+		{"-t 81 -t 9000", "Failed to bind port 9000 (Address already in use) for option '-t 9000'", true},
+		{"-t 81 -t ~1-9000", "Failed to bind any port for '-t ~1-9000'", true},
+		{"-C HOST -A -t 81 -D -t 82", "No such rule for option '-t 82'\nhint: pesto --show lists", false},
+		{"-D -t 80", "No such rule for option '-t 80'", false},
+		{"-D -t ~80", "No such rule for option '-t ~80'", false},
+		{"-A -t auto", "Invalid port specifier auto: what is automatic is chosen when pasta starts", false},
+		{"-A -t 80-70", "Invalid port specifier 80-70: a range ends", false},
+		{"-A -T 127.0.0.1/80", "Invalid port specifier 127.0.0.1/80: a listening address", false},
+		{"-C x", "x: no such table, want HOST or SPLICE", false},
+		{"--bogus", "pesto: unrecognized option '--bogus'\nUsage: pesto ", false},
+		{"second", "PATH of pasta's control socket expected", false},
+	} {
+		path, rules := newInstance(t, initial)
+		before := described(rules)
+		status, out, errs := runPesto(t, append(strings.Fields(tt.line), path)...)
+		if status != 1 || out != "" || !strings.HasPrefix(errs, tt.want) {
+			t.Errorf("%s: got status %d, output %q, error %q, want %q", tt.line, status, out, errs, tt.want)
+		}
+		after := described(rules)
+		if tt.again {
+			before, after = withoutIDs(before), withoutIDs(after)
+		}
+		if !slices.Equal(after, before) {
+			t.Errorf("%s:\ngot  %q\nwant %q", tt.line, after, before)
+		}
+	}
+	if status, _, errs := runPesto(t, "/nonexistent"); status != 1 || !strings.Contains(errs, "hint: pasta makes the socket") {
+		t.Errorf("nobody there: got status %d, %q", status, errs)
+	}
+}
+
+// withoutIDs takes the ids off what described returns.
+func withoutIDs(list []string) []string {
+	var texts []string
+	for _, s := range list {
+		_, text, _ := strings.Cut(s, " ")
+		texts = append(texts, text)
+	}
+	slices.Sort(texts)
+	return texts
+}
+
+func TestPestoShow(t *testing.T) {
+	path, rules := newInstance(t, initial)
+	rules.mu.Lock()
+	rules.list[1].State, rules.list[1].Err = portfwd.StateWaiting, "no address"
+	rules.list[2].Bound = 0
+	rules.mu.Unlock()
+	const want = `HOST
+  -t 80:8080
+  -t 127.0.0.1/443  # waiting, no address
+  -u 453  # 0 of 1 ports
+  -t 127.0.0.1/8888  # auto
+SPLICE
+  -T 5432
+`
+	if status, out, errs := runPesto(t, path); status != 0 || out != want {
+		t.Errorf("got status %d, %s\n%s, want\n%s", status, errs, out, want)
+	}
+	for line, want := range map[string]string{"--help": PestoHelp, "--version": pestoVersionText("v1")} {
+		if status, out, _ := runPesto(t, line); status != 0 || out != want {
+			t.Errorf("%s: got status %d, %q, want %q", line, status, out, want)
+		}
+	}
+}
+
+// TestPestoHelp wants each option in the help and in the man page.
+func TestPestoHelp(t *testing.T) {
+	names := []string{"show", "add", "delete", "clear", "tcp-ports", "udp-ports", "tcp-ns", "udp-ns", "help", "version"}
+	for where, text := range map[string]string{"help": PestoHelp, "man page": readText("../../../../docs/man/taproot-pesto.1")} {
+		var found []string
+		for _, m := range regexp.MustCompile(`(?m)^(?:  (?:-\w, |    )--|\.It Fl (?:\w , Fl )?-)([a-z0-9-]+)`).FindAllStringSubmatch(text, -1) {
+			found = append(found, m[1])
+		}
+		compareNames(t, where, found, slices.Clone(names))
+	}
+	for line := range strings.SplitSeq(PestoHelp, "\n") {
+		if len(line) > 80 {
+			t.Errorf("%d columns: %q", len(line), line)
+		}
+	}
+}
+
+// TestCompleted wants rules that come later to be as those of the start.
+func TestCompleted(t *testing.T) {
+	for line, want := range map[string]portfwd.Rule{
+		"":                   {},
+		"--host-lo-to-ns-lo": {Loopback: true},
+		"--splice-only":      {Loopback: true, Local: true},
+		"--freebind":         {Freebind: true},
+	} {
+		o := parsed(t, line)
+		if got := o.complete(portfwd.Rule{}); got != want {
+			t.Errorf("%q: got %+v, want %+v", line, got, want)
+		}
+		out := portfwd.Rule{Direction: portfwd.Outbound}
+		if got := o.complete(out); got != out {
+			t.Errorf("%q: got %+v, want no change of an outbound rule", line, got)
+		}
+	}
+}
+
+func FuzzPesto(f *testing.F) {
+	f.Add("-A -t 80-80:80-80 /x")
+	f.Add("-C HOST -D -u 53,~54 -T 5432 /x")
+	f.Fuzz(func(t *testing.T, line string) {
+		p, err := parsePesto(strings.Split(line, " "), ephemeral)
+		if err != nil {
+			return
+		}
+		var way change
+		for _, s := range p.steps {
+			_ = way.take(s)
+		}
+	})
+}
