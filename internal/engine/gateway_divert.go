@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -68,7 +69,9 @@ func (g *gateway) expectClients(listeners []portfwd.Listener) {
 // needClients asks for n sockets that stand for clients.
 func (g *gateway) needClients(family, n int) {
 	r := socketRequest{Family: family, Type: unix.SOCK_STREAM, Clients: n}
-	_ = g.wire.send(message{Need: &r}) // if the supervisor is gone, so are we
+	if err := g.wire.send(message{Need: &r}); err != nil {
+		g.dialer.Supply(family, nil, fmt.Errorf("ask for sockets inside the guest: %w", err))
+	}
 }
 
 // supply gives sockets to who asked for them, and takes them over.

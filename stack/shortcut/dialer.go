@@ -26,7 +26,8 @@ type DialerConfig struct {
 	Clients []*os.File
 
 	// Need asks for n sockets of a family, as in socket(2), which Supply gets. It must
-	// not block. It is not called again before that.
+	// not block. It is not called again before that, or before somebody has waited for
+	// them in vain as long as Silence.
 	Need func(family, n int)
 
 	// Broken is called when the rules in the guest's namespace do not do what they
@@ -56,6 +57,8 @@ type Dialer struct {
 	enabled atomic.Bool
 	strikes atomic.Int32  // doubts since the last connection
 	waiting chan struct{} // capacity 1: somebody waits
+
+	connecting sync.WaitGroup // those who may use copies; nobody begins when it is over
 
 	mu sync.Mutex
 	// +checklocks:mu
@@ -183,6 +186,7 @@ func (d *Dialer) Run(ctx context.Context) error {
 	for _, p := range d.abandon() {
 		p.end(-1, syscall.ECANCELED)
 	}
+	d.connecting.Wait()
 	d.close()
 	return err
 }

@@ -74,6 +74,7 @@ func (d *Dialer) begin(p *dial) {
 	case fd >= 0:
 		p.fd = fd
 		d.connect(p)
+		d.connecting.Done()
 	}
 }
 
@@ -166,13 +167,18 @@ func (d *Dialer) expects(syn *stack.SYN) bool {
 // sockets send no data with one.
 const maxCopy = 256
 
+// maxPump is how many copies are looked at before it is somebody else's turn: who
+// sends without end inside the guest shall not keep the acceptor, nor the end of Run.
+const maxPump = 256
+
 // pump puts the SYNs of a family that were copied into the device.
 func (d *Dialer) pump(i int) { d.pumpUntil(i, key{}) }
 
-// pumpUntil is pump until the SYN of a dial was among them.
+// pumpUntil is pump until the SYN of a dial was among them. What it leaves is the
+// poller's, or watch's.
 func (d *Dialer) pumpUntil(i int, wanted key) {
 	var b [maxCopy]byte
-	for {
+	for range maxPump {
 		n, err := socket.Receive(d.copies[i], b[:])
 		switch err {
 		case nil:
@@ -378,6 +384,7 @@ func (d *Dialer) takeWithout(before time.Time) (without []*dial, more bool) {
 		for n < len(p.waiting) && !p.waiting[n].since.After(before) {
 			n++
 		}
+		p.asked = p.asked && n == 0 // whoever was asked may have lost it
 		without, p.waiting = append(without, p.waiting[:n]...), p.waiting[n:]
 		more = more || len(p.waiting) > 0
 	}

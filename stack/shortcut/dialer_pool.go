@@ -34,7 +34,8 @@ type pool struct {
 }
 
 // take takes a socket, or has the dial wait for one. wanting tells that more are to
-// be asked for; an error, that neither is possible.
+// be asked for; an error, that neither is possible. Whoever gets a socket calls
+// Dialer.connecting.Done when it is connected or waits for the guest.
 func (d *Dialer) take(p *dial) (fd int, wanting bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -49,6 +50,7 @@ func (d *Dialer) take(p *dial) (fd int, wanting bool, err error) {
 	case n > 0:
 		fd = pool.free[n-1]
 		pool.free = pool.free[:n-1]
+		d.connecting.Add(1)
 		return fd, wanting, nil
 	case len(pool.waiting) >= patient:
 		return -1, wanting, syscall.ENOBUFS
