@@ -246,6 +246,9 @@ func (r Rule) checkUnix() error {
 		if path != "" && (!filepath.IsAbs(path) || len(path) > maxUnixPath || strings.ContainsRune(path, 0)) {
 			return fmt.Errorf("%w: Unix socket %q, want an absolute path of at most %d bytes", ErrRule, path, maxUnixPath)
 		}
+		if _, name := filepath.Split(path); path != "" && (name == "" || name == "." || name == "..") {
+			return fmt.Errorf("%w: Unix socket %q, want the path of a file", ErrRule, path)
+		}
 	}
 	return nil
 }

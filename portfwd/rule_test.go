@@ -53,6 +53,8 @@ func TestRuleCheck(t *testing.T) {
 		{"bad rule: a Unix socket and an address to lead to", Rule{TargetUnix: "/run/a.sock", Target: port(80)}},
 		{"bad rule: a Unix socket that leads to no port", Rule{ListenUnix: "/run/a.sock"}},
 		{`bad rule: Unix socket "a.sock", want an absolute path of at most 107 bytes`, Rule{TargetUnix: "a.sock"}},
+		{`bad rule: Unix socket "/run/", want the path of a file`, Rule{ListenUnix: "/run/", Target: port(80)}},
+		{`bad rule: Unix socket "/run/..", want the path of a file`, Rule{TargetUnix: "/run/.."}},
 		{"", Rule{Wait: true, Listen: addrPort("192.0.2.1:80")}},
 		{"bad rule: it waits for an address, and names none", Rule{Wait: true, Local: true}},
 		{"bad rule: it waits for an address, and names none", Rule{Wait: true, Direction: Outbound, Listen: addrPort("127.0.0.1:80")}},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -72,11 +73,12 @@ func (t *Table) listenUnix(inGuest bool, path string) (bound, error) {
 	if root != nil {
 		defer root.Close()
 	}
-	dir, err := openPath(root, filepath.Dir(path), unix.O_DIRECTORY)
+	slash := strings.LastIndexByte(path, '/') // filepath.Dir takes a link and ".." behind it for nothing
+	dir, err := openPath(root, path[:max(slash, 1)], unix.O_DIRECTORY)
 	if err != nil {
 		return bound{}, err
 	}
-	u := &unixFile{dir: dir, name: filepath.Base(path)}
+	u := &unixFile{dir: dir, name: path[slash+1:]}
 	fd, err := u.listen()
 	if err != nil {
 		dir.Close()

@@ -198,6 +198,21 @@ func TestUnixEscape(t *testing.T) {
 	wantBulk(t, dial(t, b.add(t, Rule{Listen: addrPort("127.0.0.1:0"), TargetUnix: "/link"}).at("127.0.0.1")))
 }
 
+// TestUnixParent wants ".." behind a link to mean what it means to the kernel.
+func TestUnixParent(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "a", "b"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("a/b", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	newBench(t, flow.Config{}).add(t, Rule{ListenUnix: dir + "/link/../sock", Target: port(80)})
+	if _, err := os.Lstat(filepath.Join(dir, "a", "sock")); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestUnixTaken: what is alive, or no socket, is left alone; what is dead is
 // not in the way.
 func TestUnixTaken(t *testing.T) {
