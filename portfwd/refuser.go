@@ -59,7 +59,7 @@ func (r *Refuser) Note(id SocketID) {
 }
 
 // Run looks after the ports until ctx ends, or the guest's listeners cannot be
-// listed, which is the error: nothing is paused then.
+// listed, which is the error: nothing is paused then, and Run may be called again.
 func (r *Refuser) Run(ctx context.Context) error {
 	var first SocketID
 	select {
@@ -73,7 +73,10 @@ func (r *Refuser) Run(ctx context.Context) error {
 			return err
 		}
 		s := NewScanner(f)
-		defer s.Close()
+		defer func() {
+			s.Close()
+			r.scan = nil // for another Run
+		}()
 		r.scan = func() ([]Open, error) { return s.Scan(flow.TCP) }
 	}
 	for {

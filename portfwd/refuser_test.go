@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -193,6 +194,22 @@ func TestRefuserRun(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("got %v, want nil", err)
+	}
+}
+
+// TestRefuserAgain wants a Refuser that could not look to begin anew when it runs
+// again.
+func TestRefuserAgain(t *testing.T) {
+	opened := 0
+	r := NewRefuser(nil, func(context.Context) (*os.File, error) {
+		opened++
+		return os.Open(os.DevNull) // which is no NETLINK_SOCK_DIAG
+	})
+	for want := 1; want <= 2; want++ {
+		r.Note(SocketID{})
+		if err := r.Run(t.Context()); err == nil || opened != want {
+			t.Errorf("run %d: got error %v, opened %d times", want, err, opened)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,10 +54,23 @@ func (s *supervisor) diagInGuest(ctx context.Context) (*os.File, error) {
 	return s.oneInGuest(ctx, userns.Socket{Family: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_SOCK_DIAG})
 }
 
+// refuseAgain is how long published ports stay open at least when it is not known
+// who listens.
+const refuseAgain = time.Second
+
 // refuse has published ports refuse clients while nobody listens, until ctx ends.
 func (s *supervisor) refuse(ctx context.Context) {
-	if err := s.refuser.Run(ctx); err != nil && ctx.Err() == nil {
-		s.log.Debug("published ports stay open", "error", err) // as where the namespace is not known
+	for {
+		err := s.refuser.Run(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		s.log.Debug("published ports stay open", "error", err) // no descriptor, or the namespace is not known
+		select {
+		case <-time.After(refuseAgain):
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
