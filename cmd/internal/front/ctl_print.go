@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,17 @@ func (p *program) printJSON(v any) {
 	_ = enc.Encode(v)
 }
 
+// plain returns text without what moves a terminal's cursor or a table's columns:
+// paths are others' words, and the engine has read what the guest sent.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
+}
+
 // printLine prints a value on one line.
 func (p *program) printLine(v any) {
 	enc := json.NewEncoder(p.out)
@@ -45,6 +57,9 @@ func (p *program) printLine(v any) {
 func (p *program) table(lines [][]string) {
 	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	for _, line := range lines {
+		for i, cell := range line {
+			line[i] = plain(cell)
+		}
 		fmt.Fprintln(w, strings.Join(line, "\t"))
 	}
 	_ = w.Flush() // the stream remembers its failure
@@ -168,14 +183,14 @@ func (x *ctl) printStats(s *api.Stats) {
 }
 
 func (x *ctl) printEvent(e *api.Event) {
-	x.out.printf("%s  %s%s\n", e.Time.Local().Format(time.TimeOnly), e.Event, because(e.Why))
+	x.out.printf("%s  %s\n", e.Time.Local().Format(time.TimeOnly), plain(e.Event+because(e.Why)))
 	rules := e.Rules
 	if e.Rule != nil {
 		rules = append(rules, *e.Rule)
 	}
 	for i := range rules {
 		r := &rules[i]
-		x.out.printf("          rule %d: %s %s to %s, %s\n", r.ID, r.Proto, listens(r), leads(r), ruleState(r))
+		x.out.printf("          %s\n", plain(fmt.Sprintf("rule %d: %s %s to %s, %s", r.ID, r.Proto, listens(r), leads(r), ruleState(r))))
 	}
 }
 

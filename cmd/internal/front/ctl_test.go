@@ -128,6 +128,12 @@ func TestCtl(t *testing.T) {
 	}
 }
 
+func TestPlain(t *testing.T) {
+	if got, want := plain("a b\n\x1b[31m\tü"), "a b\ufffd\ufffd[31m\ufffdü"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestCtlWithoutInstances(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
 	for _, args := range []string{"ctl info", "ctl web info"} {
