@@ -21,7 +21,8 @@
 // The socket is made with mode 0600, its directory with 0700, and the kernel's
 // word about the other end (SO_PEERCRED, unix(7)) must be that it has our user
 // id, or is root. There are no other rights to tell apart: whoever may connect
-// could kill us as well.
+// could kill us as well. That may be the command that is our guest, which keeps
+// the user's files; who does not want that has no socket.
 //
 // # Who is believed
 //
