@@ -3,6 +3,7 @@ package userns
 import (
 	"runtime"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ type maker struct {
 	message unix.Msghdr
 	part    unix.Iovec
 	rights  rights
+	pause   unix.Timespec // between two tries of send
 }
 
 // A file is one to be opened; close-on-exec is understood.
@@ -81,6 +83,7 @@ func (n *Namespace) newMaker(socket int, files []file, sockets []Socket) (*maker
 	m.message.SetIovlen(1)
 	m.message.Control = (*byte)(unsafe.Pointer(&m.rights))
 	m.message.SetControllen(unix.CmsgSpace(4 * count))
+	m.pause = unix.NsecToTimespec(int64(sendPause))
 	return m, nil
 }
 
@@ -197,11 +200,27 @@ func (m *maker) option(i int, fd, level, name uintptr, value *uint32) bool {
 	return errno == 0 || m.fail(stepOption, i, errno)
 }
 
+// sendTries and sendPause are how often and at what pace descriptors are sent
+// that cannot be since too many of the same user are on their way
+// (ETOOMANYREFS in unix(7)).
+const (
+	sendTries = 5000
+	sendPause = time.Millisecond
+)
+
 // send sends all out.
 //
 //go:nosplit
 //go:norace
 func (m *maker) send() bool {
-	_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, m.socket, uintptr(unsafe.Pointer(&m.message)), 0)
-	return errno == 0 || m.fail(stepSend, 0, errno)
+	for i := 1; ; i++ {
+		_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, m.socket, uintptr(unsafe.Pointer(&m.message)), 0)
+		if errno == 0 {
+			return true
+		}
+		if errno != unix.ETOOMANYREFS || i == sendTries {
+			return m.fail(stepSend, 0, errno)
+		}
+		syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&m.pause)), 0, 0)
+	}
 }

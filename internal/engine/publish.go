@@ -55,30 +55,12 @@ type carrier struct{ s *supervisor }
 func (c carrier) Publish(listeners []portfwd.Listener, files []*os.File) error {
 	for len(files) > 0 {
 		n := min(len(files), maxRights)
-		if err := c.carry(message{Publish: listeners[:n]}, files[:n]); err != nil {
+		if err := c.tell(message{Publish: listeners[:n]}, files[:n]...); err != nil {
 			return err
 		}
 		listeners, files = listeners[n:], files[n:]
 	}
 	return nil
-}
-
-const (
-	// carryPause and carryLongest are how often and for how long sockets are
-	// offered to an engine while too many are on their way (ETOOMANYREFS in
-	// unix(7)): to ours, which takes them, or to others of the same user.
-	carryPause   = time.Millisecond
-	carryLongest = 2 * time.Second
-)
-
-// carry sends some sockets to the engine.
-func (c carrier) carry(m message, files []*os.File) error {
-	for begun := time.Now(); ; time.Sleep(carryPause) {
-		err := c.tell(m, files...)
-		if !errors.Is(err, unix.ETOOMANYREFS) || time.Since(begun) > carryLongest {
-			return err
-		}
-	}
 }
 
 // unpublishGrace is how long an engine may take to close sockets: one that has
@@ -224,7 +206,7 @@ func (s *supervisor) sendSockets(ctx context.Context, r socketRequest) {
 	engine := s.current()
 	err = engine.wire.send(message{Sockets: &reply}, files...)
 	closeAll(files)
-	if err != nil && len(files) > 0 { // ETOOMANYREFS: more are on their way already than the user may have open
+	if err != nil && len(files) > 0 { // ETOOMANYREFS, for instance
 		reply.Error = err.Error()
 		err = engine.wire.send(message{Sockets: &reply})
 	}

@@ -169,7 +169,7 @@ func (s *supervisor) sendConnected(r connectRequest) {
 		errors.As(err, &reply.Errno)
 	}
 	err = s.current().wire.send(message{Connected: &reply}, files...)
-	if err != nil && len(files) > 0 { // ETOOMANYREFS, as in sendSockets
+	if err != nil && len(files) > 0 { // as in sendSockets
 		reply.Error = err.Error()
 		err = s.current().wire.send(message{Connected: &reply})
 	}

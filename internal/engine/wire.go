@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -105,12 +106,30 @@ func newWire() (ours *wire, theirs *os.File, err error) {
 
 func (w *wire) close() { w.file.Close() }
 
+const (
+	// sendPause and sendLongest are how often and for how long files are sent
+	// while too many are on their way (ETOOMANYREFS in unix(7)): to the one at
+	// the other end, who takes them, or to others of the same user.
+	sendPause   = time.Millisecond
+	sendLongest = 5 * time.Second
+)
+
 // send sends m, and files with it, which stay the caller's.
 func (w *wire) send(m message, files ...*os.File) error {
 	b, err := m.encode()
 	if err != nil {
 		return err
 	}
+	for begun := time.Now(); ; time.Sleep(sendPause) {
+		err := w.sendBytes(b, files)
+		if !errors.Is(err, unix.ETOOMANYREFS) || time.Since(begun) > sendLongest {
+			return err
+		}
+	}
+}
+
+// sendBytes sends one packet, when there is room.
+func (w *wire) sendBytes(b []byte, files []*os.File) error {
 	raw, err := w.file.SyscallConn()
 	if err != nil {
 		return err

@@ -187,3 +187,18 @@ func TestFullDisk(t *testing.T) {
 		wantContains(t, "message", c.Err(), "no space left on device")
 	}
 }
+
+// TestDescriptorsOnTheirWay: the kernel counts the descriptors that all of a
+// user's processes have on their way, and refuses more than one may have open.
+// A start waits for others of them to arrive.
+func TestDescriptorsOnTheirWay(t *testing.T) {
+	l := newLab(t)
+	program := l.ProgramArgs("in-flight", "150", "1s")
+	others := l.User(program[0], program[1:]...).MustStart()
+	l.Eventually("descriptors are on their way", func() bool { return others.Out() == "ready\n" })
+	c := l.User("sh", "-c", `ulimit -n 100; exec "$@"`, "sh", l.TaprootPath(), "run", "-p", "8080:80", "--", "echo", "works")
+	c.Env = append(c.Env, "TMPDIR="+tmpDir(l), "XDG_RUNTIME_DIR="+runtimeDir(l))
+	if got := c.MustRun(); got != "works\n" {
+		t.Errorf("got %q", got)
+	}
+}

@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 		"addresses":   addressesProgram,
 		"churn":       churnProgram,
 		"connect":     connectProgram,
+		"in-flight":   inFlightProgram,
 		"fds":         fdsProgram,
 		"fewids":      fewIDsProgram,
 		"halfclose":   halfCloseProgram,
