@@ -111,6 +111,27 @@ func TestGatherTail(t *testing.T) {
 	g.wantHasty(t)
 }
 
+// TestGatherSmallBuffer sends more than a buffer holds that is smaller than the
+// low-water mark.
+func TestGatherSmallBuffer(t *testing.T) {
+	g := newGathering(t)
+	if err := unix.SetsockoptInt(g.a, unix.SOL_SOCKET, unix.SO_RCVBUF, g.lowWater(t)/8); err != nil {
+		t.Fatal(err)
+	}
+	const much = 1 << 20
+	before := g.outbound.Load()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.left.Write(make([]byte, much))
+	}()
+	g.serveUntil(t, "all is moved", func() bool {
+		g.drain(t)
+		return g.outbound.Load() == before+much
+	})
+	<-done
+}
+
 // TestGatherIdle sends nothing more.
 func TestGatherIdle(t *testing.T) {
 	g := newGathering(t)

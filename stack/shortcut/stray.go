@@ -62,6 +62,9 @@ func (s *Shortcut) strayed(seg *stack.Stray) (f *flow.Flow, isOffered bool) {
 func (s *Shortcut) isLost(f *flow.Flow, seg *stack.Stray) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.joined[f.Key] != f { // it has ended meanwhile, and nobody forgets it again
+		return false
+	}
 	now := time.Now()
 	last, known := s.straying[f]
 	// Sequence numbers are compared as RFC 9293 section 3.4 has it.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"taproot/stack"
 	"taproot/stack/flow"
 	"taproot/stack/shortcut/mark"
 	"taproot/test/settle"
@@ -105,6 +106,37 @@ func TestLost(t *testing.T) {
 			t.Errorf("got %d bytes, want a reset", n)
 		}
 	})
+}
+
+// TestStrayAtTheEnd: a connection that ends while a segment of it is looked at is
+// forgotten.
+func TestStrayAtTheEnd(t *testing.T) {
+	inFamilies(t, func(t *testing.T, f family) {
+		w := newWorld(t)
+		hosts := w.serve(t, f)
+		c := w.newClient(t, f)
+		guest := c.open(t)
+		host := receive(t, hosts, "a connection")
+		seg := &stack.Stray{Source: c.from, Destination: c.to, Sequence: 1001}
+		var was *flow.Flow
+		settle.Until(t, "the connection is joined", func() bool {
+			was, _ = w.shortcut.strayed(seg)
+			return was != nil
+		})
+		guest.Close()
+		host.Close()
+		settle.Until(t, "the flow ends", func() bool { return w.flows.Len(flow.TCP) == 0 })
+		if w.shortcut.isLost(was, seg) || w.shortcut.strays() != 0 {
+			t.Errorf("%d connections are remembered, want none", w.shortcut.strays())
+		}
+	})
+}
+
+// strays returns how many connections have segments that strayed.
+func (s *Shortcut) strays() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.straying)
 }
 
 // age makes strays older.
