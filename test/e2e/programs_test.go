@@ -51,31 +51,6 @@ func connect(network, address string) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
-// inFlightProgram N DURATION has N descriptors on their way (SCM_RIGHTS in
-// unix(7)) for a time, and says "ready" when they are.
-func inFlightProgram(args []string) int {
-	n, err := strconv.Atoi(args[0])
-	if err != nil {
-		return quit(err)
-	}
-	length, err := time.ParseDuration(args[1])
-	if err != nil {
-		return quit(err)
-	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return quit(err)
-	}
-	for range n {
-		if err := unix.Sendmsg(pair[0], []byte{0}, unix.UnixRights(pair[0]), nil, 0); err != nil {
-			return quit(err)
-		}
-	}
-	fmt.Println("ready")
-	time.Sleep(length)
-	return 0
-}
-
 // connectProgram ADDRESS... connects to all at once and prints a line for each:
 // "connected" or the name of the error.
 func connectProgram(args []string) int {

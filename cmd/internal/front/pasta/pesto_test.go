@@ -97,8 +97,10 @@ func newInstance(t *testing.T, line string) (path string, rules *ruleList) {
 	if err := publish(t.Context(), rules, parsed(t, line).publications(ephemeral)); err != nil {
 		t.Fatal(err)
 	}
+	rules.mu.Lock()
 	rules.list = append(rules.list, portfwd.Entry{ID: 1000, Auto: true, Bound: 1, Rule: portfwd.Rule{Listen: netip.MustParseAddrPort("127.0.0.1:8888")}})
 	rules.last = 1000
+	rules.mu.Unlock()
 	s, err := api.Listen(api.Config{Name: "x", Path: path, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
