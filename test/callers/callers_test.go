@@ -1,6 +1,7 @@
 package callers
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"taproot/internal/probe"
 	"taproot/test/lab"
 )
 
@@ -34,6 +36,9 @@ type world struct {
 	setUID string
 	// original says whether slirp4netns is the original.
 	original bool
+	// shortcut has taproot use its shortcut in namespaces that it would leave
+	// alone: podman's belong to the user namespace that slirp4netns is started in.
+	shortcut bool
 	// web is a web server on the outside, which is www.example.test.
 	web net.Listener
 }
@@ -112,6 +117,9 @@ func (w *world) user(name string, args ...string) *lab.Cmd {
 	c := w.session.Command("env", append([]string{name}, args...)...)
 	c.Env = append(c.Env, "HOME="+filepath.Join(w.Dir, "home"), "LC_ALL=C",
 		"PATH="+filepath.Join(w.Dir, "bin")+":"+w.setUID+":"+os.Getenv("PATH"))
+	if w.shortcut {
+		c.Env = append(c.Env, "TAPROOT_SHORTCUT=on")
+	}
 	return c
 }
 
@@ -219,6 +227,36 @@ func wantContains(t *testing.T, what, got string, parts ...string) {
 			t.Errorf("%s: got %q, want it to contain %q", what, got, part)
 		}
 	}
+}
+
+// wantShortcut wants connections of a client outside to take the shortcut, with
+// its own address, where the program under test is ours and this machine has what
+// it takes. The first ones may come before it is ready.
+func (w *world) wantShortcut(t *testing.T, address string) {
+	t.Helper()
+	if w.original || !w.hasShortcut(t) {
+		return
+	}
+	var peer netip.Addr
+	w.Eventually("a connection to "+address+" by the shortcut", func() bool {
+		var way string
+		var err error
+		peer, way, err = askFrom(w.Outside, "tcp", address)
+		return err == nil && way == byShortcut
+	})
+	if peer.String() != lab.Outside4 {
+		t.Errorf("by the shortcut the service at %s saw %v, want %s", address, peer, lab.Outside4)
+	}
+}
+
+// hasShortcut tells whether this machine's kernel has what the shortcut needs.
+func (w *world) hasShortcut(t *testing.T) bool {
+	t.Helper()
+	var check struct{ Results []probe.Result }
+	if err := json.Unmarshal([]byte(w.user(w.TaprootPath(), "check", "--json").MustRun()), &check); err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(check.Results, func(r probe.Result) bool { return r.Name == "tproxy" && r.Status == probe.OK })
 }
 
 // wantPeer asks a service (see serveProgram) until it answers, and wants the

@@ -67,6 +67,7 @@ var handlers = []struct {
 func TestPodmanPublish(t *testing.T) {
 	t.Parallel()
 	eachPodman(t, func(t *testing.T, w *world) {
+		w.shortcut = w.hasShortcut(t)
 		for _, h := range handlers {
 			w.serve(h.name, h.option+" -p 8080:80 -p 8080:80/udp -p 127.0.0.1:8081:80")
 			for _, network := range []string{"tcp", "udp"} {
@@ -77,6 +78,7 @@ func TestPodmanPublish(t *testing.T) {
 				}
 				if h.keepsAddress {
 					wantPeer(t, w.Outside, network, lab.Host4+":8080", lab.Outside4)
+					w.wantShortcut(t, lab.Host4+":8080")
 				} else {
 					wantPeer(t, w.Outside, network, lab.Host4+":8080")
 				}

@@ -40,6 +40,7 @@ const confined = "--disable-host-loopback --mtu=65520 --enable-sandbox --enable-
 // podmanLater: containers/common gives the two descriptors in the other order,
 // and podman asks for ports as soon as the socket's file is there.
 func podmanLater(t *testing.T, w *world) {
+	w.shortcut = w.hasShortcut(t)
 	p := w.newPause(t)
 	api := filepath.Join(w.session.RuntimeDir, "libpod.net")
 	h := p.slirp(t, 0, confined+" -c -r 3 -e 4 --api-socket "+api+" --netns-type=path "+p.netns+" tap0")
@@ -62,6 +63,7 @@ func podmanLater(t *testing.T, w *world) {
 	p.inNetNS(words[0], words[1:]...).MustStart()
 	wantPeer(t, w.Outside, "tcp", lab.Host4+":8080", lab.Outside4)
 	wantPeer(t, w.Outside, "udp", lab.Host4+":8080", lab.Outside4)
+	w.wantShortcut(t, lab.Host4+":8080")
 	if reply := w.oneRead(t, api, fmt.Sprintf(add, "tcp")); !strings.Contains(reply, `"error"`) {
 		t.Errorf("add_hostfwd again: got %s, want an error", reply)
 	}

@@ -68,6 +68,9 @@ func TestRootlesskitPorts(t *testing.T) {
 					}
 					wantPeer(t, w.Outside, network, lab.Host4+":8080", want...)
 				}
+				if tt.seen != "" {
+					w.wantShortcut(t, lab.Host4+":8080")
+				}
 				// It ends its command and kills slirp4netns with SIGKILL.
 				c.Signal(syscall.SIGTERM)
 				c.Status()
