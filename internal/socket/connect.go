@@ -33,6 +33,15 @@ func Stream(fd int) {
 	set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int32(KeepAliveIdle/time.Second))
 }
 
+// Inner is Stream for a socket inside, whose other end is one more socket of the same
+// namespace, over lo. Congestion control has nothing to do there, and one that paces
+// (BBR, where that is the machine's) sends by a timer what could have gone at once:
+// so it is reno, which everybody may choose (tcp(7)).
+func Inner(fd int) {
+	Stream(fd)
+	_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
+}
+
 // set is setsockopt(2) of a number.
 func set(fd, level, option int, value int32) {
 	_, _, _ = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),

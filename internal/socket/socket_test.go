@@ -279,6 +279,48 @@ func closedPort(t *testing.T) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
+// TestInner finds congestion control that does not pace, whatever the machine's is,
+// also in what a listener accepts.
+func TestInner(t *testing.T) {
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	listener, err := l.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listener.Control(func(fd uintptr) { Inner(int(fd)) }); err != nil {
+		t.Fatal(err)
+	}
+	client, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	c, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	accepted, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, end := range map[string]syscall.RawConn{"listener": listener, "accepted": accepted} {
+		var got string
+		var cause error
+		err := end.Control(func(fd uintptr) { got, cause = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION) })
+		if err != nil || cause != nil {
+			t.Fatal(err, cause)
+		}
+		if got != "reno" {
+			t.Errorf("%s: got %q, want %q", name, got, "reno")
+		}
+	}
+}
+
 func TestConnectAndAccept(t *testing.T) {
 	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

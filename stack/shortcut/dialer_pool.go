@@ -93,7 +93,7 @@ func (d *Dialer) Supply(family int, files []*os.File, err error) {
 	fds := make([]int, 0, len(files))
 	for _, f := range files {
 		if fd, err := socket.Dup(f); err == nil {
-			socket.Stream(fd)
+			socket.Inner(fd)
 			fds = append(fds, fd)
 		}
 		f.Close()

@@ -120,7 +120,7 @@ func (s *Shortcut) open(files []*os.File) (err error) {
 			return err
 		}
 		l.family = socket.Family(address.Addr())
-		socket.Stream(fd) // what it accepts inherits this
+		socket.Inner(fd) // what it accepts inherits this
 		if err := s.poller.Add(fd, uint64(i)); err != nil {
 			return err
 		}
