@@ -14,6 +14,16 @@ func TestOwned(t *testing.T) {
 	}
 }
 
+// TestOwnedInside is a container's network as podman has a helper started for it.
+func TestOwnedInside(t *testing.T) {
+	if !asNamespaceRoot(t) {
+		return
+	}
+	if n := openTarget(t, Target{PID: newTarget(t, "answer", netTarget()).pid}); !n.Owned() {
+		t.Error("of the user namespace that we are in: got false")
+	}
+}
+
 // TestOwnedByOthers looks at root's namespaces with an ordinary user's, and the
 // other way round.
 func TestOwnedByOthers(t *testing.T) {

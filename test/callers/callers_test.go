@@ -36,9 +36,6 @@ type world struct {
 	setUID string
 	// original says whether slirp4netns is the original.
 	original bool
-	// shortcut has taproot use its shortcut in namespaces that it would leave
-	// alone: podman's belong to the user namespace that slirp4netns is started in.
-	shortcut bool
 	// web is a web server on the outside, which is www.example.test.
 	web net.Listener
 }
@@ -117,9 +114,6 @@ func (w *world) user(name string, args ...string) *lab.Cmd {
 	c := w.session.Command("env", append([]string{name}, args...)...)
 	c.Env = append(c.Env, "HOME="+filepath.Join(w.Dir, "home"), "LC_ALL=C",
 		"PATH="+filepath.Join(w.Dir, "bin")+":"+w.setUID+":"+os.Getenv("PATH"))
-	if w.shortcut {
-		c.Env = append(c.Env, "TAPROOT_SHORTCUT=on")
-	}
 	return c
 }
 

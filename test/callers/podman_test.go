@@ -67,7 +67,6 @@ var handlers = []struct {
 func TestPodmanPublish(t *testing.T) {
 	t.Parallel()
 	eachPodman(t, func(t *testing.T, w *world) {
-		w.shortcut = w.hasShortcut(t)
 		for _, h := range handlers {
 			w.serve(h.name, h.option+" -p 8080:80 -p 8080:80/udp -p 127.0.0.1:8081:80")
 			for _, network := range []string{"tcp", "udp"} {

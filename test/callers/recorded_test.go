@@ -40,7 +40,6 @@ const confined = "--disable-host-loopback --mtu=65520 --enable-sandbox --enable-
 // podmanLater: containers/common gives the two descriptors in the other order,
 // and podman asks for ports as soon as the socket's file is there.
 func podmanLater(t *testing.T, w *world) {
-	w.shortcut = w.hasShortcut(t)
 	p := w.newPause(t)
 	api := filepath.Join(w.session.RuntimeDir, "libpod.net")
 	h := p.slirp(t, 0, confined+" -c -r 3 -e 4 --api-socket "+api+" --netns-type=path "+p.netns+" tap0")

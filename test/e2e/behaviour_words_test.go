@@ -170,8 +170,21 @@ func acceptWord(p *play, actor string, args []string) (string, error) {
 	if p.column.kernel || p.anyWay {
 		return "", nil
 	}
+	return p.wrongWay(actor)
+}
+
+// wrongWay says which way the last connection goes if it is not the column's. The
+// host has it before the guest's end is on the shortcut.
+func (p *play) wrongWay(actor string) (string, error) {
+	if p.column.shortcut {
+		err := until(func() (bool, error) { way, err := wayWord(p, actor, nil); return way == byShortcut, err })
+		if err == unix.ETIME {
+			return "by " + byFrames, nil
+		}
+		return "", err
+	}
 	way, err := wayWord(p, actor, nil)
-	if err == nil && (way == byShortcut) != p.column.shortcut {
+	if err == nil && way == byShortcut {
 		return "by " + way, nil
 	}
 	return "", err
