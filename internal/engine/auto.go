@@ -85,11 +85,7 @@ func diagSocket() (*os.File, error) {
 
 // oneInGuest opens one socket inside the guest's namespace.
 func (s *supervisor) oneInGuest(ctx context.Context, spec userns.Socket) (*os.File, error) {
-	ns, err := s.world.namespace()
-	if err != nil {
-		return nil, err
-	}
-	files, err := ns.Sockets(ctx, []userns.Socket{spec})
+	files, err := s.socketsInGuest(ctx, []userns.Socket{spec})
 	if err != nil {
 		return nil, err
 	}

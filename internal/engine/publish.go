@@ -34,10 +34,6 @@ func (s *supervisor) addRules(ctx context.Context) error {
 
 // listenInGuest opens sockets inside the guest's namespace.
 func (s *supervisor) listenInGuest(ctx context.Context, specs []portfwd.Socket) ([]*os.File, error) {
-	ns, err := s.world.namespace()
-	if err != nil {
-		return nil, err
-	}
 	list := make([]userns.Socket, len(specs))
 	for i, spec := range specs {
 		list[i] = userns.Socket{
@@ -45,7 +41,26 @@ func (s *supervisor) listenInGuest(ctx context.Context, specs []portfwd.Socket) 
 			Bind: spec.Bind, Listen: spec.Listen, V6Only: spec.V6Only,
 		}
 	}
+	return s.socketsInGuest(ctx, list)
+}
+
+// socketsInGuest has a child make sockets inside the guest's namespace. As long as
+// it lives it holds copies of our own.
+func (s *supervisor) socketsInGuest(ctx context.Context, list []userns.Socket) ([]*os.File, error) {
+	ns, err := s.world.namespace()
+	if err != nil {
+		return nil, err
+	}
+	s.children.RLock()
+	defer s.children.RUnlock()
 	return ns.Sockets(ctx, list)
+}
+
+// outlive waits for the children that were there when it was called: what we have
+// closed is closed then.
+func (s *supervisor) outlive() {
+	s.children.Lock()
+	s.children.Unlock() //lint:ignore SA2001 nothing is guarded
 }
 
 // A carrier brings sockets to the engine. What does not arrive because the
@@ -72,6 +87,7 @@ func (c carrier) Unpublish(id int, existing portfwd.Existing) error {
 	if err := c.tell(message{Unpublish: id, EndFlows: existing == portfwd.ExistingKilled}); err != nil {
 		return err
 	}
+	defer c.s.outlive()
 	timeout := time.NewTimer(unpublishGrace)
 	defer timeout.Stop()
 	for {
@@ -186,15 +202,11 @@ func (s *supervisor) hear(m message) {
 
 // makeSockets makes a batch of sockets inside the guest.
 func (s *supervisor) makeSockets(ctx context.Context, r socketRequest) ([]*os.File, error) {
-	ns, err := s.world.namespace()
-	if err != nil {
-		return nil, err
-	}
 	one, n := userns.Socket{Family: r.Family, Type: r.Type}, socketBatch
 	if r.Clients > 0 {
 		one, n = userns.ClientSocket(r.Family), r.Clients
 	}
-	return ns.Sockets(ctx, slices.Repeat([]userns.Socket{one}, n))
+	return s.socketsInGuest(ctx, slices.Repeat([]userns.Socket{one}, n))
 }
 
 func (s *supervisor) sendSockets(ctx context.Context, r socketRequest) {

@@ -41,6 +41,9 @@ type supervisor struct {
 
 	diversion diversion
 
+	// children is held for reading while a child makes sockets inside the guest.
+	children sync.RWMutex
+
 	// closed gets the ids of rules whose sockets the engine has closed.
 	closed chan int
 
