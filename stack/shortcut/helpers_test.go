@@ -337,12 +337,15 @@ func (c *client) tryConnect() (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
-// open makes a whole connection.
+// open makes a whole connection, after which the rules have proved themselves:
+// until the listener has accepted it, others would go by frames.
 func (c *client) open(t *testing.T) *net.TCPConn {
 	t.Helper()
 	c.syn(t)
 	c.wantPutBack(t)
-	return c.connect(t)
+	conn := c.connect(t)
+	settle.Until(t, "the connection is accepted", func() bool { return !c.w.shortcut.isOnTrial() })
+	return conn
 }
 
 // serve returns the connections to the target of a family.
