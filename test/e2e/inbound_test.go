@@ -5,12 +5,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"taproot/test/lab"
 )
 
 // Ports of the host that lead to the same of the guest. Nobody listens at the second.
@@ -24,32 +21,7 @@ const (
 // column they are on the host itself.
 func TestInboundBehaviour(t *testing.T) {
 	t.Parallel()
-	missing := tproxy(t, newLab(t))
-	var all sync.WaitGroup
-	defer all.Wait()
-	slots := make(chan struct{}, atOnce)
-	for _, row := range inbound() {
-		for i, f := range families {
-			if !row.isOn(f.name) {
-				continue
-			}
-			slots <- struct{}{}
-			all.Go(func() {
-				defer func() { <-slots }()
-				t.Run(row.name+" "+f.name, func(t *testing.T) {
-					lab.Need(t, f.needs...)
-					for _, c := range columns() {
-						t.Run(c.name, func(t *testing.T) {
-							if missing != nil && c.shortcut {
-								lab.Lacks(t, missing)
-							}
-							newInboundPlay(t, c, i).check(row)
-						})
-					}
-				})
-			})
-		}
-	}
+	playAll(t, inbound(), func(c column) bool { return c.shortcut }, newInboundPlay)
 }
 
 // inbound is the table: what is true of any connection, and what only of these.
