@@ -26,6 +26,9 @@ type divertState struct {
 	// On says that the rules stand.
 	On bool
 
+	// Suspended says that the rules were taken away for longer.
+	Suspended bool `json:",omitempty"`
+
 	// Clients is how many of the sockets that come with the first message are packet
 	// sockets, the last ones; see userns.Diversion.Clients.
 	Clients int `json:",omitempty"`
@@ -186,6 +189,7 @@ func (s *supervisor) keepDiversion(ctx context.Context) {
 		}
 		pause = min(2*pause, divertLongest)
 		if s.trackingFull() {
+			s.suspended()
 			continue
 		}
 		if err := s.diversion.rules.Restore(ctx); err != nil {
@@ -199,6 +203,16 @@ func (s *supervisor) keepDiversion(ctx context.Context) {
 		}
 		s.setDivert(true, nil)
 		s.log.Debug("TCP takes the shortcut")
+	}
+}
+
+// suspended tells the engine that the rules, which did not stand, will not soon.
+func (s *supervisor) suspended() {
+	s.diversion.mu.Lock()
+	known := s.diversion.why == errDivertFull
+	s.diversion.mu.Unlock()
+	if !known {
+		s.setDivert(false, errDivertFull)
 	}
 }
 
@@ -285,7 +299,8 @@ func (s *supervisor) setDivert(on bool, why error) {
 	} else {
 		s.events.tell(EventShortcutOff, why.Error())
 	}
-	if err := s.current().wire.send(message{Divert: &divertState{On: on}}); err != nil {
+	state := divertState{On: on, Suspended: why == errDivertFull}
+	if err := s.current().wire.send(message{Divert: &state}); err != nil {
 		s.log.Debug("state of the shortcut not sent", "error", err) // the next engine gets it
 	}
 }

@@ -319,7 +319,7 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 	case m.Plan != nil:
 		g.setPlan(m.Plan)
 	case m.Divert != nil:
-		g.divert(m.Divert.On)
+		g.divert(m.Divert)
 	}
 	closeAll(files)
 }

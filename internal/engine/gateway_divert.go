@@ -89,12 +89,16 @@ func (g *gateway) supply(r *socketReply, files []*os.File) {
 }
 
 // divert takes over whether the rules stand.
-func (g *gateway) divert(on bool) {
-	if g.shortcut != nil {
-		g.shortcut.SetEnabled(on)
+func (g *gateway) divert(state *divertState) {
+	switch {
+	case g.shortcut == nil:
+	case state.Suspended:
+		g.shortcut.Suspend()
+	default:
+		g.shortcut.SetEnabled(state.On)
 	}
 	if g.dialer != nil {
-		g.dialer.SetEnabled(on)
+		g.dialer.SetEnabled(state.On)
 	}
 }
 

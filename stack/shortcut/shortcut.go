@@ -42,6 +42,7 @@ type Shortcut struct {
 	strikes   atomic.Int32  // broken ones since the last that was accepted
 	doubtful  atomic.Bool   // the last ones were broken
 	trial     atomic.Bool   // something was offered and not accepted at once
+	suspended atomic.Bool   // no rules will stand soon
 	waiting   chan struct{} // capacity 1: something was offered and not accepted at once
 	spare     atomic.Int64  // descriptor in reserve; -1 while it is in use
 
@@ -145,12 +146,21 @@ func (s *Shortcut) close() {
 // are not touched. A Shortcut that was disabled by Broken is enabled by this too.
 func (s *Shortcut) SetEnabled(on bool) {
 	s.unproven()
+	s.suspended.Store(false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if on && !s.enabled.Load() {
 		s.enabledAt = time.Now()
 	}
 	s.enabled.Store(on)
+}
+
+// Suspend disables a Shortcut whose rules were taken away for longer, until
+// SetEnabled. A joined connection is reset when a segment of it shows that it needs
+// them.
+func (s *Shortcut) Suspend() {
+	s.SetEnabled(false)
+	s.suspended.Store(true)
 }
 
 // Enabled tells whether new connections go this way.

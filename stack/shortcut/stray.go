@@ -23,7 +23,8 @@ type straying struct {
 // answer with RST, and returns false if it shall. One of a connection that was
 // joined or is about to be says that the rules did not lead it inside: it is put back, to be led
 // there by those for what is put back. The connection is slower by that, but not
-// lost, and when the rules work again they take it over. HandleStray does not block.
+// lost, and when the rules work again they take it over. A connection that lasts on
+// that for too long, or whose rules are suspended, is reset. HandleStray does not block.
 func (s *Shortcut) HandleStray(seg *stack.Stray) bool {
 	f, offered := s.strayed(seg)
 	switch {
@@ -58,12 +59,16 @@ func (s *Shortcut) strayed(seg *stack.Stray) (f *flow.Flow, isOffered bool) {
 	return f, isOffered
 }
 
-// isLost tells whether a connection has made no progress for too long.
+// isLost tells whether a connection has made no progress for too long, or cannot
+// make any.
 func (s *Shortcut) isLost(f *flow.Flow, seg *stack.Stray) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.joined[f.Key] != f { // it has ended meanwhile, and nobody forgets it again
 		return false
+	}
+	if s.suspended.Load() {
+		return true
 	}
 	now := time.Now()
 	last, known := s.straying[f]

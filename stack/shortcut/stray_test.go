@@ -3,8 +3,11 @@ package shortcut
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"taproot/stack"
 	"taproot/stack/flow"
@@ -105,6 +108,32 @@ func TestLost(t *testing.T) {
 		if n, err := guest.Read(make([]byte, 1)); err == nil {
 			t.Errorf("got %d bytes, want a reset", n)
 		}
+	})
+}
+
+// TestSuspended: a connection that needs rules which were taken away is reset, and
+// one that does not is kept until they are back.
+func TestSuspended(t *testing.T) {
+	inFamilies(t, func(t *testing.T, f family) {
+		w := newWorld(t)
+		hosts := w.serve(t, f)
+		c, idle := w.newClient(t, f), w.newClient(t, f)
+		guest := c.open(t)
+		receive(t, hosts, "a connection")
+		kept := idle.open(t)
+		host := receive(t, hosts, "another connection")
+		w.shortcut.Suspend()
+		if w.shortcut.Enabled() {
+			t.Error("enabled while it is suspended")
+		}
+		c.stray(t, 0, 1001)
+		if n, err := guest.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("got %d bytes and %v, want a reset", n, err)
+		}
+		w.shortcut.SetEnabled(true)
+		idle.stray(t, 0, 1001)
+		idle.wantStray(t, 1001)
+		wantEcho(t, kept, host)
 	})
 }
 

@@ -14,7 +14,9 @@ import (
 )
 
 // TestShortcutFull: a guest whose connection tracking is full has its connections
-// by frames, and by the shortcut when there is room again.
+// by frames, and by the shortcut when there is room again. One that took the
+// shortcut before ends at once when it is used, and one that is not used meanwhile
+// goes on.
 func TestShortcutFull(t *testing.T) {
 	t.Parallel()
 	p, s := newDiverted(t)
@@ -31,6 +33,16 @@ func TestShortcutFull(t *testing.T) {
 		lab.Lacks(t, &probe.Unsupported{Feature: "conntrack", Err: fmt.Errorf("nf_conntrack_max is %d, which only root can change", limit)})
 	}
 	p.wantWay(byShortcut)
+	open := plain(`
+		guest connect open
+		server accept
+		guest way: shortcut
+		guest1 connect open
+		server1 accept
+		guest1 way: shortcut`)
+	if got := p.steps(open); got != open {
+		t.Fatalf("got:\n%s\nwant:\n%s", got, open)
+	}
 	if err := p.guest.Do(func() error { return track(limit * 97 / 100) }); err != nil {
 		t.Fatal(err)
 	}
@@ -39,10 +51,25 @@ func TestShortcutFull(t *testing.T) {
 	}
 	p.lab.Eventually("connections go by frames", func() bool { return p.way() == byFrames })
 	p.wantUsable()
+	reset := plain(`
+		guest send 5
+		guest recv 1: ECONNRESET
+		server recv 1: ECONNRESET`)
+	if got := p.steps(reset); got != reset {
+		t.Errorf("a connection from before: got:\n%s\nwant:\n%s", got, reset)
+	}
 	if err := p.guest.Do(forgetTracked); err != nil {
 		t.Fatal(err)
 	}
 	p.lab.Eventually("connections take the shortcut again", func() bool { return p.way() == byShortcut })
+	use := plain(`
+		guest1 send 5
+		server1 recv 5
+		server1 send 70000
+		guest1 recv 70000`)
+	if got := p.steps(use); got != use {
+		t.Errorf("a connection that was not used: got:\n%s\nwant:\n%s", got, use)
+	}
 }
 
 // Numbers of nfnetlink_conntrack.h and nf_conntrack_common.h.
