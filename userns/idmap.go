@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,13 +81,14 @@ func findSubordinates(uid int) (subordinates, error) {
 	for _, file := range []struct {
 		path   string
 		option string
+		own    int
 		ranges *[]idRange
-	}{{subUIDFile, "uids", &s.uids}, {subGIDFile, "gids", &s.gids}} {
+	}{{subUIDFile, "uids", uid, &s.uids}, {subGIDFile, "gids", os.Getgid(), &s.gids}} {
 		b, err := os.ReadFile(file.path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return s, err
 		}
-		*file.ranges = parseSubordinate(b, name, strconv.Itoa(uid))
+		*file.ranges = parseSubordinate(b, name, strconv.Itoa(uid), uint32(file.own))
 		if len(*file.ranges) == 0 {
 			return s, &hinted{
 				fmt.Errorf("%s: no entry for %s", file.path, name),
@@ -99,8 +101,12 @@ func findSubordinates(uid int) (subordinates, error) {
 
 // parseSubordinate returns the ranges of a user, who is written by name or by
 // number, in a file of lines "user:start:count". Lines that make no sense are
-// skipped, as newuidmap skips them.
-func parseSubordinate(b []byte, name, number string) []idRange {
+// skipped, as newuidmap skips them, and so are those with an id that the map has
+// already: the kernel refuses such a map as a whole (user_namespaces(7)), and a user
+// who is written by name and by number often has the same ids twice. own is the
+// caller's, which every map has.
+func parseSubordinate(b []byte, name, number string, own uint32) []idRange {
+	taken := []idRange{{own, 1}}
 	var ranges []idRange
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	for lines.Scan() && len(ranges) < maxRanges {
@@ -113,9 +119,17 @@ func parseSubordinate(b []byte, name, number string) []idRange {
 		if err1 != nil || err2 != nil || count == 0 || start+count-1 >= 1<<32-1 {
 			continue
 		}
-		ranges = append(ranges, idRange{uint32(start), uint32(count)})
+		r := idRange{uint32(start), uint32(count)}
+		if !slices.ContainsFunc(taken, r.overlaps) {
+			ranges, taken = append(ranges, r), append(taken, r)
+		}
 	}
 	return ranges
+}
+
+// overlaps tells whether two ranges have an id in common.
+func (r idRange) overlaps(other idRange) bool {
+	return r.start-other.start < other.count || other.start-r.start < r.count
 }
 
 // mapSubordinates writes the maps of a process that waits in a new user

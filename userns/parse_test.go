@@ -15,6 +15,11 @@ func TestParseSubordinate(t *testing.T) {
 		"bob:200000:65536\n" +
 		" alice:300000:10 \n" +
 		"1000:400000:5\n" +
+		"1000:100000:65536\n" + // the same again
+		"alice:165535:10\n" + // begins in another
+		"alice:99990:11\n" + // ends in another
+		"alice:0:4294967295\n" + // has another, and the caller's own
+		"alice:990:20\n" + // has the caller's own
 		"alice:500000:0\n" + // empty
 		"alice:4294967000:1000\n" + // beyond the last id
 		"alice:-1:5\nalice:1:x\nalice:1\nalice:1:2:3\n\n# alice:1:2"
@@ -27,7 +32,7 @@ func TestParseSubordinate(t *testing.T) {
 		{"carol", "1002", nil},
 		{"", "", nil},
 	} {
-		got := parseSubordinate([]byte(file), tt.name, tt.number)
+		got := parseSubordinate([]byte(file), tt.name, tt.number, 1000)
 		if !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
@@ -38,7 +43,7 @@ func FuzzParseSubordinate(f *testing.F) {
 	f.Add([]byte("alice:100000:65536\n1000:1:2\n"))
 	f.Add([]byte("alice:4294967295:4294967295"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		ranges := parseSubordinate(b, "alice", "1000")
+		ranges := parseSubordinate(b, "alice", "1000", 1000)
 		if len(ranges) > maxRanges {
 			t.Fatalf("got %d ranges, want at most %d", len(ranges), maxRanges)
 		}

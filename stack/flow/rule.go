@@ -29,7 +29,7 @@ func (f *Flow) SetRule(id int, inbound bool) {
 	t := f.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f.closed.Load() || f.rule.Swap(v) != 0 {
+	if f.closed.Load() || !f.rule.CompareAndSwap(0, v) {
 		return
 	}
 	s := t.rules[id]

@@ -81,6 +81,10 @@ func homes() map[string]home {
 			in:       []string{"stack/nat"},
 			decision: "010-other-modules.md",
 		},
+		"pgregory.net/rapid": {
+			tests:    []string{"portfwd", "stack/flow", "userns"},
+			decision: "033-model-tests.md",
+		},
 		"github.com/rogpeppe/go-internal": {
 			tests:    []string{"cmd/taproot"},
 			decision: "010-other-modules.md",
