@@ -284,6 +284,9 @@ func waitWord(p *play, actor string, args []string) (string, error) {
 		return "", err
 	case "end":
 		_, err := s.poll(0, lab.Patience)
+		if i, infoErr := s.info(); err != nil && infoErr == nil {
+			p.t.Logf("%s goes on: %+v", actor, *i)
+		}
 		return "", err
 	case "resent":
 		return "", until(func() (bool, error) { i, err := s.info(); return err == nil && i.Total_retrans >= uint32(n), err })
