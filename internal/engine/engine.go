@@ -98,6 +98,8 @@ func receiveStart(w *wire) (start, error) {
 			network = m.Plan
 		case m.Unpublish != 0:
 			_ = w.send(message{Closed: m.Unpublish}) // we never had it
+		case m.Ping:
+			_ = w.send(message{Pong: true}) // the supervisor may be gone
 		}
 		closeAll(files)
 	}

@@ -298,6 +298,8 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		return
 	case m.Query != nil:
 		g.ask(w, m.Query)
+	case m.Ping:
+		_ = w.send(message{Pong: true}) // the supervisor may be gone
 	case m.Unpublish != 0:
 		if g.ports.Remove(m.Unpublish) {
 			g.endLeadingBack()

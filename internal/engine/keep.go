@@ -77,7 +77,7 @@ func (s *supervisor) keep(ctx context.Context, starter *threads) {
 			s.deviceGone(ctx, gone)
 			return
 		}
-		s.events.tell(EventEngineDied, fmt.Sprint(engine.err))
+		s.died(engine.err)
 		now := time.Now()
 		deaths = append(deaths, now)
 		for now.Sub(deaths[0]) > restartWindow {
@@ -108,9 +108,23 @@ func (s *supervisor) deviceGone(ctx context.Context, why string) {
 // by a warning and goes on, an attachment ends.
 func (s *supervisor) networkGone(why error) {
 	s.engineState(EngineGone)
+	s.lost(why)
 	s.events.tell(EventNetworkGone, why.Error())
 	s.cfg.warn(fmt.Sprintf("the guest has no network any more: %v", why), "")
 	s.gone <- fmt.Errorf("network of the guest: %w", why) // there is room, this is the only time
+}
+
+// died tells of an engine's death.
+func (s *supervisor) died(why error) {
+	s.lost(why)
+	s.events.tell(EventEngineDied, fmt.Sprint(why))
+}
+
+// lost notes why there is no engine, or was none for a while.
+func (s *supervisor) lost(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.why = fmt.Sprint(why)
 }
 
 // countRestart counts an engine besides the first.
@@ -118,6 +132,11 @@ func (s *supervisor) countRestart() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.restarts++
+}
+
+// launch says how engines are started now.
+func (s *supervisor) launch() launch {
+	return launch{stderr: s.cfg.Stderr, beat: s.beat}
 }
 
 // restart starts the engine for the n-th time in a row. One that dies before
@@ -132,7 +151,7 @@ func (s *supervisor) restart(ctx context.Context, starter *threads, n int) error
 		return nil
 	}
 	s.countRestart()
-	engine, err := startProcess(starter, s.cfg.Stderr)
+	engine, err := startProcess(starter, s.launch())
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,12 @@ type keeping struct {
 // keeps it until the test ends.
 func newKeeping(t *testing.T, script string) *keeping {
 	t.Helper()
+	return newBeating(t, script, 0)
+}
+
+// newBeating is newKeeping with a watchdog of its own.
+func newBeating(t *testing.T, script string, beat time.Duration) *keeping {
+	t.Helper()
 	setScript(t, script)
 	k := &keeping{warnings: make(chan string, 16), ended: make(chan struct{})}
 	k.supervisor = &supervisor{
@@ -36,6 +42,8 @@ func newKeeping(t *testing.T, script string) *keeping {
 		device: device(t),
 		rules:  portfwd.NewTable(portfwd.TableConfig{}),
 		gone:   make(chan error, 1),
+		world:  &testWorld{},
+		beat:   beat,
 	}
 	var wg sync.WaitGroup
 	last, release := context.WithCancel(context.Background())
@@ -44,7 +52,7 @@ func newKeeping(t *testing.T, script string) *keeping {
 		release()
 		wg.Wait()
 	})
-	engine, err := startProcess(starter, os.Stderr)
+	engine, err := startProcess(starter, launch{stderr: os.Stderr, beat: k.beat})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +163,7 @@ func TestBegin(t *testing.T) {
 			starter := newThreads(ctx, &wg)
 			defer wg.Wait()
 			defer release()
-			p, err := startProcess(starter, os.Stderr)
+			p, err := startProcess(starter, launch{stderr: os.Stderr})
 			if err != nil {
 				t.Fatal(err)
 			}

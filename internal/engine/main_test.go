@@ -58,6 +58,8 @@ func fakeEngine() int {
 		return 4
 	case "deaf": // does not listen, not even to the end
 		_ = w.send(message{Ready: true})
+		fallthrough
+	case "stuck": // while it starts
 		stop := make(chan os.Signal, 1)
 		signal.Notify(stop, syscall.SIGTERM)
 		<-stop
@@ -65,7 +67,7 @@ func fakeEngine() int {
 	case "miss": // misses the first socket, and calls the second one closed
 		_ = w.send(message{Ready: true})
 		for n := 0; ; {
-			m, _, err := w.receive()
+			m, err := heed(w)
 			if err != nil {
 				return 0
 			}
@@ -88,16 +90,29 @@ func fakeEngine() int {
 	}
 	_ = w.send(message{Ready: true})
 	for {
-		if _, _, err := w.receive(); err != nil {
+		if _, err := heed(w); err != nil {
 			return 0
 		}
+	}
+}
+
+// heed returns the next message, and answers those that want to know whether it
+// lives.
+func heed(w *wire) (message, error) {
+	for {
+		m, files, err := w.receive()
+		if err != nil || !m.Ping {
+			return m, err
+		}
+		closeAll(files)
+		_ = w.send(message{Pong: true})
 	}
 }
 
 // answerAs answers queries as a word of the script says.
 func answerAs(w *wire, word string) int {
 	for {
-		m, _, err := w.receive()
+		m, err := heed(w)
 		if err != nil {
 			return 0
 		}

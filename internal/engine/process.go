@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -20,23 +22,34 @@ type process struct {
 
 	exited chan struct{} // closed when the process is gone
 	err    error         // how it ended; valid once exited is closed
+
+	beat    time.Duration // of watchOver
+	heard   atomic.Uint64 // messages from the engine: signs of life
+	isReady atomic.Bool
+	silent  atomic.Int32 // the number of beats for whose silence it was killed
+}
+
+// A launch says how engines are started.
+type launch struct {
+	stderr io.Writer
+	beat   time.Duration // 0 means watchBeat
 }
 
 // startProcess starts an engine, which waits for its work. The engine gets a
 // session of its own, so that the terminal's signals do not reach it, and dies
 // with the thread that started it.
-func startProcess(threads *threads, stderr io.Writer) (*process, error) {
+func startProcess(threads *threads, l launch) (*process, error) {
 	ours, theirs, err := newWire()
 	if err != nil {
 		return nil, fmt.Errorf("start the engine: %w", err)
 	}
 	defer theirs.Close()
-	p := &process{wire: ours, exited: make(chan struct{})}
+	p := &process{wire: ours, exited: make(chan struct{}), beat: cmp.Or(l.beat, watchBeat)}
 	p.cmd = &exec.Cmd{
 		Path:        "/proc/self/exe",
 		Args:        []string{EngineName},
 		Env:         oneProcessor(os.Environ()),
-		Stderr:      stderr,
+		Stderr:      l.stderr,
 		Dir:         "/",
 		ExtraFiles:  []*os.File{theirs},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
@@ -47,6 +60,9 @@ func startProcess(threads *threads, stderr io.Writer) (*process, error) {
 	}
 	go func() { // ends with the process
 		p.err = p.cmd.Wait()
+		if n := p.silent.Load(); n > 0 {
+			p.err = errSilentFor(int(n), p.beat)
+		}
 		close(p.exited)
 	}()
 	return p, nil
@@ -64,18 +80,20 @@ func oneProcessor(env []string) []string {
 	return append(env, "GOMAXPROCS=1")
 }
 
-// begin gives the engine its work and the descriptors for it.
+// begin gives the engine its work and the descriptors for it. From now on it is
+// watched over.
 func (p *process) begin(s *spec, files ...*os.File) error {
 	if err := p.wire.send(message{Start: s}, files...); err != nil {
 		return p.ended(fmt.Errorf("start the engine: %w", err))
 	}
+	go p.watchOver(p.beat) // ends with the process, or its wire
 	return nil
 }
 
 // ready waits until the engine is. The warning is what it could not do as asked,
 // or "".
 func (p *process) ready() (warning string, err error) {
-	m, _, err := p.wire.receive()
+	m, err := p.next()
 	switch {
 	case err != nil:
 		return "", p.ended(fmt.Errorf("start the engine: %w", err))
@@ -84,7 +102,23 @@ func (p *process) ready() (warning string, err error) {
 	case !m.Ready:
 		return "", errors.New("start the engine: unexpected message")
 	}
+	p.isReady.Store(true)
 	return m.Warn, nil
+}
+
+// next returns what the engine says next but that it lives.
+func (p *process) next() (message, error) {
+	for {
+		m, files, err := p.wire.receive()
+		closeAll(files) // an engine has none to give
+		if err != nil {
+			return message{}, err
+		}
+		p.heard.Add(1)
+		if !m.Pong {
+			return m, nil
+		}
+	}
 }
 
 // A refusal is why an engine says it cannot start. The next one could not
@@ -108,8 +142,7 @@ func (p *process) ended(err error) error {
 // is not. heard gets what else the engine says; it must not block.
 func (p *process) watch(heard func(message)) (gone string) {
 	for {
-		m, files, err := p.wire.receive()
-		closeAll(files) // an engine has none to give
+		m, err := p.next()
 		if err != nil {
 			break
 		}

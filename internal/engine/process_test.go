@@ -32,7 +32,7 @@ func TestInherited(t *testing.T) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer release()
-	p, err := startProcess(newThreads(ctx, &wg), os.Stderr)
+	p, err := startProcess(newThreads(ctx, &wg), launch{stderr: os.Stderr})
 	unix.Close(fds[1])
 	if err != nil {
 		t.Fatal(err)

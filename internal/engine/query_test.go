@@ -133,7 +133,6 @@ func TestAsk(t *testing.T) {
 // and another one is started.
 func TestEngineState(t *testing.T) {
 	k := newKeeping(t, "answer-dies stay")
-	k.world = &testWorld{}
 	events, stop := k.events.listen()
 	defer stop()
 	if got := k.status(); got.Engine != EngineRunning || got.Restarts != 0 {

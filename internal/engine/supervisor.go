@@ -50,12 +50,17 @@ type supervisor struct {
 	queries queries
 	events  broadcast
 
+	beat time.Duration // 0 means watchBeat
+
 	mu sync.Mutex
 	// state is how the engine does, since when.
 	// +checklocks:mu
 	state EngineState
 	// +checklocks:mu
 	since time.Time
+	// why is what the last engine died of, or the network.
+	// +checklocks:mu
+	why string
 	// restarts counts engines besides the first.
 	// +checklocks:mu
 	restarts int
@@ -97,7 +102,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	starter := newThreads(last, &thread)
 
 	// The engine's process starts while we look around.
-	engine, err := startProcess(starter, cfg.Stderr)
+	engine, err := startProcess(starter, s.launch())
 	if err != nil {
 		return err
 	}

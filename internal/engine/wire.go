@@ -40,8 +40,10 @@ type message struct {
 	Divert    *divertState       `json:",omitempty"` // with listeners perhaps
 	Query     *query             `json:",omitempty"`
 	Connected *connectReply      `json:",omitempty"` // with a socket perhaps
+	Ping      bool               `json:",omitempty"` // a Pong is wanted
 
 	// From the engine:
+	Pong    bool              `json:",omitempty"` // it lives
 	Ready   bool              `json:",omitempty"` // packets move
 	Warn    string            `json:",omitempty"` // with Ready: what is not as it was asked for
 	Failed  string            `json:",omitempty"` // why it cannot start
@@ -214,6 +216,9 @@ func (w *wire) receive() (message, []*os.File, error) {
 	var receiveErr error
 	if err := raw.Read(func(fd uintptr) bool {
 		n, oobn, _, _, receiveErr = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
+		if receiveErr == unix.ECONNRESET { // told once: the other side left something unread, and its last words are still there
+			n, oobn, _, _, receiveErr = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
+		}
 		return receiveErr != unix.EAGAIN && receiveErr != unix.EINTR
 	}); err != nil {
 		return message{}, nil, err

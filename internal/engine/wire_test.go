@@ -162,3 +162,22 @@ func TestWireRefuses(t *testing.T) {
 		t.Errorf("descriptors: got %d, want at most the %d of before", after, before)
 	}
 }
+
+// TestLastWords wants what the other side said to arrive although it left
+// something unread, which unix(7) makes a reset.
+func TestLastWords(t *testing.T) {
+	ours, theirs := newWirePair(t)
+	if err := ours.send(message{Ping: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := theirs.send(message{Failed: "no memory"}); err != nil {
+		t.Fatal(err)
+	}
+	theirs.close()
+	if m, _, err := ours.receive(); err != nil || m.Failed != "no memory" {
+		t.Errorf("got %+v and error %v, want the last words", m, err)
+	}
+	if _, _, err := ours.receive(); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want %v", err, io.EOF)
+	}
+}
