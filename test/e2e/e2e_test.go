@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 		"hold":        holdProgram,
 		"many":        manyProgram,
 		"nonetfilter": noNetfilterProgram,
+		"raw":         rawProgram,
 		"reset":       resetProgram,
 		"spoof":       spoofProgram,
 		"udp":         udpProgram,

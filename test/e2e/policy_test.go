@@ -129,6 +129,26 @@ func TestNeverAllowed(t *testing.T) {
 	}
 }
 
+// TestRebinding: names that map to what is denied open nothing, although the
+// answers pass (docs/decisions/033-dns-answers.md).
+func TestRebinding(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	serveDNS(t, l.Outside, lab.Outside4, "outside")
+	port := port(l.Host.Listen("tcp", ":0").Addr())
+	l.Host.Addresses("lo", lab.Metadata4+"/32") // nearer than the outside's
+	addresses := []string{lab.Metadata4, lab.Host4, gateway4, resolver4, "192.0.2.77", lab.Outside4}
+	want := strings.Repeat(denied["ipv4"]+"\n", 4) + "EHOSTUNREACH\nECONNREFUSED"
+	var targets []string
+	for _, address := range addresses {
+		targets = append(targets, join(strings.ReplaceAll(address, ".", "-")+"."+rebound, port))
+	}
+	wantText(t, "connect to "+strings.Join(targets, " "), guestProgram(l, nil, "connect", targets...).MustRun(), want)
+	// The guest's own loopback, which is not the host's.
+	got := guestProgram(l, nil, "connect", join("127-0-0-1."+rebound, port), join("0-0-0-0."+rebound, port)).MustRun()
+	wantText(t, "connect to loopback", got, "ECONNREFUSED\nECONNREFUSED")
+}
+
 // TestSpoofed sends with a source address that the guest was not given.
 func TestSpoofed(t *testing.T) {
 	t.Parallel()

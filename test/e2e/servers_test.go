@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -234,6 +235,10 @@ func answer(query []byte, name string, cut bool) ([]byte, error) {
 	return b, err
 }
 
+// rebound is the domain of names that map to the address that they have in them, as
+// 192-0-2-1 below it does.
+const rebound = "rebound.test"
+
 // records are the answers to one question; ok says whether the name exists.
 func records(q dnsmessage.Question, name string, do bool) (_ []dnsmessage.Resource, ok bool) {
 	var body dnsmessage.ResourceBody
@@ -246,6 +251,14 @@ func records(q dnsmessage.Question, name string, do bool) (_ []dnsmessage.Resour
 		return nil, true
 	case owner == "big.example.test.":
 		body = &dnsmessage.TXTResource{TXT: strings.SplitAfter(bigText, ".")}
+	case strings.HasSuffix(owner, rebound+".") && q.Type == dnsmessage.TypeA:
+		address, err := netip.ParseAddr(strings.ReplaceAll(strings.TrimSuffix(owner, "."+rebound+"."), "-", "."))
+		if err != nil || !address.Is4() {
+			return nil, false
+		}
+		body = &dnsmessage.AResource{A: address.As4()}
+	case strings.HasSuffix(owner, rebound+"."):
+		return nil, true
 	case owner == "name.example.test.":
 		body = &dnsmessage.TXTResource{TXT: []string{name}}
 	case owner == "do.example.test.":

@@ -48,21 +48,22 @@ func arrows() map[string][]string {
 		},
 		"stack/link": {"tap"},
 
-		"internal/api":     {"internal/engine", "portfwd", "stack/flow"}, // docs/decisions/026-control-api.md
-		"internal/control": {"stack/flow"},
-		"internal/relay":   {},
-		"internal/socket":  {},
-		"internal/plan":    {"userns"},        // its routes are what the stage sets
-		"internal/probe":   {"tap", "userns"}, // docs/decisions/009-probe-arrows.md
-		"stack/dhcp":       {},
-		"stack/dns":        {"internal/socket"}, // docs/decisions/004-dns.md
-		"stack/flow":       {},
-		"stack/ndp":        {},
-		"stack/policy":     {},
-		"tap":              {},
-		"userns":           {"stack/shortcut/mark", "userns/nft"}, // docs/decisions/017-rules-of-the-shortcut.md
-		"userns/nft":       {},
-		"userns/sandbox":   {},
+		"internal/api":            {"internal/engine", "portfwd", "stack/flow"}, // docs/decisions/026-control-api.md
+		"internal/control":        {"stack/flow"},
+		"internal/relay":          {},
+		"internal/socket":         {},
+		"internal/plan":           {"userns"},        // its routes are what the stage sets
+		"internal/probe":          {"tap", "userns"}, // docs/decisions/009-probe-arrows.md
+		"stack/dhcp":              {},
+		"stack/dns":               {"internal/socket"}, // docs/decisions/004-dns.md
+		"stack/flow":              {},
+		"stack/ndp":               {},
+		"stack/policy":            {},
+		"stack/policy/policytest": {}, // the table that tests and docs/policy.md share
+		"tap":                     {},
+		"userns":                  {"stack/shortcut/mark", "userns/nft"}, // docs/decisions/017-rules-of-the-shortcut.md
+		"userns/nft":              {},
+		"userns/sandbox":          {},
 
 		"stack/shortcut/mark": {}, // numbers that userns and stack agree on
 
