@@ -11,6 +11,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 30s
+FUZZ    ?=
 BENCH   ?=
 
 # A build is the same on every machine: static, no paths, and the version from
@@ -91,13 +92,12 @@ $(SUMMARY):
 	@$(GO) build -o $@ ./test/summary
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (30s)
-	@for package in $$($(GO) list ./...); do \
-	    for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-	        echo "== $$package $$target"; \
-	        $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
-	    done; \
-	done
+fuzz: ## each fuzz target for FUZZTIME (30s), as many at once as processors
+	@GO='$(GO)' internal/tools/fuzz.sh '$(FUZZTIME)' '$(FUZZ)'
+
+.PHONY: fuzz-long
+fuzz-long: ## each fuzz target for an hour (FUZZ='PACKAGE TARGET' for some)
+	@GO='$(GO)' internal/tools/fuzz.sh '$(if $(filter command line environment,$(origin FUZZTIME)),$(FUZZTIME),1h)' '$(FUZZ)'
 
 .PHONY: bench
 bench: build $(QUIC) ## measure against slirp4netns, pasta and the kernel (BENCH=-quick)

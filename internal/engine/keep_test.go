@@ -81,6 +81,7 @@ func TestKeep(t *testing.T) {
 		"ready-die stay":                     2,
 		"ready-die ready-die ready-die stay": 4,
 		"ready-die die stay":                 3,
+		"babble stay":                        2,
 	} {
 		t.Run(script, func(t *testing.T) {
 			k := newKeeping(t, script)

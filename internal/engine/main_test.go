@@ -25,6 +25,12 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == EngineName {
 		os.Exit(fakeEngine())
 	}
+	switch {
+	case inOutside(): // where servers stay to the end
+		os.Exit(m.Run())
+	case isFuzzWorker():
+		os.Exit(fuzzInOutside())
+	}
 	os.Exit(settle.Main(m))
 }
 
@@ -50,6 +56,9 @@ func fakeEngine() int {
 	case "warn":
 		_ = w.send(message{Ready: true, Warn: "no sandbox"})
 		return 0
+	case "babble": // does not die of it
+		_ = w.send(message{Ready: true})
+		_ = w.sendBytes([]byte("}{"), nil)
 	case "silent": // something else than ready
 		_ = w.send(message{Gone: "?"})
 		return 0

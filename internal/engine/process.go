@@ -116,6 +116,7 @@ func (p *process) next() (message, error) {
 		}
 		p.heard.Add(1)
 		if !m.Pong {
+			m.Warn, m.Failed, m.Gone = plain(m.Warn), plain(m.Failed), plain(m.Gone)
 			return m, nil
 		}
 	}
@@ -143,6 +144,9 @@ func (p *process) ended(err error) error {
 func (p *process) watch(heard func(message)) (gone string) {
 	for {
 		m, err := p.next()
+		if errors.Is(err, errMessage) {
+			_ = p.cmd.Process.Kill() // an engine of ours would not say that
+		}
 		if err != nil {
 			break
 		}

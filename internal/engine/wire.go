@@ -204,8 +204,11 @@ func withRights(files []*os.File, f func(rights []byte) error) error {
 	return hold(files)
 }
 
+// errMessage says that the other side has said what makes no sense.
+var errMessage = errors.New("bad message")
+
 // receive returns the next message and the descriptors that came with it. It
-// returns io.EOF when the other side is gone.
+// returns io.EOF when the other side is gone, and errMessage for what is none.
 func (w *wire) receive() (message, []*os.File, error) {
 	raw, err := w.file.SyscallConn()
 	if err != nil {
@@ -235,7 +238,7 @@ func (w *wire) receive() (message, []*os.File, error) {
 	}
 	var m message
 	if err := json.Unmarshal(b[:n], &m); err != nil {
-		return message{}, files, fmt.Errorf("message: %w", err)
+		return message{}, files, fmt.Errorf("%w: %w", errMessage, err)
 	}
 	return m, files, nil
 }
