@@ -3,11 +3,10 @@ package portfwd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
-	"slices"
 	"time"
 
 	"taproot/stack/flow"
@@ -24,14 +23,19 @@ const (
 	autoPeriod = 80 * time.Millisecond
 
 	// autoRetry is how long a port that could not be published is left alone.
-	// Somebody else has it, mostly for good.
+	// Somebody else has it, mostly for good. It is also how long nobody looks
+	// who listens after that failed scanTries times in a row.
 	autoRetry = 5 * time.Second
 
-	// scanTries is how many scans in a row may fail.
+	// scanTries is how many scans in a row may fail before anybody is told.
 	scanTries = 8
 )
 
-// An AutoConfig says which ports are published while somebody listens on them.
+// An AutoConfig is an automatic rule: it says which ports are published while
+// somebody listens on them. It opens no port itself; each port is a rule of its
+// own (Entry.By), as long as somebody listens. A port that the Table has on the
+// same side already, for the other direction, is ours and not somebody's; one
+// that cannot be bound is left out quietly, and tried again later.
 type AutoConfig struct {
 	// Direction is Inbound for ports of the guest that shall be reached from
 	// the host, Outbound for ports of the host's loopback that shall be
@@ -55,111 +59,248 @@ type AutoConfig struct {
 	// a client.
 	Allow policy.Ports
 
-	// Table gets the rules.
-	Table *Table
-
 	// Period is how often the ports are listed at least; 0 means 80 ms.
 	Period time.Duration
-
-	// Log may be nil.
-	Log *slog.Logger
 }
 
-// An Auto keeps rules equal to what somebody listens on. A port that this
-// Table has on the same side already, for the other direction, is ours and not
-// somebody's; one that cannot be bound is left out quietly, and tried again
-// later.
-type Auto struct {
-	cfg     AutoConfig
-	scanner *Scanner
-	scan    func(flow.Proto) ([]Open, error) // the scanner's
-	have    map[uint16]int                   // id of the rule by port
-	retry   map[uint16]time.Time             // when to try a port that failed again
-	failed  int                              // scans in a row
-}
-
-// NewAuto returns an Auto over a NETLINK_SOCK_DIAG socket of the side on which
-// others listen: the guest's namespace for Inbound. It takes the socket over,
-// and Follow closes it.
-func NewAuto(cfg AutoConfig, diag *os.File) *Auto {
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
+// rule returns the rule of a port.
+func (c *AutoConfig) rule(port uint16) Rule {
+	return Rule{
+		Direction: c.Direction, Proto: c.Proto, Listen: netip.AddrPortFrom(c.Listen, port),
+		Local: c.Local, Source: c.Source, Device: c.Device, Loopback: c.Loopback, Freebind: c.Freebind,
 	}
-	s := NewScanner(diag)
-	return &Auto{cfg: cfg, scanner: s, scan: s.Scan, have: make(map[uint16]int), retry: make(map[uint16]time.Time)}
 }
 
-// Close releases an Auto that is not given to Follow.
-func (a *Auto) Close() error { return a.scanner.Close() }
+// A side says whose sockets are listed.
+type side struct {
+	of    Direction
+	proto flow.Proto
+}
 
-// Follow has Autos follow their ports until ctx ends, together: what costs is to
-// be woken. One whose ports cannot be listed is told to failed and left. Rules
-// that exist stay.
-func Follow(ctx context.Context, autos []*Auto, failed func(error)) {
-	autos = slices.Clone(autos)
-	defer func() {
-		for _, a := range autos {
-			a.scanner.Close()
+// An auto is an automatic rule that lives.
+type auto struct {
+	AutoConfig
+	have  map[uint16]int       // id of the rule by port
+	retry map[uint16]time.Time // when to try a port that failed again
+	told  bool                 // that its ports cannot be listed
+}
+
+// AddAuto adds an automatic rule, whose ports are published as long as Follow
+// runs, and returns its id. Remove removes it and the rules of its ports.
+func (t *Table) AddAuto(ctx context.Context, c AutoConfig) (id int, err error) {
+	r := c.rule(0)
+	if err := r.check(); err != nil {
+		return 0, err
+	}
+	t.scanning.Lock()
+	defer t.scanning.Unlock()
+	if _, err := t.autos.open(ctx, c.Direction); err != nil {
+		return 0, fmt.Errorf("publish what %s listens on: %w", follows(c.Direction), err)
+	}
+	id, err = t.insert(Entry{Rule: r, Follows: true, Allow: c.Allow, State: StateFollowing}, nil)
+	if err != nil {
+		t.autos.tidy()
+		return 0, err
+	}
+	t.autos.rules[id] = &auto{AutoConfig: c, have: make(map[uint16]int), retry: make(map[uint16]time.Time)}
+	select {
+	case t.autos.added <- struct{}{}:
+	default: // it is known
+	}
+	return id, nil
+}
+
+// follows names the side on which others listen.
+func follows(d Direction) string {
+	if d == Outbound {
+		return "the host"
+	}
+	return "the guest"
+}
+
+// autos are the automatic rules of a Table. They are guarded by Table.scanning.
+type autos struct {
+	diag     func(context.Context, Direction) (*os.File, error)
+	rules    map[int]*auto // by id
+	scanners [2]*Scanner   // by direction, nil if there is none yet
+	failed   [2]int        // scans in a row
+	again    [2]time.Time  // when to try again after that
+	added    chan struct{} // receives when there is a new rule
+	scan     func(*Scanner, flow.Proto) ([]Open, error)
+}
+
+func newAutos(diag func(context.Context, Direction) (*os.File, error)) autos {
+	return autos{diag: diag, rules: make(map[int]*auto), added: make(chan struct{}, 1), scan: (*Scanner).Scan}
+}
+
+// errNoDiag says that the Table was made without Diag.
+var errNoDiag = errors.New("nobody can tell who listens")
+
+// open returns what lists the sockets of a side.
+func (a *autos) open(ctx context.Context, d Direction) (*Scanner, error) {
+	if a.scanners[d] != nil {
+		return a.scanners[d], nil
+	}
+	if a.diag == nil {
+		return nil, errNoDiag
+	}
+	f, err := a.diag(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	a.scanners[d] = NewScanner(f)
+	return a.scanners[d], nil
+}
+
+// close closes what lists the sockets of a side, if there is something.
+func (a *autos) close(d Direction) {
+	if s := a.scanners[d]; s != nil {
+		s.Close()
+		a.scanners[d] = nil
+	}
+}
+
+// tidy closes what lists the sockets of a side that no rule follows.
+func (a *autos) tidy() {
+	var used [2]bool
+	for _, r := range a.rules {
+		used[r.Direction] = true
+	}
+	for d := range used {
+		if !used[d] {
+			a.close(Direction(d))
 		}
-	}()
-	period := time.Hour
-	for _, a := range autos {
-		period = min(period, cmp.Or(a.cfg.Period, autoPeriod))
 	}
-	ticker := time.NewTicker(period)
-	defer ticker.Stop()
-	for len(autos) > 0 {
-		autos = slices.DeleteFunc(autos, func(a *Auto) bool {
-			err := a.try(ctx)
-			if err == nil || ctx.Err() != nil {
-				return false
-			}
-			a.scanner.Close()
-			failed(fmt.Errorf("follow %v ports: %w", a.cfg.Direction, err))
-			return true
-		})
+}
+
+// list lists the sockets of a side. After scanTries failures in a row it is left
+// alone for a while, and begun anew.
+func (a *autos) list(ctx context.Context, s side) ([]Open, error) {
+	if time.Now().Before(a.again[s.of]) {
+		return nil, errLater
+	}
+	scanner, err := a.open(ctx, s.of)
+	var list []Open
+	if err == nil {
+		list, err = a.scan(scanner, s.proto)
+	}
+	if err == nil {
+		a.failed[s.of] = 0
+		return list, nil
+	}
+	a.failed[s.of]++
+	if a.failed[s.of] < scanTries {
+		return nil, errLater
+	}
+	a.close(s.of)
+	a.again[s.of] = time.Now().Add(autoRetry)
+	return nil, err
+}
+
+// errLater says that nobody knows who listens, for the moment.
+var errLater = errors.New("later")
+
+// period returns how long to wait until the next look, 0 for ever.
+func (a *autos) period() (shortest time.Duration) {
+	for _, r := range a.rules {
+		if p := cmp.Or(r.Period, autoPeriod); shortest == 0 || p < shortest {
+			shortest = p
+		}
+	}
+	return shortest
+}
+
+// Follow keeps the rules of automatic rules equal to what somebody listens on
+// until ctx ends; it is called once. Without such rules it costs nothing. Rules
+// that exist at the end stay.
+func (t *Table) Follow(ctx context.Context) {
+	defer t.unfollow()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
 		select {
-		case <-ticker.C:
+		case <-timer.C:
+		case <-t.autos.added:
 		case <-ctx.Done():
 			return
 		}
+		if period := t.follow(ctx); period > 0 {
+			timer.Reset(period)
+		}
 	}
 }
 
-// try scans once. It fails if it did scanTries times in a row.
-func (a *Auto) try(ctx context.Context) error {
-	err := a.step(ctx)
-	if err == nil {
-		a.failed = 0
-		return nil
-	}
-	if a.failed++; a.failed < scanTries {
-		return nil
-	}
-	return err
+// unfollow ends all automatic rules; those of ports stay.
+func (t *Table) unfollow() {
+	t.scanning.Lock()
+	defer t.scanning.Unlock()
+	clear(t.autos.rules)
+	t.autos.tidy()
 }
 
-// step scans once. One Auto of a Table does so at a time, so that none sees a
-// port that another has opened but not entered.
-func (a *Auto) step(ctx context.Context) error {
-	a.cfg.Table.scanning.Lock()
-	defer a.cfg.Table.scanning.Unlock()
-	list, err := a.scan(a.cfg.Proto)
-	if err != nil {
-		return err
+// follow looks once, for all rules together: what costs is to be woken. It returns
+// when to look again, 0 for when there is another rule.
+func (t *Table) follow(ctx context.Context) time.Duration {
+	t.scanning.Lock()
+	defer t.scanning.Unlock()
+	type answer struct {
+		list []Open
+		err  error
 	}
+	answers := make(map[side]answer)
+	for id, a := range t.autos.rules {
+		s := side{a.Direction, a.Proto}
+		heard, ok := answers[s]
+		if !ok {
+			heard.list, heard.err = t.autos.list(ctx, s)
+			answers[s] = heard
+		}
+		switch {
+		case heard.err == nil:
+			t.mark(id, a, nil)
+			t.step(ctx, id, a, heard.list)
+		case ctx.Err() == nil && !errors.Is(heard.err, errLater):
+			t.mark(id, a, heard.err)
+		}
+	}
+	return t.autos.period()
+}
+
+// mark notes whether the ports of an automatic rule can be listed.
+func (t *Table) mark(id int, a *auto, err error) {
+	if a.told == (err != nil) {
+		return
+	}
+	a.told = err != nil
+	t.mu.Lock()
+	old := t.entries[id]
+	t.mu.Unlock()
+	if old == nil {
+		return
+	}
+	e := *old
+	if e.Err = ""; err != nil {
+		e.Err = err.Error()
+		t.cfg.Log.Warn("automatic ports stay as they are", "rule", e.Spec(), "error", err)
+	}
+	t.replace(old, &e)
+}
+
+// step makes the ports of an automatic rule those that are listened on.
+func (t *Table) step(ctx context.Context, id int, a *auto, list []Open) {
 	want := make(map[uint16]bool)
 	for _, o := range list {
-		if a.wants(o) {
+		if t.wants(a, o) {
 			want[o.Port] = true
 		}
 	}
 	for port, id := range a.have {
-		if !want[port] {
-			delete(a.have, port)
-			if err := a.cfg.Table.Remove(id); err != nil {
-				a.cfg.Log.Debug("automatic port not removed", "port", port, "error", err)
-			}
+		if want[port] {
+			continue
+		}
+		delete(a.have, port)
+		if err := t.removeRule(id, ExistingStay); err != nil && !errors.Is(err, ErrNoRule) { // somebody has removed it
+			t.cfg.Log.Debug("automatic port not removed", "port", port, "error", err)
 		}
 	}
 	for port := range a.retry {
@@ -168,50 +309,80 @@ func (a *Auto) step(ctx context.Context) error {
 		}
 	}
 	for port := range want {
-		a.publish(ctx, port)
+		t.publishAuto(ctx, id, a, port)
 	}
-	return nil
 }
 
 // wants tells whether an open port shall have a rule.
-func (a *Auto) wants(o Open) bool {
-	if !a.cfg.Allow.Contains(o.Port) || !a.reaches(o.Addr) {
+func (t *Table) wants(a *auto, o Open) bool {
+	if !a.Allow.Contains(o.Port) || !a.reaches(o.Addr) {
 		return false
 	}
 	other := Outbound
-	if a.cfg.Direction == Outbound {
+	if a.Direction == Outbound {
 		other = Inbound
 	}
-	return !a.cfg.Table.listens(other, a.cfg.Proto, o.Port)
+	return !t.listens(other, a.Proto, o.Port)
 }
 
 // reaches tells whether a rule leads to a socket at address.
-func (a *Auto) reaches(address netip.Addr) bool {
+func (c *AutoConfig) reaches(address netip.Addr) bool {
 	switch {
 	case address.IsUnspecified():
 		return true
-	case a.cfg.Direction == Outbound:
+	case c.Direction == Outbound:
 		return address.IsLoopback()
 	}
-	return a.cfg.Loopback || !address.IsLoopback()
+	return c.Loopback || !address.IsLoopback()
 }
 
-// publish adds the rule of a port unless there is one, or there was one
-// recently that failed.
-func (a *Auto) publish(ctx context.Context, port uint16) {
-	r := Rule{
-		Direction: a.cfg.Direction, Proto: a.cfg.Proto, Listen: netip.AddrPortFrom(a.cfg.Listen, port),
-		Local: a.cfg.Local, Source: a.cfg.Source, Device: a.cfg.Device, Loopback: a.cfg.Loopback, Freebind: a.cfg.Freebind,
-	}
-	if _, ok := a.have[port]; ok || time.Now().Before(a.retry[port]) || a.cfg.Table.taken(r) {
+// publishAuto adds the rule of a port unless there is one, or there was one
+// recently that failed. One that somebody has removed does not come back as long
+// as the same listener is there.
+func (t *Table) publishAuto(ctx context.Context, by int, a *auto, port uint16) {
+	r := a.rule(port)
+	if _, ok := a.have[port]; ok || time.Now().Before(a.retry[port]) || t.taken(r) {
 		return
 	}
-	id, err := a.cfg.Table.add(ctx, r, true)
+	id, err := t.add(ctx, r, by)
 	if err != nil {
 		a.retry[port] = time.Now().Add(autoRetry)
-		a.cfg.Log.Debug("automatic port not published", "port", port, "error", err)
+		t.cfg.Log.Debug("automatic port not published", "port", port, "error", err)
 		return
 	}
 	a.have[port] = id
 	delete(a.retry, port)
+}
+
+// removeAuto removes an automatic rule with the rules of its ports. It returns
+// false if id is none.
+func (t *Table) removeAuto(id int, existing Existing) (found bool, err error) {
+	t.scanning.Lock()
+	defer t.scanning.Unlock()
+	if t.autos.rules[id] == nil {
+		return false, nil
+	}
+	delete(t.autos.rules, id)
+	t.autos.tidy()
+	if e := t.leave(id); e != nil {
+		t.cfg.Log.Debug("rule removed", "id", id, "rule", e.Spec())
+	}
+	var errs []error
+	for _, e := range t.all() {
+		if e.By != id {
+			continue
+		}
+		if err := t.removeRule(e.ID, existing); err != nil && !errors.Is(err, ErrNoRule) {
+			errs = append(errs, err)
+		}
+	}
+	return true, errors.Join(errs...)
+}
+
+// isAuto tells whether a rule is automatic.
+func (t *Table) isAuto(id int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[id]
+	return e != nil && e.Follows
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func (w *world) set(err error, open ...Open) {
 	w.open, w.err = open, err
 }
 
-func (w *world) scan(flow.Proto) ([]Open, error) {
+func (w *world) scan(*Scanner, flow.Proto) ([]Open, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.open, w.err
@@ -39,28 +40,41 @@ func (w *world) scan(flow.Proto) ([]Open, error) {
 
 func allPorts(t *testing.T) policy.Ports { return ports(t, "all") }
 
-// newAuto returns an Auto in a world of its own, which is stepped by hand.
-func newAuto(t *testing.T, table *Table, cfg AutoConfig) (*Auto, *world) {
+// newFollowing returns a table whose automatic rules follow a world of its own,
+// when they are stepped by hand.
+func newFollowing(t *testing.T) (*Table, *world) {
 	t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Close()
-	t.Cleanup(func() { r.Close() })
-	cfg.Table = table
+	there := &world{}
+	table := NewTable(TableConfig{Carrier: &recorder{}, Sockets: socketsHere, Diag: func(context.Context, Direction) (*os.File, error) {
+		return os.Open(os.DevNull)
+	}})
+	t.Cleanup(table.Close)
+	table.autos.scan = there.scan
+	return table, there
+}
+
+// addAuto adds an automatic rule for all ports, if it does not say which.
+func addAuto(t *testing.T, table *Table, cfg AutoConfig) (id int, a *auto) {
+	t.Helper()
 	if cfg.Allow.None() {
 		cfg.Allow = allPorts(t)
 	}
-	a, there := NewAuto(cfg, r), &world{}
-	a.scan = there.scan
-	return a, there
+	id, err := table.AddAuto(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id, table.autos.rules[id]
+}
+
+// ofPorts returns the rules that are not automatic.
+func ofPorts(table *Table) []Entry {
+	return slices.DeleteFunc(table.List(), func(e Entry) bool { return e.Follows })
 }
 
 // rules returns the ports that a table has in a direction.
 func rules(table *Table, d Direction) map[uint16]bool {
 	ports := make(map[uint16]bool)
-	for _, e := range table.List() {
+	for _, e := range ofPorts(table) {
 		if e.Rule.Direction == d {
 			ports[e.Rule.Listen.Port()] = true
 		}
@@ -69,58 +83,132 @@ func rules(table *Table, d Direction) map[uint16]bool {
 }
 
 func TestAutoFollows(t *testing.T) {
-	table, _ := newRecorded(t)
+	table, w := newFollowing(t)
 	first := freeRange(t, 3)
-	a, w := newAuto(t, table, AutoConfig{Listen: netip.AddrFrom4([4]byte{127, 0, 0, 1})})
+	id, _ := addAuto(t, table, AutoConfig{Listen: netip.AddrFrom4([4]byte{127, 0, 0, 1})})
 	w.set(nil, Open{flow.TCP, netip.IPv4Unspecified(), first}, Open{flow.TCP, netip.IPv6Unspecified(), first},
 		Open{flow.TCP, guest4, first + 1}, Open{flow.TCP, netip.IPv6Loopback(), first + 2})
-	step := func() {
-		t.Helper()
-		if err := a.step(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	step()
-	step()
+	table.follow(t.Context())
+	table.follow(t.Context())
 	if got := rules(table, Inbound); len(got) != 2 || !got[first] || !got[first+1] {
 		t.Errorf("got %v, want %d and %d", got, first, first+1)
 	}
-	for _, e := range table.List() {
-		if !e.Auto {
-			t.Errorf("%v: auto: got false, want true", e.Rule)
+	for _, e := range ofPorts(table) {
+		if e.By != id {
+			t.Errorf("%v: by %d, want %d", e.Rule, e.By, id)
 		}
 	}
 	w.set(nil, Open{flow.TCP, guest4, first + 1})
-	step()
+	table.follow(t.Context())
 	if got := rules(table, Inbound); len(got) != 1 || !got[first+1] {
 		t.Errorf("got %v, want %d", got, first+1)
 	}
-	w.set(errors.New("no"))
-	if err := a.step(t.Context()); err == nil {
-		t.Error("got no error")
+	w.set(nil)
+	table.follow(t.Context())
+	if got := rules(table, Inbound); len(got) != 0 {
+		t.Errorf("got %v, want none", got)
 	}
-	if got := rules(table, Inbound); len(got) != 1 {
-		t.Errorf("after an error: got %v, want the rule to stay", got)
+}
+
+// TestAutoFails wants ports to stay while nobody can tell who listens, and the
+// rule to say so as long as that is.
+func TestAutoFails(t *testing.T) {
+	table, w := newFollowing(t)
+	port := freeRange(t, 1)
+	id, _ := addAuto(t, table, AutoConfig{Listen: netip.AddrFrom4([4]byte{127, 0, 0, 1})})
+	there := Open{flow.TCP, netip.IPv4Unspecified(), port}
+	w.set(nil, there)
+	table.follow(t.Context())
+	state := func() Entry { return table.List()[0] }
+	for i, tt := range []struct {
+		err    error
+		rounds int
+		want   string
+	}{{errors.New("no"), scanTries - 1, ""}, {errors.New("no"), 1, "no"}, {nil, 1, "no"}} {
+		w.set(tt.err, there)
+		for range tt.rounds {
+			table.follow(t.Context())
+		}
+		if got := state(); got.ID != id || got.State != StateFollowing || got.Err != tt.want {
+			t.Errorf("%d: got %+v, want %q", i, got, tt.want)
+		}
+	}
+	if got := rules(table, Inbound); !got[port] {
+		t.Errorf("got %v, want %d to stay", got, port)
+	}
+	table.autos.again[Inbound] = time.Time{}
+	table.follow(t.Context())
+	if got := state(); got.Err != "" {
+		t.Errorf("it works again: got %q, want no error", got.Err)
+	}
+}
+
+// TestAutoRemove removes an automatic rule with its ports, and wants the one of
+// which somebody has removed a port not to have it again.
+func TestAutoRemove(t *testing.T) {
+	table, w := newFollowing(t)
+	first := freeRange(t, 2)
+	local := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	id, _ := addAuto(t, table, AutoConfig{Listen: local})
+	other, _ := addAuto(t, table, AutoConfig{Listen: netip.AddrFrom4([4]byte{127, 0, 0, 2}), Allow: ports(t, strconv.Itoa(int(first)))})
+	w.set(nil, Open{flow.TCP, netip.IPv4Unspecified(), first}, Open{flow.TCP, netip.IPv4Unspecified(), first + 1})
+	table.follow(t.Context())
+	byHand := ofPorts(table)[0]
+	if err := table.Remove(byHand.ID); err != nil {
+		t.Fatal(err)
+	}
+	table.follow(t.Context())
+	for _, e := range ofPorts(table) {
+		if e.Rule == byHand.Rule {
+			t.Errorf("%v is back", e.Rule)
+		}
+	}
+	if err := table.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	table.follow(t.Context())
+	for _, e := range table.List() {
+		if e.ID == id || e.By == id {
+			t.Errorf("%v is left", e.Rule)
+		}
+	}
+	if err := table.Remove(id); !errors.Is(err, ErrNoRule) {
+		t.Errorf("again: got %v, want %v", err, ErrNoRule)
+	}
+	if err := table.RemoveKill(other); err != nil || len(table.List()) != 0 {
+		t.Errorf("the other one: got %v and %v, want nothing left", err, table.List())
+	}
+}
+
+// TestAutoUnknown wants no automatic rule where nobody can tell who listens.
+func TestAutoUnknown(t *testing.T) {
+	table, _ := newRecorded(t)
+	if _, err := table.AddAuto(t.Context(), AutoConfig{Allow: allPorts(t)}); !errors.Is(err, errNoDiag) {
+		t.Errorf("got %v, want %v", err, errNoDiag)
+	}
+	if _, err := table.AddAuto(t.Context(), AutoConfig{Direction: Outbound, Local: true}); !errors.Is(err, ErrRule) {
+		t.Errorf("got %v, want %v", err, ErrRule)
+	}
+	if got := table.List(); len(got) != 0 {
+		t.Errorf("got %v, want none", got)
 	}
 }
 
 // TestAutoTwoAddresses has the same port published at several addresses, as with
 // those of both loopbacks. Those that a rule has already are left out.
 func TestAutoTwoAddresses(t *testing.T) {
-	table, _ := newRecorded(t)
+	table, w := newFollowing(t)
 	port := freeRange(t, 1)
 	local4, local6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
 	for range 2 {
 		for _, address := range []netip.Addr{local4, local6, netip.IPv4Unspecified(), {}} {
-			a, w := newAuto(t, table, AutoConfig{Listen: address, Freebind: true})
+			addAuto(t, table, AutoConfig{Listen: address, Freebind: true})
 			w.set(nil, Open{flow.TCP, netip.IPv4Unspecified(), port})
-			if err := a.step(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			table.follow(t.Context())
 		}
 	}
 	var got []netip.Addr
-	for _, e := range table.List() {
+	for _, e := range ofPorts(table) {
 		got = append(got, e.Rule.Listen.Addr())
 		if !e.Rule.Freebind {
 			t.Errorf("%v: Freebind: got false, want that of the configuration", e.Rule)
@@ -152,7 +240,7 @@ func TestAutoLeavesOut(t *testing.T) {
 		{"taken", AutoConfig{}, Open{flow.TCP, any4, first + 3}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			table, _ := newRecorded(t)
+			table, w := newFollowing(t)
 			for _, r := range []Rule{
 				{Direction: Outbound, Listen: netip.AddrPortFrom(local, first+1)},
 				{Direction: Inbound, Listen: netip.AddrPortFrom(local, first+2)},
@@ -167,12 +255,10 @@ func TestAutoLeavesOut(t *testing.T) {
 			}
 			defer taken.Close()
 			tt.cfg.Listen = local
-			a, w := newAuto(t, table, tt.cfg)
+			addAuto(t, table, tt.cfg)
 			w.set(nil, tt.open)
-			if err := a.step(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if got := len(table.List()) == 3; got != tt.want {
+			table.follow(t.Context())
+			if got := len(ofPorts(table)) == 3; got != tt.want {
 				t.Errorf("published: got %v, want %v", got, tt.want)
 			}
 		})
@@ -191,31 +277,26 @@ func ports(t *testing.T, s string) policy.Ports {
 // TestAutoRetries wants a port that was taken to be tried again, but not at
 // once, unless its listener came anew.
 func TestAutoRetries(t *testing.T) {
-	table, _ := newRecorded(t)
+	table, w := newFollowing(t)
 	port := freeRange(t, 1)
 	local := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	taken, err := net.Listen("tcp4", netip.AddrPortFrom(local, port).String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, w := newAuto(t, table, AutoConfig{Listen: local})
+	_, a := addAuto(t, table, AutoConfig{Listen: local})
 	there := Open{flow.TCP, netip.IPv4Unspecified(), port}
-	step := func() {
-		t.Helper()
-		if err := a.step(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	step := func() { table.follow(t.Context()) }
 	w.set(nil, there)
 	step()
 	taken.Close()
 	step()
-	if got := len(table.List()); got != 0 {
+	if got := len(ofPorts(table)); got != 0 {
 		t.Fatalf("at once: got %d rules, want 0", got)
 	}
 	a.retry[port] = time.Now()
 	step()
-	if got := len(table.List()); got != 1 {
+	if got := len(ofPorts(table)); got != 1 {
 		t.Fatalf("later: got %d rules, want 1", got)
 	}
 	a.retry[port] = time.Now().Add(time.Hour)
@@ -223,36 +304,40 @@ func TestAutoRetries(t *testing.T) {
 	step()
 	w.set(nil, there)
 	step()
-	if got := len(table.List()); got != 1 {
+	if got := len(ofPorts(table)); got != 1 {
 		t.Errorf("a new listener: got %d rules, want 1", got)
 	}
 }
 
 // TestFollow follows real listeners, and ends.
 func TestFollow(t *testing.T) {
-	table, _ := newRecorded(t)
+	table := NewTable(TableConfig{Carrier: &recorder{}, Diag: func(context.Context, Direction) (*os.File, error) { return newDiag(t), nil }})
+	defer table.Close()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
-	cfg := AutoConfig{Table: table, Loopback: true, Listen: netip.MustParseAddr("127.0.0.2"), Allow: allPorts(t), Period: time.Millisecond}
-	a := NewAuto(cfg, newScanner(t).file)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		Follow(ctx, []*Auto{a}, func(err error) { t.Error(err) })
+		table.Follow(ctx)
 	}()
+	cfg := AutoConfig{Loopback: true, Listen: netip.MustParseAddr("127.0.0.2"), Allow: allPorts(t), Period: time.Millisecond}
+	id, err := table.AddAuto(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	settle.Until(t, "published", func() bool { return rules(table, Inbound)[port] })
+	if err := table.Remove(id); err != nil || len(table.List()) != 0 {
+		t.Errorf("removed: got %v and %v, want nothing left", err, table.List())
+	}
+	if _, err = table.AddAuto(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	settle.Until(t, "published again", func() bool { return rules(table, Inbound)[port] })
 	stop()
 	<-ended
-	broken, w := newAuto(t, table, AutoConfig{Period: time.Millisecond})
-	w.set(errors.New("no"))
-	failed := 0
-	Follow(t.Context(), []*Auto{broken}, func(error) { failed++ })
-	if failed != 1 {
-		t.Errorf("failed: got %d times, want once", failed)
-	}
 }

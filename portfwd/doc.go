@@ -6,12 +6,12 @@
 //	supervisor                                 engine
 //
 //	Table   rules, ids, sockets  ── socket ──► Publisher   accept, dial, relay
-//	Auto    rules from what others listen on
 //
 // The Table opens sockets with the rights of the user, and in the guest's
 // namespace through a SocketFunc. It reads no byte of a client or of the guest,
 // and its sockets outlive the engine: an engine that is started again gets them
-// all from Table.Republish. The Publisher never opens a port.
+// all from Table.Republish. The Publisher never opens a port. An automatic rule
+// (AutoConfig) has the Table make rules of what others listen on.
 //
 // # Rules
 //

@@ -1,5 +1,7 @@
 package portfwd
 
+import "taproot/stack/policy"
+
 // A State says what a rule's ports do.
 type State uint8
 
@@ -15,6 +17,10 @@ const (
 	// StateRefusing: nobody listens at the rule's target, and clients are
 	// refused until somebody does.
 	StateRefusing
+
+	// StateFollowing: the rule is automatic, and publishes what others listen on.
+	// With Entry.Err nobody can tell who does, and its ports stay as they are.
+	StateFollowing
 )
 
 // String returns the state in lower case.
@@ -24,6 +30,8 @@ func (s State) String() string {
 		return "waiting"
 	case StateRefusing:
 		return "refusing"
+	case StateFollowing:
+		return "following"
 	}
 	return "open"
 }
@@ -37,11 +45,17 @@ type Entry struct {
 	Rule Rule
 
 	// Bound is how many of the rule's ports are open: less than Rule.Count
-	// only if the rule is weak or waits.
+	// only if the rule is weak, waits, or is automatic.
 	Bound int
 
-	// Auto tells that the rule follows a listener, see Auto.
-	Auto bool
+	// Follows tells that the rule is automatic, see AutoConfig, and Allow which
+	// ports it may publish. It has no port itself.
+	Follows bool
+	Allow   policy.Ports
+
+	// By is the id of the automatic rule that the rule is a port of, 0 for none:
+	// it is there as long as somebody listens.
+	By int
 
 	State State
 

@@ -13,8 +13,7 @@ import (
 type Published struct {
 	Rules []Rule
 
-	// Auto has no Table and no Log yet.
-	Auto []AutoConfig
+	Auto []AutoConfig // automatic rules
 }
 
 // A SyntaxError says what is wrong with the text of a rule.
@@ -88,7 +87,7 @@ func parsePublish(text string, source SourceMode) (Published, *SyntaxError) {
 	if err != nil {
 		return Published{}, err
 	}
-	if first, ports, _ := strings.Cut(body, ":"); first == "auto" {
+	if first, ports, _ := strings.Cut(body, ":"); first == wordAuto {
 		return w.auto(at, ports)
 	}
 	if len(w.ports) > 0 {

@@ -12,6 +12,9 @@ import (
 // such a port must be named.
 const firstEphemeral, lastEphemeral = 32768, 60999
 
+// wordAuto stands for the port of an automatic rule.
+const wordAuto = "auto"
+
 // auto returns what "auto" with these ports means. There are more of them in
 // w.ports.
 func (w *words) auto(at where, ports string) (Published, *SyntaxError) {

@@ -37,7 +37,7 @@ func newRefusing(t *testing.T) *refusing {
 	t.Helper()
 	r := &refusing{bench: newBench(t, flow.Config{}), world: &world{}}
 	r.Refuser = NewRefuser(r.bench.table, nil)
-	r.Refuser.scan = func() ([]Open, error) { return r.world.scan(flow.TCP) }
+	r.Refuser.scan = func() ([]Open, error) { return r.world.scan(nil, flow.TCP) }
 	r.bench.guest.refuse(syscall.ECONNREFUSED)
 	return r
 }
@@ -89,22 +89,22 @@ func TestRefuserLeaves(t *testing.T) {
 		name string
 		rule Rule
 		open []Open
-		auto bool
+		by   int
 		want State
 	}{
-		{"nobody", Rule{Target: port(80)}, nil, false, StateRefusing},
-		{"somebody else", Rule{Target: port(80)}, []Open{{flow.TCP, guest4, 81}}, false, StateRefusing},
-		{"on loopback", Rule{Target: port(80)}, []Open{{flow.TCP, netip.IPv6Loopback(), 80}}, false, StateRefusing},
-		{"on loopback, where it leads", Rule{Target: port(80), Loopback: true}, []Open{{flow.TCP, netip.IPv6Loopback(), 80}}, false, StateOpen},
-		{"somebody", Rule{Target: port(80)}, []Open{{flow.TCP, guest6, 80}}, false, StateOpen},
-		{"automatic", Rule{Target: port(80)}, nil, true, StateOpen},
-		{"outbound", Rule{Target: port(80), Direction: Outbound}, nil, false, StateOpen},
-		{"UDP", Rule{Target: port(80), Proto: flow.UDP}, nil, false, StateOpen},
+		{"nobody", Rule{Target: port(80)}, nil, 0, StateRefusing},
+		{"somebody else", Rule{Target: port(80)}, []Open{{flow.TCP, guest4, 81}}, 0, StateRefusing},
+		{"on loopback", Rule{Target: port(80)}, []Open{{flow.TCP, netip.IPv6Loopback(), 80}}, 0, StateRefusing},
+		{"on loopback, where it leads", Rule{Target: port(80), Loopback: true}, []Open{{flow.TCP, netip.IPv6Loopback(), 80}}, 0, StateOpen},
+		{"somebody", Rule{Target: port(80)}, []Open{{flow.TCP, guest6, 80}}, 0, StateOpen},
+		{"automatic", Rule{Target: port(80)}, nil, 7, StateOpen},
+		{"outbound", Rule{Target: port(80), Direction: Outbound}, nil, 0, StateOpen},
+		{"UDP", Rule{Target: port(80), Proto: flow.UDP}, nil, 0, StateOpen},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRefusing(t)
 			tt.rule.Listen = addrPort("127.0.0.1:0")
-			id, err := r.bench.table.add(t.Context(), tt.rule, tt.auto)
+			id, err := r.bench.table.add(t.Context(), tt.rule, tt.by)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -13,7 +13,7 @@ func (t *Table) listenerOf(id SocketID) (Listener, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.entries[id.Rule]
-	if e == nil || e.Auto || id.Index < 0 || id.Index >= len(e.sockets) {
+	if e == nil || e.By != 0 || id.Index < 0 || id.Index >= len(e.sockets) {
 		return Listener{}, false
 	}
 	s := e.sockets[id.Index]

@@ -19,13 +19,19 @@ import (
 // newScanner returns a Scanner of this namespace.
 func newScanner(t *testing.T) *Scanner {
 	t.Helper()
+	s := NewScanner(newDiag(t))
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// newDiag returns a socket that tells of those of the test's namespace.
+func newDiag(t *testing.T) *os.File {
+	t.Helper()
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewScanner(os.NewFile(uintptr(fd), "sock_diag"))
-	t.Cleanup(func() { s.Close() })
-	return s
+	return os.NewFile(uintptr(fd), "sock_diag")
 }
 
 func TestScan(t *testing.T) {

@@ -33,6 +33,27 @@ func (r Rule) Spec() string {
 	return s
 }
 
+// Spec returns the rule in the form that ParsePublish or ParseReach reads, "" if
+// neither can make it.
+func (e Entry) Spec() string {
+	r := e.Rule
+	if !e.Follows {
+		return r.Spec()
+	}
+	if r.Loopback || r.Freebind || r.Device != "" || r.Direction == Outbound || e.Allow.None() {
+		return ""
+	}
+	s := r.specAddress() + wordAuto
+	if !e.Allow.All() {
+		s += ":" + e.Allow.String()
+	}
+	s += "/" + r.Proto.String()
+	if r.Source != SourcePreserve {
+		s += ",source=" + r.Source.String()
+	}
+	return s
+}
+
 func (r Rule) specOutbound() string {
 	if r.Listen.Addr().IsValid() {
 		return ""

@@ -56,6 +56,10 @@ type TableConfig struct {
 	// there; nil if there are to be none. The Table closes it.
 	Root func() (*os.File, error)
 
+	// Diag opens a NETLINK_SOCK_DIAG socket of the side on which others listen:
+	// inside the guest for Inbound. nil: no automatic rules.
+	Diag func(context.Context, Direction) (*os.File, error)
+
 	// Passed are sockets of the host that the caller of this program opened: a
 	// rule that would listen where one is bound already uses that one. They
 	// stay open, and the caller's.
@@ -82,8 +86,10 @@ type Table struct {
 	// do not get in each other's way.
 	retrying sync.Mutex
 
-	// scanning is held while an Auto looks and changes rules.
+	// scanning is held while automatic rules are looked at and changed, so that
+	// none sees a port that another has opened but not entered.
 	scanning sync.Mutex
+	autos    autos // guarded by scanning, but for its channel
 
 	mu sync.Mutex
 	// +checklocks:mu
@@ -106,7 +112,7 @@ func NewTable(cfg TableConfig) *Table {
 	if cfg.MaxSockets <= 0 {
 		cfg.MaxSockets = defaultMaxSockets()
 	}
-	t := &Table{cfg: cfg}
+	t := &Table{cfg: cfg, autos: newAutos(cfg.Diag)}
 	t.examinePassed()
 	t.mu.Lock() // nobody else has t yet, but checklocks cannot know
 	defer t.mu.Unlock()
@@ -120,14 +126,15 @@ func NewTable(cfg TableConfig) *Table {
 // bound, nothing is left of the rule and the error is a *BindError. ctx ends
 // only the wait for sockets of the guest's namespace.
 func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) {
-	if id, err = t.add(ctx, r, false); err != nil {
+	if id, err = t.add(ctx, r, 0); err != nil {
 		return 0, t.explain(ctx, r, err)
 	}
 	return id, nil
 }
 
-// add is Add for Auto too, which does not want to know who has a port.
-func (t *Table) add(ctx context.Context, r Rule, auto bool) (id int, err error) {
+// add is Add for automatic rules too, which do not want to know who has a port; by is
+// the id of one.
+func (t *Table) add(ctx context.Context, r Rule, by int) (id int, err error) {
 	if err := r.check(); err != nil {
 		return 0, err
 	}
@@ -138,12 +145,12 @@ func (t *Table) add(ctx context.Context, r Rule, auto bool) (id int, err error) 
 	sockets, err := t.open(ctx, r)
 	t.release(room - len(sockets))
 	if waits(r, err) {
-		return t.wait(ctx, Entry{Rule: r, Auto: auto, State: StateWaiting, Err: err.Error()})
+		return t.wait(ctx, Entry{Rule: r, By: by, State: StateWaiting, Err: err.Error()})
 	}
 	if err != nil {
 		return 0, err
 	}
-	return t.insert(Entry{Rule: r.picked(sockets), Bound: distinct(sockets), Auto: auto}, sockets)
+	return t.insert(Entry{Rule: r.picked(sockets), Bound: distinct(sockets), By: by}, sockets)
 }
 
 // picked returns the rule with the port that the kernel picked.
@@ -252,6 +259,16 @@ func (t *Table) Remove(id int) error { return t.remove(id, ExistingStay) }
 func (t *Table) RemoveKill(id int) error { return t.remove(id, ExistingKilled) }
 
 func (t *Table) remove(id int, existing Existing) error {
+	if t.isAuto(id) {
+		if found, err := t.removeAuto(id, existing); found {
+			return err
+		}
+	}
+	return t.removeRule(id, existing)
+}
+
+// removeRule removes a rule that is not automatic.
+func (t *Table) removeRule(id int, existing Existing) error {
 	t.carrying.Lock()
 	defer t.carrying.Unlock()
 	e := t.leave(id)
@@ -371,6 +388,11 @@ func (t *Table) allLocked() []*entry {
 // Close closes all sockets without a word to the engine, which ends too.
 // Nothing can be added afterwards.
 func (t *Table) Close() {
+	t.close()
+	t.unfollow()
+}
+
+func (t *Table) close() {
 	t.carrying.Lock()
 	defer t.carrying.Unlock()
 	t.mu.Lock()

@@ -19,10 +19,13 @@ const (
 // nil if they are not known.
 func ruleOf(e *portfwd.Entry, stats map[int]flow.RuleStats) Rule {
 	r := Rule{
-		ID: e.ID, RuleSpec: SpecOf(&e.Rule), Spec: e.Rule.Spec(),
-		Auto: e.Auto, State: e.State.String(), Error: e.Err, Bound: e.Bound,
+		ID: e.ID, RuleSpec: SpecOf(&e.Rule), Spec: e.Spec(),
+		By: e.By, Auto: e.By != 0, State: e.State.String(), Error: e.Err, Bound: e.Bound,
 	}
-	if stats != nil {
+	if e.Follows {
+		r.Follows, r.Ports = e.Allow.String(), 0
+	}
+	if stats != nil && !e.Follows {
 		s := stats[e.ID]
 		r.Counters = &Counters{s.Live, s.Opened, s.Bytes.ToTarget, s.Bytes.ToInitiator}
 	}

@@ -13,20 +13,21 @@ func FuzzPublication(f *testing.F) {
 	f.Add([]byte(`{"publish":["8080:80","[::1]:8000-8009:80-89/udp,source=gateway"],"reach":["5432"]}`))
 	f.Add([]byte(`{"rules":[{"direction":"outbound","proto":"udp","listen":{"address":"::1","port":1},"ports":2,"target":{"port":3}}]}`))
 	f.Add([]byte(`{"rules":[{"listen":{"unix":"/x"},"target":{"port":3},"proxy":2,"source":"gateway","wait":true,"weak":true}],"adopt":true}`))
+	f.Add([]byte(`{"publish":["auto:80/udp"]}`))
 	f.Add([]byte(`{}{}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var p Publication
 		if decode(bytes.NewReader(b), &p) != nil {
 			return
 		}
-		rules, failure := p.rules(portfwd.SourcePreserve)
+		published, failure := p.published(portfwd.SourcePreserve)
 		if failure != nil {
 			if failure.Message == "" || failure.status < 400 {
 				t.Errorf("failure %+v says nothing", failure)
 			}
 			return
 		}
-		for _, r := range rules {
+		for _, r := range published.Rules {
 			if r.Ports < 0 {
 				continue // the table refuses it
 			}

@@ -209,7 +209,7 @@ func TestDocumentHasAnswers(t *testing.T) {
 			t.Errorf("%s %s: %v", method, path, err)
 		}
 	}
-	all := `{"publish":["127.0.0.1::80","127.0.0.1::80/udp,source=gateway"],"rules":[{"proto":"tcp","listen":{"address":"127.0.0.1"},"target":{"port":1},"weak":true}]}`
+	all := `{"publish":["127.0.0.1::80","127.0.0.1::80/udp,source=gateway","auto:80/tcp"],"rules":[{"proto":"tcp","listen":{"address":"127.0.0.1"},"target":{"port":1},"weak":true}]}`
 	ask("POST /v1/rules", "/v1/rules", all, 201)
 	ask("POST /v1/rules", "/v1/rules", `{"publish":["x"]}`, 400)
 	for range 2 { // with an engine, and without

@@ -25,9 +25,9 @@ func (s *Server) postRules(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, f)
 		return
 	}
-	rules, f := p.rules(s.cfg.Source)
-	if f == nil && p.Adopt && (len(rules) != 1 || len(files) != 1) {
-		f = badRequest("adopt: %d rules and %d descriptors, want one of each", len(rules), len(files))
+	wanted, f := p.published(s.cfg.Source)
+	if f == nil && p.Adopt && (len(wanted.Rules) != 1 || len(wanted.Auto) > 0 || len(files) != 1) {
+		f = badRequest("adopt: %d rules and %d descriptors, want one of each", len(wanted.Rules)+len(wanted.Auto), len(files))
 	}
 	if f != nil {
 		s.fail(w, f)
@@ -40,7 +40,7 @@ func (s *Server) postRules(w http.ResponseWriter, r *http.Request) {
 			return s.rules.Adopt(ctx, r, files[0])
 		}
 	}
-	ids, err := s.publish(r.Context(), rules, add)
+	ids, err := s.publish(r.Context(), wanted, add)
 	if err != nil {
 		s.fail(w, failureOf(err))
 		return
@@ -58,56 +58,61 @@ func passed(r *http.Request) []*os.File {
 	return nil
 }
 
-// publish adds all rules or none.
-func (s *Server) publish(ctx context.Context, rules []portfwd.Rule, add func(context.Context, portfwd.Rule) (int, error)) ([]int, error) {
-	var ids []int
-	for _, r := range rules {
-		id, err := add(ctx, r)
-		if err != nil {
-			for _, id := range ids {
-				_ = s.rules.Remove(id) // somebody else may have
-			}
-			return nil, err
+// publish adds all rules or none. Automatic ones are the last: what is named is
+// there before others publish it.
+func (s *Server) publish(ctx context.Context, p portfwd.Published, add func(context.Context, portfwd.Rule) (int, error)) (ids []int, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, id := range ids {
+			_ = s.rules.Remove(id) // somebody else may have
+		}
+	}()
+	var id int
+	for _, r := range p.Rules {
+		if id, err = add(ctx, r); err != nil {
+			return ids, err
+		}
+		ids = append(ids, id)
+	}
+	for _, c := range p.Auto {
+		if id, err = s.rules.AddAuto(ctx, c); err != nil {
+			return ids, err
 		}
 		ids = append(ids, id)
 	}
 	return ids, nil
 }
 
-// rules returns what a request wants published. source holds for those that do
-// not say it.
-func (p *Publication) rules(source portfwd.SourceMode) ([]portfwd.Rule, *Failure) {
-	var list []portfwd.Rule
+// published returns what a request wants published. source holds for those that
+// do not say it.
+func (p *Publication) published(source portfwd.SourceMode) (all portfwd.Published, _ *Failure) {
 	for _, text := range p.Publish {
-		published, err := portfwd.ParsePublish(text, source)
+		one, err := portfwd.ParsePublish(text, source)
 		if err != nil {
-			return nil, failureOf(&wordsError{text, err})
+			return all, failureOf(&wordsError{text, err})
 		}
-		if len(published.Auto) > 0 {
-			f := badRequest("publish %s: what is automatic is chosen at the start", text)
-			f.Remedy = "start the instance with: --publish=" + text
-			return nil, f
-		}
-		list = append(list, published.Rules...)
+		all.Rules, all.Auto = append(all.Rules, one.Rules...), append(all.Auto, one.Auto...)
 	}
 	for _, text := range p.Reach {
 		rules, err := portfwd.ParseReach(text)
 		if err != nil {
-			return nil, failureOf(&wordsError{text, err})
+			return all, failureOf(&wordsError{text, err})
 		}
-		list = append(list, rules...)
+		all.Rules = append(all.Rules, rules...)
 	}
 	for i := range p.Rules {
 		r, err := p.Rules[i].Rule()
 		if err != nil {
-			return nil, badRequest("rules: %d: %v", i, err)
+			return all, badRequest("rules: %d: %v", i, err)
 		}
-		list = append(list, r)
+		all.Rules = append(all.Rules, r)
 	}
-	if n := len(list); n == 0 || n > maxPublished {
-		return nil, badRequest("%d rules, want 1 to %d", n, maxPublished)
+	if n := len(all.Rules) + len(all.Auto); n == 0 || n > maxPublished {
+		return all, badRequest("%d rules, want 1 to %d", n, maxPublished)
 	}
-	return list, nil
+	return all, nil
 }
 
 // A wordsError is what is wrong with the text of a rule.

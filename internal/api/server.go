@@ -31,6 +31,7 @@ type Instance interface {
 // A Table are the rules that the API shows and changes: *portfwd.Table.
 type Table interface {
 	Add(ctx context.Context, r portfwd.Rule) (id int, err error)
+	AddAuto(ctx context.Context, c portfwd.AutoConfig) (id int, err error)
 	Adopt(ctx context.Context, r portfwd.Rule, f *os.File) (id int, err error)
 	Remove(id int) error
 	RemoveKill(id int) error

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"reflect"
 	"strings"
 	"sync"
@@ -62,6 +62,28 @@ func TestPublish(t *testing.T) {
 	}
 }
 
+// TestPublishAuto wants an automatic rule to be one for each protocol, without
+// ports.
+func TestPublishAuto(t *testing.T) {
+	b := newBench(t)
+	added, err := b.Publish(t.Context(), Publication{Publish: []string{"*:auto:8000-8999,~8080/tcp,udp"}})
+	if err != nil || len(added.Rules) != 2 {
+		t.Fatalf("got %+v and error %v, want two rules", added, err)
+	}
+	for i, want := range []Rule{{ID: 1, Spec: "*:auto:8000-8079,8081-8999/tcp"}, {ID: 2, Spec: "*:auto:8000-8079,8081-8999/udp"}} {
+		r := added.Rules[i]
+		if r.ID != want.ID || r.Spec != want.Spec || r.State != "following" || r.Follows != "8000-8079,8081-8999" || r.Ports != 0 || r.Counters != nil {
+			t.Errorf("got %+v, want %+v", r, want)
+		}
+		if err := b.Unpublish(t.Context(), r.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if list := b.table.List(); len(list) != 0 {
+		t.Errorf("left: %v", list)
+	}
+}
+
 // TestPublishNothing wants nothing left of what cannot be published as a whole,
 // and to be told why.
 func TestPublishNothing(t *testing.T) {
@@ -78,7 +100,8 @@ func TestPublishNothing(t *testing.T) {
 	}{
 		{Publication{}, CodeBadRequest},
 		{Publication{Publish: []string{"127.0.0.1::80", "nonsense"}}, CodeBadRequest},
-		{Publication{Publish: []string{"auto"}}, CodeBadRequest},
+		{Publication{Publish: []string{"auto"}, Adopt: true}, CodeBadRequest},
+		{Publication{Publish: []string{"auto:80"}, Rules: []RuleSpec{{Ports: -1}}}, CodeBadRequest},
 		{Publication{Reach: []string{"x"}}, CodeBadRequest},
 		{Publication{Rules: []RuleSpec{{Proto: "icmp"}}}, CodeBadRequest},
 		{Publication{Rules: []RuleSpec{{Direction: "up"}}}, CodeBadRequest},
@@ -109,21 +132,18 @@ func TestAdopt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	c := b.dial(t)
-	body := `{"publish":["80"],"adopt":true}`
-	request := fmt.Sprintf("POST /v1/rules HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-	if _, _, err := c.WriteMsgUnix([]byte(request), unix.UnixRights(int(f.Fd())), nil); err != nil {
-		t.Fatal(err)
+	got, err := b.Adopt(t.Context(), Publication{Publish: []string{"80"}}, f)
+	if err != nil || len(got.Rules) != 1 {
+		t.Fatalf("got %+v and error %v, want one rule", got, err)
 	}
-	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		t.Fatal(err)
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	if r := got.Rules[0]; r.Listen.Address != at.Addr().Unmap() || r.Listen.Port != at.Port() || r.Target.Port != 80 {
+		t.Errorf("got %+v, want one from %v to port 80", r, at)
 	}
-	text, _ := io.ReadAll(answer.Body)
-	if answer.StatusCode != http.StatusCreated {
-		t.Fatalf("got %s: %s", answer.Status, text)
+	_, err = b.Adopt(t.Context(), Publication{Publish: []string{"80"}}, os.Stdin)
+	if f := (*Failure)(nil); !errors.As(err, &f) || f.Code != CodeBadRequest {
+		t.Errorf("no socket: got %v, want %s", err, CodeBadRequest)
 	}
-	wantText(t, "rule", string(text), fmt.Sprintf(`"listen":{"address":"127.0.0.1","port":%d}`, l.Addr().(*net.TCPAddr).Port))
 }
 
 // TestUnusedDescriptors wants those closed that nobody asked for.

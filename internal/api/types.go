@@ -85,8 +85,15 @@ type Rule struct {
 	// say it.
 	Spec string `json:"spec,omitempty"`
 
-	Auto     bool      `json:"auto,omitempty"` // it follows a listener
-	State    string    `json:"state"`          // "open", "waiting" or "refusing"
+	// Follows are the ports that an automatic rule may publish, as "80,8000-8999",
+	// "all" or "none"; "" for others. It has no ports of its own: each is a rule
+	// whose By is the automatic one's id, and which is there as long as somebody
+	// listens.
+	Follows string `json:"follows,omitempty"`
+	By      int    `json:"by,omitempty"`
+	Auto    bool   `json:"auto,omitempty"` // there is a By
+
+	State    string    `json:"state"` // "open", "waiting", "refusing" or "following"
 	Error    string    `json:"error,omitempty"`
 	Bound    int       `json:"bound"` // ports that are open
 	Counters *Counters `json:"counters,omitempty"`

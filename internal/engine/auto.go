@@ -2,9 +2,7 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,40 +11,23 @@ import (
 	"taproot/userns"
 )
 
-// startAuto follows the listeners of the configuration until ctx ends, on
-// a goroutine of wg.
-func (s *supervisor) startAuto(ctx context.Context, wg *sync.WaitGroup) error {
-	var autos []*portfwd.Auto
+// addAuto adds the automatic rules of the configuration.
+func (s *supervisor) addAuto(ctx context.Context) error {
 	for _, c := range s.cfg.Auto {
-		a, err := s.newAuto(ctx, c)
-		if err != nil {
-			for _, a := range autos {
-				a.Close()
-			}
-			return fmt.Errorf("automatic ports: %w", err)
+		if _, err := s.rules.AddAuto(ctx, c); err != nil {
+			return err
 		}
-		autos = append(autos, a)
-	}
-	if len(autos) > 0 {
-		wg.Go(func() { portfwd.Follow(ctx, autos, func(err error) { s.cfg.warn(err.Error(), "") }) })
 	}
 	return nil
 }
 
-// newAuto makes what watches the listeners of one side for one protocol.
-func (s *supervisor) newAuto(ctx context.Context, c portfwd.AutoConfig) (*portfwd.Auto, error) {
-	var diag *os.File
-	var err error
-	if c.Direction == portfwd.Inbound {
-		diag, err = s.diagInGuest(ctx)
-	} else {
-		diag, err = diagSocket()
+// diag returns a socket that tells of those of the guest for inbound rules, and
+// of the host for outbound ones.
+func (s *supervisor) diag(ctx context.Context, d portfwd.Direction) (*os.File, error) {
+	if d == portfwd.Outbound {
+		return diagSocket()
 	}
-	if err != nil {
-		return nil, err
-	}
-	c.Table, c.Log = s.rules, s.log
-	return portfwd.NewAuto(c, diag), nil
+	return s.diagInGuest(ctx)
 }
 
 // diagInGuest returns a socket that tells of the guest's sockets.

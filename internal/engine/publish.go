@@ -18,7 +18,8 @@ import (
 // newTable returns the table of published ports, which is empty.
 func (s *supervisor) newTable() *portfwd.Table {
 	return portfwd.NewTable(portfwd.TableConfig{
-		Carrier: carrier{s}, Sockets: s.listenInGuest, Root: s.guestRoot, Passed: s.cfg.Listeners, Log: s.log,
+		Carrier: carrier{s}, Sockets: s.listenInGuest, Root: s.guestRoot, Diag: s.diag,
+		Passed: s.cfg.Listeners, Log: s.log,
 	})
 }
 

@@ -126,9 +126,10 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if err := s.addRules(ctx); err != nil {
 		return err
 	}
-	if err := s.startAuto(ctx, &wg); err != nil {
+	if err := s.addAuto(ctx); err != nil {
 		return err
 	}
+	wg.Go(func() { s.rules.Follow(ctx) })
 	if cfg.NoFollow {
 		wg.Go(func() { s.followWaiting(ctx) })
 	} else {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -192,6 +193,25 @@ func TestPublishAuto(t *testing.T) {
 	wantNobody(t, l.Outside, "tcp", join(lab.Host4, 8001))
 	server.Close()
 	lab.Eventually(t, "the port is free", func() bool { return canBind(l.Host, "tcp", 8000) })
+}
+
+// TestPublishAutoLater: an automatic rule that was added while the guest runs
+// publishes what listens already, and takes it all back with it.
+func TestPublishAutoLater(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	w := newWeb(t, l)
+	guest := networkOf(t, l, w.shell)
+	serveEchoes(t, guest, 8000, 8001)
+	wantContains(t, "publish", w.ctl("publish", "*:auto:8000-8099/tcp,udp"), "1   tcp", "2   udp", "*:auto:8000-8099", "following")
+	awaitCall(t, l.Outside, "tcp", join(lab.Host4, 8000), "8000 "+lab.Outside4)
+	awaitCall(t, l.Outside, "udp", join(lab.Host4, 8001), "8001 "+lab.Outside4)
+	wantContains(t, "ports", w.ctl("ports"), "*:8000", "open, by rule 1", "*:8001", "open, by rule 2")
+	w.ctl("unpublish", "1", "2")
+	wantNobody(t, l.Outside, "tcp", join(lab.Host4, 8000))
+	if answer, _ := w.ask("GET", "/v1/rules", ""); fmt.Sprint(answer["rules"]) != "[]" {
+		t.Errorf("left: got %v, want nothing", answer)
+	}
 }
 
 // TestReach: the guest reaches what was opened to it of the host's loopback, at

@@ -172,29 +172,6 @@ func (x *ctl) events(ctx context.Context, c *api.Client) error {
 	return err
 }
 
-func (x *ctl) publishCommand() *cobra.Command {
-	var reach []string
-	c := &cobra.Command{
-		Use:               "publish",
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, operands []string) error {
-			if len(operands)+len(reach) == 0 {
-				return &misuse{errors.New("publish: a port is missing"), "for example: taproot ctl publish 8080:80"}
-			}
-			return x.with(c.Context(), func(ctx context.Context, client *api.Client) error {
-				rules, err := client.Publish(ctx, api.Publication{Publish: operands, Reach: reach})
-				if err == nil {
-					x.show(rules, func() { x.printRules(&rules) })
-				}
-				return err
-			})
-		},
-	}
-	c.Flags().StringArrayVar(&reach, "reach", nil, "port of the host on the guest's loopback")
-	c.Flags().Lookup("reach").DefValue = "none"
-	return c
-}
-
 func (x *ctl) unpublishCommand() *cobra.Command {
 	var kill bool
 	c := &cobra.Command{

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,55 +94,69 @@ func (x *ctl) printRules(rules *api.Rules) {
 
 // listens says what a rule listens on.
 func listens(r *api.Rule) string {
+	ports := portsText(r.Listen.Port, r.Ports)
+	switch r.Follows {
+	case "":
+	case "all":
+		ports = "auto"
+	default:
+		ports = "auto:" + r.Follows
+	}
 	if r.Direction == "outbound" {
-		return "guest " + end(r.Listen, r.Ports, "loopback")
+		return "guest " + end(r.Listen, ports, "loopback")
 	}
 	anywhere := "*"
 	if r.Local {
 		anywhere = "loopback"
 	}
-	return end(r.Listen, r.Ports, anywhere)
+	return end(r.Listen, ports, anywhere)
 }
 
 // leads says where a rule leads to.
 func leads(r *api.Rule) string {
-	to := r.Target
-	if to.Port == 0 && to.Unix == "" {
-		to.Port = r.Listen.Port
+	first := r.Target.Port
+	if first == 0 {
+		first = r.Listen.Port
+	}
+	ports := portsText(first, r.Ports)
+	if r.Follows != "" {
+		ports = "same"
 	}
 	if r.Direction == "outbound" {
-		return "host " + end(to, r.Ports, "loopback")
+		return "host " + end(r.Target, ports, "loopback")
 	}
 	if r.Loopback {
-		return end(to, r.Ports, "loopback")
+		return end(r.Target, ports, "loopback")
 	}
-	return end(to, r.Ports, "guest")
+	return end(r.Target, ports, "guest")
 }
 
-// end writes one end of a rule. anywhere stands for an address that is not
-// there.
-func end(e api.End, ports int, anywhere string) string {
-	if e.Unix != "" {
-		return "unix:" + e.Unix
-	}
-	s := anywhere
-	if e.Address.IsValid() {
-		s = e.Address.String()
-		if e.Address.Is6() {
-			s = "[" + s + "]"
-		}
-	}
-	s += ":" + strconv.Itoa(int(e.Port))
-	if ports > 1 {
-		s += "-" + strconv.Itoa(int(e.Port)+ports-1)
+// portsText writes n ports from the first one on.
+func portsText(first uint16, n int) string {
+	s := strconv.Itoa(int(first))
+	if n > 1 {
+		s += "-" + strconv.Itoa(int(first)+n-1)
 	}
 	return s
 }
 
+// end writes one end of a rule. anywhere stands for an address that is not
+// there.
+func end(e api.End, ports, anywhere string) string {
+	if e.Unix != "" {
+		return "unix:" + e.Unix
+	}
+	if e.Address.IsValid() {
+		anywhere = netip.AddrPortFrom(e.Address, 0).String()
+		anywhere = strings.TrimSuffix(anywhere, ":0")
+	}
+	return anywhere + ":" + ports
+}
+
 func ruleState(r *api.Rule) string {
 	s := r.State
-	if r.Auto {
-		s += ", automatic"
+	if r.By != 0 {
+		s += fmt.Sprintf(", by rule %d", r.By)
 	}
 	if r.Bound < r.Ports && r.State == "open" {
 		s += fmt.Sprintf(", %d of %d", r.Bound, r.Ports)

@@ -49,6 +49,9 @@ func (deadEnd) Unpublish(int, portfwd.Existing) error        { return nil }
 func (deadEnd) Pause(portfwd.SocketID) error                 { return nil }
 func (deadEnd) Resume(portfwd.SocketID) error                { return nil }
 
+// noDiag opens something that lists no sockets.
+func noDiag(context.Context, portfwd.Direction) (*os.File, error) { return os.Open(os.DevNull) }
+
 // startInstance has an instance with a name answer until the test ends.
 func startInstance(t *testing.T, name string) {
 	t.Helper()
@@ -56,7 +59,7 @@ func startInstance(t *testing.T, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules := portfwd.NewTable(portfwd.TableConfig{Carrier: deadEnd{}})
+	rules := portfwd.NewTable(portfwd.TableConfig{Carrier: deadEnd{}, Diag: noDiag})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := s.Run(t.Context(), fakeInstance{}, rules); err != nil {
@@ -95,13 +98,16 @@ func TestCtl(t *testing.T) {
 		{"ctl web unpublish 1", 0, ""},
 		{"ctl web unpublish 1", 125, "no such rule"},
 		{"ctl web stats", 125, "started again"},
-		{"ctl web publish auto", 125, "--publish=auto"},
+		{"ctl web publish auto:80/tcp", 0, "loopback:auto:80  guest:same  following"},
 		{"ctl web publish 127.0.0.1:80:x", 125, "taproot: hint: "},
 		{"ctl", 2, "see: taproot ctl --help"},
 		{"ctl web", 2, "see: taproot ctl --help"},
 		{"ctl web prots", 2, `did you mean "ports"?`},
 		{"ctl wbe ports", 2, "instances: web"},
 		{"ctl web publish", 2, "for example"},
+		{"ctl web publish --fd=3 80 81", 2, "one port expected"},
+		{"ctl web publish --fd=-1 80", 2, "not the number of a descriptor"},
+		{"ctl web publish --fd=1000000 80", 125, "descriptor 1000000: bad file descriptor"},
 		{"ctl web unpublish", 2, "taproot ctl ports"},
 		{"ctl web unpublish x", 2, `"x" is not the id`},
 		{"ctl web flows --kill", 2, "--all means all"},

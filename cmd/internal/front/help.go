@@ -209,6 +209,8 @@ Options:
 
 Options of publish:
       --reach=PORT    as 'taproot run --reach', besides (default: none)
+      --fd=NUMBER     this open socket is what the one PORT listens with, for
+                      ports that you may not open (default: none)
 
 Options of unpublish, and of flows:
       --kill          end its connections too; end these flows (default: off)

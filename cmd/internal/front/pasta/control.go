@@ -3,6 +3,7 @@ package pasta
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync"
 
@@ -64,6 +65,16 @@ type completed struct {
 // Add is that of portfwd.Table.
 func (c completed) Add(ctx context.Context, r portfwd.Rule) (id int, err error) {
 	return c.Table.Add(ctx, c.options.complete(r))
+}
+
+// AddAuto is that of portfwd.Table.
+func (c completed) AddAuto(ctx context.Context, a portfwd.AutoConfig) (id int, err error) {
+	r := c.options.complete(portfwd.Rule{
+		Direction: a.Direction, Listen: netip.AddrPortFrom(a.Listen, 0), Device: a.Device,
+		Local: a.Local, Loopback: a.Loopback, Freebind: a.Freebind,
+	})
+	a.Local, a.Loopback, a.Freebind = r.Local, r.Loopback, r.Freebind
+	return c.Table.AddAuto(ctx, a)
 }
 
 // Adopt is that of portfwd.Table. The socket says where it listens.

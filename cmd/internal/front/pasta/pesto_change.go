@@ -37,12 +37,12 @@ func (e *absentError) Error() string {
 // Hint says how to find out.
 func (e *absentError) Hint() string { return "pesto --show lists the rules; one is deleted as a whole" }
 
-// change carries the steps out, all or none. Rules that follow a listener are left
-// alone.
+// change carries the steps out, all or none. Automatic rules and those of their
+// ports are left alone.
 func (p *pesto) change(ctx context.Context, c *api.Client, rules []api.Rule) error {
 	var way change
 	for i := range rules {
-		if rules[i].Auto {
+		if rules[i].Auto || rules[i].Follows != "" {
 			continue
 		}
 		r, err := rules[i].Rule()

@@ -20,6 +20,7 @@ import (
 	"taproot/internal/engine"
 	"taproot/portfwd"
 	"taproot/stack/flow"
+	"taproot/stack/policy"
 )
 
 // A ruleList is a table without sockets: ports from 9000 on are taken, and those
@@ -48,6 +49,10 @@ func (l *ruleList) Add(_ context.Context, r portfwd.Rule) (int, error) {
 	l.last++
 	l.list = append(l.list, portfwd.Entry{ID: l.last, Rule: r, Bound: r.Count()})
 	return l.last, nil
+}
+
+func (l *ruleList) AddAuto(context.Context, portfwd.AutoConfig) (int, error) {
+	return 0, errors.ErrUnsupported
 }
 
 func (l *ruleList) Adopt(context.Context, portfwd.Rule, *os.File) (int, error) {
@@ -98,7 +103,9 @@ func newInstance(t *testing.T, line string) (path string, rules *ruleList) {
 		t.Fatal(err)
 	}
 	rules.mu.Lock()
-	rules.list = append(rules.list, portfwd.Entry{ID: 1000, Auto: true, Bound: 1, Rule: portfwd.Rule{Listen: netip.MustParseAddrPort("127.0.0.1:8888")}})
+	rules.list = append(rules.list,
+		portfwd.Entry{ID: 999, Follows: true, Allow: policy.PortRange(8800, 8899), State: portfwd.StateFollowing},
+		portfwd.Entry{ID: 1000, By: 999, Bound: 1, Rule: portfwd.Rule{Listen: netip.MustParseAddrPort("127.0.0.1:8888")}})
 	rules.last = 1000
 	rules.mu.Unlock()
 	s, err := api.Listen(api.Config{Name: "x", Path: path, Log: slog.New(slog.DiscardHandler)})
@@ -173,10 +180,14 @@ func TestPesto(t *testing.T) {
 	}
 }
 
-// described returns the rules with their ids, in the order of their texts.
+// described returns the rules that are not automatic with their ids, in the order
+// of their texts.
 func described(l *ruleList) []string {
 	var list []string
 	for _, e := range l.List() {
+		if e.Follows {
+			continue
+		}
 		r := api.Rule{RuleSpec: api.SpecOf(&e.Rule)}
 		list = append(list, strconv.Itoa(e.ID)+" "+optionText(&r))
 	}
@@ -246,6 +257,7 @@ func TestPestoShow(t *testing.T) {
   -t 80:8080
   -t 127.0.0.1/443  # waiting, no address
   -u 453  # 0 of 1 ports
+  -t 8800-8899,auto
   -t 127.0.0.1/8888  # auto
 SPLICE
   -T 5432

@@ -68,7 +68,7 @@ func showRule(r *api.Rule) string {
 	if r.Auto {
 		notes = append(notes, wordAuto)
 	}
-	if r.State != portfwd.StateOpen.String() {
+	if r.State != portfwd.StateOpen.String() && r.Follows == "" {
 		notes = append(notes, r.State)
 	}
 	if r.Error != "" {
@@ -88,7 +88,7 @@ func showRule(r *api.Rule) string {
 // is none.
 func optionText(r *api.Rule) string {
 	rule, err := r.Rule()
-	if err != nil || rule.ListenUnix != "" || rule.TargetUnix != "" || rule.Proxy != 0 ||
+	if err != nil || r.Follows == wordNone || rule.ListenUnix != "" || rule.TargetUnix != "" || rule.Proxy != 0 ||
 		rule.Source != portfwd.SourcePreserve || rule.Local && !rule.Loopback {
 		return "# " + rule.String()
 	}
@@ -107,6 +107,10 @@ func optionText(r *api.Rule) string {
 	if rule.Direction == portfwd.Inbound && (rule.Device != "" || rule.Listen.Addr().IsValid()) {
 		s.WriteString("/")
 	}
+	if r.Follows != "" {
+		s.WriteString(autoText(r.Follows))
+		return s.String()
+	}
 	s.WriteString(rangeText(rule.Listen.Port(), rule.Count()))
 	target := rangeText(targetPort(rule), rule.Count())
 	switch a := rule.Target.Addr(); {
@@ -118,6 +122,14 @@ func optionText(r *api.Rule) string {
 		s.WriteString(":" + target)
 	}
 	return s.String()
+}
+
+// autoText writes the ports of an automatic rule as an option has them.
+func autoText(follows string) string {
+	if follows == wordAll {
+		return wordAuto
+	}
+	return follows + "," + wordAuto
 }
 
 // rangeText writes ports as parseRange reads them.
