@@ -34,7 +34,7 @@ func run(args []string) int {
 	case userns.StageName:
 		return engine.StageMain()
 	case engine.EngineName:
-		return engine.EngineMain()
+		return engine.EngineMain(version)
 	case probe.ChildName:
 		return probe.ChildMain()
 	}

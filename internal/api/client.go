@@ -81,6 +81,13 @@ func (c *Client) Stats(ctx context.Context) (stats Stats, err error) {
 	return stats, err
 }
 
+// Restart replaces the engine by one of the program at an absolute path, or of the
+// same as now if that is "".
+func (c *Client) Restart(ctx context.Context, binary string) (info Info, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/restart", Restart{binary}, &info)
+	return info, err
+}
+
 // maxLine is the longest event in bytes: that of the start lists all rules.
 const maxLine = 64 << 20
 

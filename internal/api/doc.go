@@ -10,6 +10,7 @@
 //	DELETE /v1/flows?FILTER       end flows
 //	GET    /v1/stats              all counters
 //	GET    /v1/events             what happens, one JSON object each line
+//	POST   /v1/restart            another engine, of another build perhaps
 //	GET    /metrics               counters in the text format of Prometheus
 //
 // docs/openapi.json says what goes in and comes out; a test holds it against the

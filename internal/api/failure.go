@@ -39,7 +39,7 @@ func classify(err error) (code string, status int) {
 		return CodeBadRequest, http.StatusBadRequest
 	case is(portfwd.ErrNoRule):
 		return CodeNotFound, http.StatusNotFound
-	case is(syscall.EADDRINUSE, os.ErrExist):
+	case is(syscall.EADDRINUSE, os.ErrExist, engine.ErrBusy):
 		return CodeConflict, http.StatusConflict
 	case is(syscall.EACCES, syscall.EPERM):
 		return CodeForbidden, http.StatusForbidden

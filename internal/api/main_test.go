@@ -42,7 +42,7 @@ func newFakeInstance() *fakeInstance {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.status = engine.Status{
-		Engine: engine.EngineRunning, Since: time.Unix(1700000000, 0).UTC(), Restarts: 2,
+		Engine: engine.EngineRunning, Since: time.Unix(1700000000, 0).UTC(), Restarts: 2, Why: "signal: killed",
 		Process: 4711, Path: "/proc/4711/ns/net", NetNS: 4026531840, Interface: "tap0", MTU: 1500, Offload: true,
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.100/24")},
 		Gateways:  []netip.Addr{netip.MustParseAddr("10.0.2.2")},
@@ -86,6 +86,15 @@ func (f *fakeInstance) Statistics(context.Context) (engine.Statistics, error) {
 }
 
 func (f *fakeInstance) Events() (<-chan engine.Event, func()) { return f.events, func() {} }
+
+func (f *fakeInstance) Restart(_ context.Context, binary string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.status.Binary = binary
+	}
+	return f.err
+}
 
 // fail has questions to the engine end with err.
 func (f *fakeInstance) fail(err error, state engine.EngineState) {

@@ -212,6 +212,8 @@ func TestDocumentHasAnswers(t *testing.T) {
 	all := `{"publish":["127.0.0.1::80","127.0.0.1::80/udp,source=gateway","auto:80/tcp"],"rules":[{"proto":"tcp","listen":{"address":"127.0.0.1"},"target":{"port":1},"weak":true}]}`
 	ask("POST /v1/rules", "/v1/rules", all, 201)
 	ask("POST /v1/rules", "/v1/rules", `{"publish":["x"]}`, 400)
+	ask("POST /v1/restart", "/v1/restart", `{"binary":"/usr/bin/taproot"}`, 200)
+	ask("POST /v1/restart", "/v1/restart", `{"binary":"taproot"}`, 400)
 	for range 2 { // with an engine, and without
 		ask("GET /v1/info", "/v1/info", "", 200)
 		ask("GET /v1/rules", "/v1/rules", "", 200)
@@ -224,6 +226,9 @@ func TestDocumentHasAnswers(t *testing.T) {
 		ask(route, route[4:], "", 503)
 	}
 	ask("DELETE /v1/flows", "/v1/flows?id=1", "", 503)
+	ask("POST /v1/restart", "/v1/restart", "{}", 503)
+	b.instance.fail(engine.ErrBusy, engine.EngineRunning)
+	ask("POST /v1/restart", "/v1/restart", "{}", 409)
 	b.instance.fail(nil, engine.EngineRunning)
 	ask("GET /v1/flows", "/v1/flows", "", 200)
 	ask("GET /v1/stats", "/v1/stats", "", 200)

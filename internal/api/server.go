@@ -26,6 +26,7 @@ type Instance interface {
 	Kill(ctx context.Context, which flow.Filter) (int, error)
 	Statistics(ctx context.Context) (engine.Statistics, error)
 	Events() (events <-chan engine.Event, stop func())
+	Restart(ctx context.Context, binary string) error
 }
 
 // A Table are the rules that the API shows and changes: *portfwd.Table.
@@ -204,6 +205,7 @@ func (s *Server) routes() map[string]http.HandlerFunc {
 		"DELETE /v1/flows":      s.deleteFlows,
 		"GET /v1/stats":         s.getStats,
 		"GET /v1/events":        s.getEvents,
+		"POST /v1/restart":      s.postRestart,
 		"GET /metrics":          s.getMetrics,
 	}
 }

@@ -24,6 +24,8 @@ type Engine struct {
 	State    string    `json:"state"` // "starting", "running" or "gone"
 	Since    time.Time `json:"since"` // of State
 	Restarts int       `json:"restarts"`
+	Binary   string    `json:"binary,omitempty"` // what engines are made of; left out for the instance's own program
+	Why      string    `json:"why,omitempty"`    // what the engine before died of, or the network
 }
 
 // A Guest is the guest's network.
@@ -127,6 +129,12 @@ type Publication struct {
 	Adopt bool `json:"adopt,omitempty"`
 }
 
+// A Restart asks for another engine.
+type Restart struct {
+	// Binary is the absolute path of the program; without it, it is the same as now.
+	Binary string `json:"binary,omitempty"`
+}
+
 // A Flow is one TCP connection, UDP address pair or echo identifier.
 type Flow struct {
 	ID        uint64         `json:"id"`
@@ -193,7 +201,7 @@ type Failure struct {
 const (
 	CodeBadRequest = "bad-request" // it makes no sense
 	CodeNotFound   = "not-found"   // there is no such thing
-	CodeConflict   = "conflict"    // somebody else has the port
+	CodeConflict   = "conflict"    // somebody else has the port, or is doing the same
 	CodeForbidden  = "forbidden"   // the user may not have the port
 	CodeExhausted  = "exhausted"   // no descriptors or memory
 	CodeNoEngine   = "no-engine"   // for the moment; try again

@@ -25,7 +25,8 @@ const wireFD = 3
 
 // EngineMain is the whole of the engine's process: it gets its work from the
 // supervisor over descriptor 3 and returns the process's exit status.
-func EngineMain() int {
+// version is that of the build, for people.
+func EngineMain(version string) int {
 	if err := unix.SetNonblock(wireFD, true); err != nil {
 		fmt.Fprintln(os.Stderr, "taproot-engine: started without its supervisor")
 		return 125
@@ -33,7 +34,7 @@ func EngineMain() int {
 	unix.CloseOnExec(wireFD)
 	closeInherited()
 	w := &wire{os.NewFile(wireFD, "supervisor")}
-	start, err := receiveStart(w)
+	start, err := receiveStart(w, version)
 	if errors.Is(err, io.EOF) {
 		return 0 // the guest was not made
 	}
@@ -76,7 +77,7 @@ type start struct {
 // receiveStart returns what the engine is to do. The host, and the guest's
 // network with it, may change before the engine is started; what is said of
 // them then is newer. Ports that are opened before are published again after.
-func receiveStart(w *wire) (start, error) {
+func receiveStart(w *wire, version string) (start, error) {
 	var host *hostState
 	var network *plan.Plan
 	for {
@@ -98,6 +99,8 @@ func receiveStart(w *wire) (start, error) {
 			network = m.Plan
 		case m.Unpublish != 0:
 			_ = w.send(message{Closed: m.Unpublish}) // we never had it
+		case m.Hello != nil:
+			_ = w.send(message{Hello: &hello{wireProtocol, version}}) // the supervisor may be gone
 		case m.Ping:
 			_ = w.send(message{Pong: true}) // the supervisor may be gone
 		}
@@ -143,15 +146,20 @@ func serve(w *wire, st start) error {
 	if err != nil {
 		return err
 	}
+	if err := w.send(message{Ready: true, Warn: warning}); err != nil {
+		return err
+	}
+	if st.spec.Waits {
+		if err := g.awaitTurn(w); err != nil {
+			return nil // the one before stays
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer g.stop(cancel)
 		g.follow(w)
 	})
-	if err := w.send(message{Ready: true, Warn: warning}); err != nil {
-		return err
-	}
 	err = g.run(ctx)
 	if err != nil && ctx.Err() == nil {
 		_ = w.send(message{Gone: err.Error()})

@@ -12,7 +12,8 @@ type EventKind string
 // tells.
 const (
 	EventEngineDied     EventKind = "engine-died"
-	EventEngineStarted  EventKind = "engine-started" // again
+	EventEngineStarted  EventKind = "engine-started"  // again
+	EventEngineReplaced EventKind = "engine-replaced" // as it was asked for
 	EventNetworkGone    EventKind = "network-gone"
 	EventNetworkChanged EventKind = "network-changed" // the guest's
 	EventHostChanged    EventKind = "host-changed"    // its addresses or resolvers

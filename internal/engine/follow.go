@@ -163,6 +163,8 @@ func (s *supervisor) replan(ctx context.Context) {
 	s.plan = p
 	s.log.Debug("guest's network changed", "addresses", p.Setup().Addresses)
 	defer s.events.tell(EventNetworkChanged, "")
+	s.telling.Lock()
+	defer s.telling.Unlock()
 	if err := s.rememberNetwork(&p).wire.send(message{Plan: &p}); err != nil {
 		s.log.Debug("guest's network not sent", "error", err) // the next engine gets it
 	}
@@ -237,6 +239,8 @@ func (s *supervisor) readHost(unread func(error)) (hostState, error) {
 
 // tell sends the engine what has changed on the host.
 func (s *supervisor) tell(h hostState) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
 	engine := s.remember(h)
 	if err := engine.wire.send(message{Host: &h}); err != nil {
 		s.log.Debug("host's state not sent", "error", err) // the next engine gets it

@@ -284,6 +284,20 @@ func (g *gateway) follow(w *wire) {
 	}
 }
 
+// awaitTurn does what the supervisor says until packets are to move.
+func (g *gateway) awaitTurn(w *wire) error {
+	for {
+		m, files, err := w.receive()
+		if err != nil {
+			return err
+		}
+		if m.Go {
+			return nil
+		}
+		g.do(w, m, files)
+	}
+}
+
 // do does what one message says. It owns files.
 func (g *gateway) do(w *wire, m message, files []*os.File) {
 	switch {

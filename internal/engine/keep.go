@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,9 +64,13 @@ const (
 // keep starts the engine again whenever it dies, until ctx ends, the device is
 // gone, or it dies too often.
 func (s *supervisor) keep(ctx context.Context, starter *threads) {
+	defer close(s.kept)
 	var deaths []time.Time
 	for {
 		engine := s.current()
+		if s.awaited() {
+			engine.stop()
+		}
 		stop := context.AfterFunc(ctx, engine.wire.close)
 		gone := engine.watch(s.hear)
 		stop()
@@ -77,7 +82,10 @@ func (s *supervisor) keep(ctx context.Context, starter *threads) {
 			s.deviceGone(ctx, gone)
 			return
 		}
-		s.died(engine.err)
+		if s.replaced() {
+			continue
+		}
+		s.died(cmp.Or(engine.err, errEnded))
 		now := time.Now()
 		deaths = append(deaths, now)
 		for now.Sub(deaths[0]) > restartWindow {
@@ -136,7 +144,7 @@ func (s *supervisor) countRestart() {
 
 // launch says how engines are started now.
 func (s *supervisor) launch() launch {
-	return launch{stderr: s.cfg.Stderr, beat: s.beat}
+	return launch{stderr: s.cfg.Stderr, beat: s.beat, binary: s.binaryNow()}
 }
 
 // restart starts the engine for the n-th time in a row. One that dies before

@@ -44,6 +44,8 @@ func newBeating(t *testing.T, script string, beat time.Duration) *keeping {
 		gone:   make(chan error, 1),
 		world:  &testWorld{},
 		beat:   beat,
+
+		restartRequests: make(chan restartRequest), kept: make(chan struct{}),
 	}
 	var wg sync.WaitGroup
 	last, release := context.WithCancel(context.Background())
@@ -67,6 +69,7 @@ func newBeating(t *testing.T, script string, beat time.Duration) *keeping {
 		defer close(k.ended)
 		k.keep(ctx, starter)
 	}()
+	wg.Go(func() { k.serveRestarts(ctx, starter) })
 	t.Cleanup(func() {
 		cancel()
 		<-k.ended

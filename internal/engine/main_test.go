@@ -43,11 +43,18 @@ func fakeEngine() int {
 	}
 	closeInherited()
 	w := &wire{os.NewFile(wireFD, "supervisor")}
+	word := script[min(len(lives), len(script)-1)]
 	m, device, err := w.receive()
+	if err == nil && m.Hello != nil {
+		if !answerHello(w, word) {
+			return 6
+		}
+		m, device, err = w.receive()
+	}
 	if err != nil || m.Start == nil || len(device) != 1 {
 		return 2
 	}
-	switch script[min(len(lives), len(script)-1)] {
+	switch word {
 	case "die": // before it is ready
 		return 3
 	case "fail":
@@ -91,7 +98,7 @@ func fakeEngine() int {
 		}
 	case "answer", "busy", "bad-answer", "endless", "answer-dies":
 		_ = w.send(message{Ready: true})
-		return answerAs(w, script[min(len(lives), len(script)-1)])
+		return answerAs(w, word)
 	case "gone":
 		_ = w.send(message{Ready: true})
 		_ = w.send(message{Gone: "deleted"})
@@ -103,6 +110,19 @@ func fakeEngine() int {
 			return 0
 		}
 	}
+}
+
+// answerHello says who we are, as a word of the script has it. It returns false
+// for who is no engine.
+func answerHello(w *wire, word string) bool {
+	h := &hello{wireProtocol, "fake"}
+	switch word {
+	case "stranger":
+		return false
+	case "future":
+		h.Protocol++
+	}
+	return w.send(message{Hello: h}) == nil
 }
 
 // heed returns the next message, and answers those that want to know whether it

@@ -27,12 +27,15 @@ type process struct {
 	heard   atomic.Uint64 // messages from the engine: signs of life
 	isReady atomic.Bool
 	silent  atomic.Int32 // the number of beats for whose silence it was killed
+
+	version string // as it says itself; "" if it was not asked
 }
 
 // A launch says how engines are started.
 type launch struct {
 	stderr io.Writer
 	beat   time.Duration // 0 means watchBeat
+	binary *build        // nil is our own
 }
 
 // startProcess starts an engine, which waits for its work. The engine gets a
@@ -46,7 +49,7 @@ func startProcess(threads *threads, l launch) (*process, error) {
 	defer theirs.Close()
 	p := &process{wire: ours, exited: make(chan struct{}), beat: cmp.Or(l.beat, watchBeat)}
 	p.cmd = &exec.Cmd{
-		Path:        "/proc/self/exe",
+		Path:        l.binary.executable(),
 		Args:        []string{EngineName},
 		Env:         oneProcessor(os.Environ()),
 		Stderr:      l.stderr,
@@ -133,11 +136,14 @@ func (r refusal) Error() string { return string(r) }
 func (p *process) ended(err error) error {
 	select {
 	case <-p.exited:
-		return fmt.Errorf("engine: %w", p.err)
+		return fmt.Errorf("engine: %w", cmp.Or(p.err, errEnded))
 	case <-time.After(time.Second): // of a process that closed its socket
 		return err
 	}
 }
+
+// errEnded says that an engine ended which had no reason to.
+var errEnded = errors.New("exit status 0")
 
 // watch returns when the engine is gone. gone is why the device is, "" if it
 // is not. heard gets what else the engine says; it must not block.

@@ -32,6 +32,7 @@ type spec struct {
 	Capture  bool // whether there is one
 	Divert   bool // the first message with Divert follows
 	Verbose  bool // debug log to stderr
+	Waits    bool // packets do not move before message.Go
 	Stats    time.Duration
 
 	Host hostState

@@ -39,7 +39,7 @@ func TestHostChangesBeforeStart(t *testing.T) {
 	if err := ours.send(message{Start: &spec{Verbose: true}}, device); err != nil {
 		t.Fatal(err)
 	}
-	got, err := receiveStart(theirs)
+	got, err := receiveStart(theirs, "v1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ type Status struct {
 	Engine   EngineState
 	Since    time.Time // of Engine
 	Restarts int       // of the engine
+	Binary   string    // what engines are made of; "" for the supervisor's own program
 	Why      string    // what the engine before died of, or the network; "" if none did
 
 	// Process is the process id that the guest was entered by, 0 if that was not
@@ -47,7 +48,7 @@ type Status struct {
 func (s *supervisor) status() Status {
 	s.mu.Lock()
 	network := s.network
-	st := Status{Engine: s.state, Since: s.since, Restarts: s.restarts, Why: s.why}
+	st := Status{Engine: s.state, Since: s.since, Restarts: s.restarts, Binary: s.binary.String(), Why: s.why}
 	s.mu.Unlock()
 	if st.Engine == "" {
 		st.Engine = EngineStarting

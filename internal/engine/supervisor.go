@@ -52,6 +52,13 @@ type supervisor struct {
 
 	beat time.Duration // 0 means watchBeat
 
+	restartRequests chan restartRequest // taken by serveRestarts
+	kept            chan struct{}       // closed when the engine is kept no longer
+
+	// telling is held while the engine is told of the host or the guest's network, so
+	// that what it heard last is true.
+	telling sync.Mutex
+
 	mu sync.Mutex
 	// state is how the engine does, since when.
 	// +checklocks:mu
@@ -64,6 +71,12 @@ type supervisor struct {
 	// restarts counts engines besides the first.
 	// +checklocks:mu
 	restarts int
+	// binary is what engines are made of.
+	// +checklocks:mu
+	binary *build
+	// next is the engine that waits to take over.
+	// +checklocks:mu
+	next *replacement
 	// engine is the one that runs, nil between two.
 	// +checklocks:mu
 	engine *process
@@ -84,7 +97,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, socketKinds), connects: make(chan connectRequest, maxConnects), missed: make(chan struct{}, 1), closed: make(chan int, 16)}
+	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, socketKinds), connects: make(chan connectRequest, maxConnects), missed: make(chan struct{}, 1), closed: make(chan int, 16), restartRequests: make(chan restartRequest), kept: make(chan struct{})}
 	s.diversion.doubted = make(chan struct{}, 1)
 	defer w.close()
 
@@ -96,6 +109,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer thread.Wait()
 	defer release()
 	defer s.undivert()
+	defer s.setBinary(nil)
 	defer wg.Wait()
 	defer s.stopEngine()
 	defer cancel()
@@ -114,6 +128,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer s.rules.Close()
 	defer cancel() // so that nobody who publishes waits for an engine that does not listen
 	wg.Go(func() { s.keep(ctx, starter) })
+	wg.Go(func() { s.serveRestarts(ctx, starter) })
 	if s.refuser != nil {
 		wg.Go(func() { s.refuse(ctx) })
 	}
@@ -179,10 +194,18 @@ func (s *supervisor) begin(ctx context.Context, engine *process) error {
 // beginEngine gives an engine its work and waits until it is ready. divert is
 // called meanwhile, if the shortcut is wanted at all.
 func (s *supervisor) beginEngine(engine *process, divert func() error) (warning string, err error) {
-	if err := engine.begin(s.spec, s.descriptors()...); err != nil {
+	if warning, err = s.bringUp(engine, s.spec, divert); err == nil {
+		s.engineState(EngineRunning)
+	}
+	return warning, err
+}
+
+// bringUp is beginEngine without a word about it.
+func (s *supervisor) bringUp(engine *process, work *spec, divert func() error) (warning string, err error) {
+	if err := engine.begin(work, s.descriptors()...); err != nil {
 		return "", err
 	}
-	if s.spec.Divert {
+	if work.Divert {
 		if err := divert(); err != nil {
 			return "", err
 		}
@@ -190,10 +213,7 @@ func (s *supervisor) beginEngine(engine *process, divert func() error) (warning 
 			return "", engine.ended(fmt.Errorf("start the engine: %w", err))
 		}
 	}
-	if warning, err = engine.ready(); err == nil {
-		s.engineState(EngineRunning)
-	}
-	return warning, err
+	return engine.ready()
 }
 
 // prepare makes all choices and says what the engine is told.

@@ -41,6 +41,11 @@ type message struct {
 	Query     *query             `json:",omitempty"`
 	Connected *connectReply      `json:",omitempty"` // with a socket perhaps
 	Ping      bool               `json:",omitempty"` // a Pong is wanted
+	Go        bool               `json:",omitempty"` // with spec.Waits: packets are to move
+
+	// First from the one, then from the other, if the engine is of another build
+	// perhaps; before all else.
+	Hello *hello `json:",omitempty"`
 
 	// From the engine:
 	Pong    bool              `json:",omitempty"` // it lives

@@ -17,7 +17,7 @@ import (
 
 // ctlVerbs are the commands of `ctl`, which are no names of instances.
 func ctlVerbs() []string {
-	return []string{"info", "ports", "publish", "unpublish", "flows", "stats", "events", "help"}
+	return []string{"info", "ports", "publish", "unpublish", "flows", "stats", "events", "restart", "help"}
 }
 
 // A ctl is one invocation of `ctl`.
@@ -52,7 +52,7 @@ func (p *program) ctlCommand() *cobra.Command {
 		return api.Names(), cobra.ShellCompDirectiveNoFileComp
 	}) // the only error is a second registration
 	c.AddCommand(x.simple("info", x.info), x.simple("ports", x.ports), x.simple("stats", x.stats), x.simple("events", x.events))
-	c.AddCommand(x.publishCommand(), x.unpublishCommand(), x.flowsCommand())
+	c.AddCommand(x.publishCommand(), x.unpublishCommand(), x.flowsCommand(), x.restartCommand())
 	return c
 }
 

@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -39,6 +40,13 @@ func (fakeInstance) Events() (<-chan engine.Event, func()) {
 	c <- engine.Event{Kind: engine.EventEngineDied, Why: "signal: killed"}
 	close(c)
 	return c, func() {}
+}
+
+func (fakeInstance) Restart(_ context.Context, binary string) error {
+	if binary != "" && filepath.Base(binary) != "taproot" {
+		return errors.New("it is no engine")
+	}
+	return nil
 }
 
 // A deadEnd is an engine that never hears of anything.
@@ -95,6 +103,10 @@ func TestCtl(t *testing.T) {
 		{"ctl web flows --proto=udp --json", 0, `"id": 7`},
 		{"ctl web flows --kill --all", 0, "3 ended"},
 		{"ctl web events", 0, "engine-died (signal: killed)"},
+		{"ctl web restart", 0, ""},
+		{"ctl web restart --binary=./taproot", 0, ""},
+		{"ctl web restart --binary=/bin/true", 125, "it is no engine"},
+		{"ctl web restart x", 2, "unexpected operand"},
 		{"ctl web unpublish 1", 0, ""},
 		{"ctl web unpublish 1", 125, "no such rule"},
 		{"ctl web stats", 125, "started again"},

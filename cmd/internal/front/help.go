@@ -201,6 +201,7 @@ Commands:
   flows               live connections, and what UDP and ping have instead
   stats               all counters
   events              what happens, until the instance leaves
+  restart             another engine in place of the one that runs
 
 Options:
       --instance=NAME the same as NAME (default: the only one)
@@ -214,6 +215,9 @@ Options of publish:
 
 Options of unpublish, and of flows:
       --kill          end its connections too; end these flows (default: off)
+
+Options of restart:
+      --binary=PATH   a program of another build (default: the same as now)
 
 Options of flows, to show or end only some; repeat proto and way for more:
       --proto=tcp|udp|icmp            (default: any)

@@ -88,6 +88,7 @@ type idle struct{}
 func (idle) Status() engine.Status                                   { return engine.Status{} }
 func (idle) Flows(context.Context, flow.Filter) ([]flow.Info, error) { return nil, engine.ErrNoEngine }
 func (idle) Kill(context.Context, flow.Filter) (int, error)          { return 0, engine.ErrNoEngine }
+func (idle) Restart(context.Context, string) error                   { return engine.ErrNoEngine }
 func (idle) Events() (<-chan engine.Event, func())                   { return nil, func() {} }
 func (idle) Statistics(context.Context) (engine.Statistics, error) {
 	return engine.Statistics{}, engine.ErrNoEngine
