@@ -46,11 +46,9 @@ type bound struct {
 	given bool // somebody else may have it too
 }
 
+// closeAll closes sockets. Those of files are unlinked before.
 func closeAll(sockets []bound) {
 	for _, s := range sockets {
-		if s.unix != nil {
-			s.unix.close()
-		}
 		s.file.Close()
 	}
 }

@@ -91,6 +91,8 @@ type Table struct {
 	scanning sync.Mutex
 	autos    autos // guarded by scanning, but for its channel
 
+	guestFiles guestFiles
+
 	mu sync.Mutex
 	// +checklocks:mu
 	entries map[int]*entry
@@ -112,7 +114,7 @@ func NewTable(cfg TableConfig) *Table {
 	if cfg.MaxSockets <= 0 {
 		cfg.MaxSockets = defaultMaxSockets()
 	}
-	t := &Table{cfg: cfg, autos: newAutos(cfg.Diag)}
+	t := &Table{cfg: cfg, autos: newAutos(cfg.Diag), guestFiles: newGuestFiles()}
 	t.examinePassed()
 	t.mu.Lock() // nobody else has t yet, but checklocks cannot know
 	defer t.mu.Unlock()
@@ -177,21 +179,30 @@ func (t *Table) open(ctx context.Context, r Rule) ([]bound, error) {
 
 // insert gives a rule its id and its sockets to the engine. It takes them over.
 func (t *Table) insert(new Entry, sockets []bound) (id int, err error) {
+	e, err := t.carry(new, sockets)
+	if err != nil {
+		t.unlink(sockets)
+		t.drop(sockets)
+		return 0, err
+	}
+	t.cfg.Log.Debug("rule added", "id", e.ID, "rule", e.Rule.String(), "ports", e.Bound)
+	return e.ID, nil
+}
+
+// carry is insert, and leaves the sockets to the caller where it fails.
+func (t *Table) carry(new Entry, sockets []bound) (*entry, error) {
 	t.carrying.Lock()
 	defer t.carrying.Unlock()
 	e, err := t.enter(new, sockets)
 	if err != nil {
-		t.drop(sockets)
-		return 0, err
+		return nil, err
 	}
 	if err := t.publish([]*entry{e}); err != nil {
 		t.leave(e.ID)
 		_ = t.cfg.Carrier.Unpublish(e.ID, ExistingKilled)
-		t.drop(sockets)
-		return 0, fmt.Errorf("publish %v: %w", e.Rule, err)
+		return nil, fmt.Errorf("publish %v: %w", e.Rule, err)
 	}
-	t.cfg.Log.Debug("rule added", "id", e.ID, "rule", e.Rule.String(), "ports", e.Bound)
-	return e.ID, nil
+	return e, nil
 }
 
 // drop closes a rule's sockets.
@@ -270,11 +281,14 @@ func (t *Table) remove(id int, existing Existing) error {
 // removeRule removes a rule that is not automatic.
 func (t *Table) removeRule(id int, existing Existing) error {
 	t.carrying.Lock()
-	defer t.carrying.Unlock()
 	e := t.leave(id)
+	t.carrying.Unlock() // nobody else shall wait for the guest's files
 	if e == nil {
 		return fmt.Errorf("unpublish %d: %w", id, ErrNoRule)
 	}
+	t.unlink(e.sockets)
+	t.carrying.Lock()
+	defer t.carrying.Unlock()
 	t.drop(e.sockets)
 	if err := t.cfg.Carrier.Unpublish(id, existing); err != nil {
 		return fmt.Errorf("unpublish %d: %w", id, err)
@@ -398,10 +412,13 @@ func (t *Table) close() {
 	t.mu.Lock()
 	t.closed = true
 	t.mu.Unlock()
+	var sockets []bound
 	for _, e := range t.all() {
 		t.leave(e.ID)
-		t.drop(e.sockets)
+		sockets = append(sockets, e.sockets...)
 	}
+	t.unlink(sockets)
+	t.drop(sockets)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for c := range t.told {

@@ -46,9 +46,10 @@ var errNotSocket = fmt.Errorf("not a socket: %w", syscall.EADDRINUSE)
 
 // A unixFile is the file of a listening Unix socket.
 type unixFile struct {
-	dir  *os.File // that it is in, with O_PATH
-	name string
-	id   inode
+	dir     *os.File // that it is in, with O_PATH
+	name    string
+	id      inode
+	ofGuest bool
 }
 
 // An inode says which file is meant. It is nobody else's as long as a socket is
@@ -65,20 +66,36 @@ func (t *Table) openUnix(r Rule) ([]bound, error) {
 }
 
 // listenUnix listens at a path of the guest or the host.
-func (t *Table) listenUnix(inGuest bool, path string) (bound, error) {
-	root, err := t.root(inGuest)
+func (t *Table) listenUnix(inGuest bool, path string) (s bound, err error) {
+	if !inGuest {
+		return listenBelow(nil, path)
+	}
+	err = t.guestFiles.do(func() error {
+		root, err := t.root(true)
+		if err == nil {
+			defer root.Close()
+			s, err = listenBelow(root, path)
+		}
+		return err
+	}, func() {
+		s.unix.close()
+		closeAll([]bound{s})
+	})
 	if err != nil {
 		return bound{}, err
 	}
-	if root != nil {
-		defer root.Close()
-	}
+	return s, nil
+}
+
+// listenBelow listens at a path below the guest's root, or of the host if root is
+// nil.
+func listenBelow(root *os.File, path string) (bound, error) {
 	slash := strings.LastIndexByte(path, '/') // filepath.Dir takes a link and ".." behind it for nothing
 	dir, err := openPath(root, path[:max(slash, 1)], unix.O_DIRECTORY)
 	if err != nil {
 		return bound{}, err
 	}
-	u := &unixFile{dir: dir, name: path[slash+1:]}
+	u := &unixFile{dir: dir, name: path[slash+1:], ofGuest: root != nil}
 	fd, err := u.listen()
 	if err != nil {
 		dir.Close()
@@ -106,12 +123,20 @@ func openPath(root *os.File, path string, flags uint64) (*os.File, error) {
 		at = int(root.Fd()) // with O_PATH it is neither blocking nor not
 		how.Resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 	}
-	fd, err := unix.Openat2(at, path, &how)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+	for i := 1; ; i++ {
+		fd, err := unix.Openat2(at, path, &how)
+		if err == nil {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+		if err != unix.EINTR && err != unix.EAGAIN || i == openTries {
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
 	}
-	return os.NewFile(uintptr(fd), path), nil
 }
+
+// openTries is how often a path is looked up while signals, or somebody who moves
+// directories meanwhile, are in the way: openat2(2), EAGAIN.
+const openTries = 64
 
 // listen makes the socket. A file of a socket that nobody listens on is
 // replaced, anything else is in use.
@@ -215,7 +240,8 @@ func identify(f *os.File) (inode, error) {
 // In the guest, symbolic links lead where they lead there. The caller owns the
 // socket, which is non-blocking.
 //
-// Only the lookup of the path may block, on a file system that does.
+// Only the lookup of the path may block, on a file system that does; the guest's
+// does so for 5 seconds at most.
 func (t *Table) ConnectUnix(rule int) (*os.File, error) {
 	t.mu.Lock()
 	e := t.entries[rule]
@@ -230,15 +256,28 @@ func (t *Table) ConnectUnix(rule int) (*os.File, error) {
 	return f, nil
 }
 
-func (t *Table) connectUnix(r Rule) (*os.File, error) {
-	root, err := t.root(r.Direction == Inbound)
+func (t *Table) connectUnix(r Rule) (f *os.File, err error) {
+	if r.Direction == Outbound {
+		return connectBelow(nil, r.TargetUnix)
+	}
+	err = t.guestFiles.do(func() error {
+		root, err := t.root(true)
+		if err == nil {
+			defer root.Close()
+			f, err = connectBelow(root, r.TargetUnix)
+		}
+		return err
+	}, func() { f.Close() })
 	if err != nil {
 		return nil, err
 	}
-	if root != nil {
-		defer root.Close()
-	}
-	file, err := openPath(root, r.TargetUnix, 0)
+	return f, nil
+}
+
+// connectBelow connects to a path below the guest's root, or of the host if root is
+// nil.
+func connectBelow(root *os.File, path string) (*os.File, error) {
+	file, err := openPath(root, path, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -49,7 +50,7 @@ func (g *guard) Accept() (net.Conn, error) {
 		c, err := g.AcceptUnix()
 		if err != nil {
 			<-g.slots
-			return nil, err
+			return nil, passes(err)
 		}
 		if peer, err := peerOf(c); err != nil || !g.trusts(peer.Uid) {
 			c.Close()
@@ -57,6 +58,26 @@ func (g *guard) Accept() (net.Conn, error) {
 		}
 		return &conn{UnixConn: c, release: func() { <-g.slots }}, nil
 	}
+}
+
+// A passing error is one after which package http accepts again, a while later.
+type passing struct{ error }
+
+// Timeout and Temporary implement net.Error.
+func (passing) Timeout() bool   { return false }
+func (passing) Temporary() bool { return true }
+
+// Unwrap gives the cause.
+func (p passing) Unwrap() error { return p.error }
+
+// passes returns an error of accept(2) as one that passes, if it is for lack of
+// memory: package http knows that only of descriptors, and would end the API for as
+// long as the instance lives.
+func passes(err error) error {
+	if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS) {
+		return passing{err}
+	}
+	return err
 }
 
 // maxRights is how many descriptors wait on a connection for a request that

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"sync"
 	"testing"
 
@@ -173,6 +174,17 @@ func TestLockedDirectory(t *testing.T) {
 	}
 	if s, err := Listen(Config{Path: filepath.Join(dir, "x")}); !errors.Is(err, errLocked) {
 		t.Errorf("got %v and error %v, want %v", s, err, errLocked)
+	}
+}
+
+// TestPasses wants the server to accept again after the errors that pass.
+func TestPasses(t *testing.T) {
+	for errno, want := range map[syscall.Errno]bool{unix.ENOMEM: true, unix.ENOBUFS: true, unix.EMFILE: true, unix.EINVAL: false} {
+		err := passes(&net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", errno)})
+		temporary, ok := err.(interface{ Temporary() bool }) // as package http asks
+		if got := ok && temporary.Temporary(); got != want || !errors.Is(err, errno) {
+			t.Errorf("%v: got %v, passes %v, want %v", errno, err, got, want)
+		}
 	}
 }
 

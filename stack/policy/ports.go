@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"slices"
 	"sort"
 	"strconv"
@@ -96,6 +97,18 @@ func (p Ports) list() []portRange {
 		list[i] = p.at(i)
 	}
 	return list
+}
+
+// Ranges yields the first and the last port of each range, in ascending order. No
+// two of them touch.
+func (p Ports) Ranges() iter.Seq2[uint16, uint16] {
+	return func(yield func(first, last uint16) bool) {
+		for i := range len(p.ranges) / rangeSize {
+			if r := p.at(i); !yield(r.lo, r.hi) {
+				return
+			}
+		}
+	}
 }
 
 // Contains reports whether port is in the set.

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -133,5 +134,21 @@ func TestPortsWithAndWithout(t *testing.T) {
 		if got.String() != want {
 			t.Errorf("range: got %v, want %v", got, want)
 		}
+	}
+}
+
+func TestPortsRanges(t *testing.T) {
+	set, err := ParsePorts("80-90,22,91,65535")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got [][2]uint16
+	for first, last := range set.Ranges() {
+		if got = append(got, [2]uint16{first, last}); len(got) == 2 {
+			break
+		}
+	}
+	if want := [][2]uint16{{22, 22}, {80, 91}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -123,23 +123,11 @@ const maxPort = 65535
 
 // without returns the ports of list that are not in exclude.
 func without(list, exclude []portRange) []portRange {
-	for _, e := range exclude {
-		var rest []portRange
-		for _, r := range list {
-			if e.first > r.last || e.last < r.first {
-				rest = append(rest, r)
-				continue
-			}
-			if r.first < e.first {
-				rest = append(rest, portRange{r.first, e.first - 1})
-			}
-			if e.last < r.last {
-				rest = append(rest, portRange{e.last + 1, r.last})
-			}
-		}
-		list = rest
+	var rest []portRange
+	for first, last := range ports(list).Without(ports(exclude)).Ranges() {
+		rest = append(rest, portRange{first, last})
 	}
-	return list
+	return rest
 }
 
 // rules returns the rules for maps.
@@ -251,16 +239,9 @@ func (s *portSpec) allowed(proto flow.Proto, ephemeral portRange) policy.Ports {
 
 // ports makes a set of ranges.
 func ports(list []portRange) policy.Ports {
-	if len(list) == 0 {
-		return policy.Ports{}
-	}
-	var words []string
+	var set policy.Ports
 	for _, r := range list {
-		words = append(words, fmt.Sprintf("%d-%d", r.first, r.last))
-	}
-	set, err := policy.ParsePorts(strings.Join(words, ","))
-	if err != nil {
-		return policy.Ports{} // not reached: the ranges were checked
+		set = set.With(policy.PortRange(r.first, r.last))
 	}
 	return set
 }
