@@ -25,6 +25,16 @@ const (
 	stepBind
 	stepListen
 	stepSend
+
+	// Those of a Cell.
+	stepFiles
+	stepMap
+	stepPrivate
+	stepTmpfs
+	stepPivot
+	stepDetach
+	stepCaps
+	stepExec
 )
 
 var stepNames = [...]string{
@@ -36,6 +46,15 @@ var stepNames = [...]string{
 	stepBind:   "bind",
 	stepListen: "listen",
 	stepSend:   "send descriptors",
+
+	stepFiles:   "keep descriptors",
+	stepMap:     "map ids",
+	stepPrivate: "make mounts private",
+	stepTmpfs:   "mount tmpfs",
+	stepPivot:   "pivot_root",
+	stepDetach:  "detach the old root",
+	stepCaps:    "drop capabilities",
+	stepExec:    "execveat",
 }
 
 // A trouble is the step that a child did not get over.

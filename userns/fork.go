@@ -38,8 +38,15 @@ func fork(clone func() (pid uintptr, errno syscall.Errno)) (pid int, err error) 
 //
 //go:nosplit
 //go:norace
-func cloneSelf() (pid uintptr, errno syscall.Errno) {
-	flags, stack := uintptr(unix.SIGCHLD), uintptr(0)
+func cloneSelf() (pid uintptr, errno syscall.Errno) { return cloneWith(uintptr(unix.SIGCHLD)) }
+
+// cloneWith is cloneSelf with flags, of which the lowest byte is the signal of
+// the child's end.
+//
+//go:nosplit
+//go:norace
+func cloneWith(flags uintptr) (pid uintptr, errno syscall.Errno) {
+	stack := uintptr(0)
 	if runtime.GOARCH == "s390x" { // clone(2): the arguments are swapped
 		flags, stack = stack, flags
 	}

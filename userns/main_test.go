@@ -43,6 +43,8 @@ func TestMain(m *testing.M) {
 		os.Exit(supervise())
 	case os.Args[0] == shellName:
 		os.Exit(shell())
+	case os.Args[0] == cellName:
+		os.Exit(reportCell())
 	case len(os.Args) > 2 && os.Args[1] == guestArg:
 		os.Exit(guest(os.Args[2], os.Args[3:]))
 	}

@@ -106,8 +106,17 @@ func infoOf(st *engine.Status) Info {
 			Addresses: orEmpty(st.Addresses), Gateways: orEmpty(st.Gateways), Resolvers: orEmpty(st.Resolvers),
 		},
 		Shortcut: Shortcut{st.Shortcut, st.Without},
-		Sandbox:  Sandbox{Files: st.Sandbox.Files, Calls: st.Sandbox.Calls},
+		Sandbox:  sandboxOf(st),
 	}
+}
+
+// sandboxOf returns how the engine's sandbox is shown.
+func sandboxOf(st *engine.Status) Sandbox {
+	s := Sandbox{Mode: st.Sandbox.String(), Steps: make([]SandboxStep, len(st.SandboxSteps))}
+	for i, step := range st.SandboxSteps {
+		s.Steps[i] = SandboxStep(step)
+	}
+	return s
 }
 
 // orEmpty makes a list that JSON does not write as null.

@@ -49,8 +49,15 @@ type Shortcut struct {
 
 // A Sandbox is what the engine has given up besides its capabilities.
 type Sandbox struct {
-	Files bool `json:"files"`
-	Calls bool `json:"calls"`
+	Mode  string        `json:"mode"` // "auto", "require" or "off": what it had to
+	Steps []SandboxStep `json:"steps"`
+}
+
+// A SandboxStep is a part of the sandbox.
+type SandboxStep struct {
+	Name   string `json:"name"` // "namespaces", "root", "landlock" or "seccomp"
+	On     bool   `json:"on"`
+	Detail string `json:"detail,omitempty"` // of what kind it is, or why it is not on
 }
 
 // An End is where a rule listens, or leads to.

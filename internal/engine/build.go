@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/userns"
 )
 
 // A build is a program that engines are made of. nil is our own.
@@ -14,21 +16,12 @@ type build struct {
 	file *os.File
 }
 
-// aboveEngines is more than the number of any descriptor that engines are started
-// with: those would take its place before it is executed.
-const aboveEngines = 16
-
 // openBinary opens a program that others cannot have put or changed there. What is
 // checked is what is executed, whatever becomes of the path.
 func openBinary(path string) (*build, error) {
-	low, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(low)
-	fd, err := unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, aboveEngines)
-	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
 	}
 	b := &build{path, os.NewFile(uintptr(fd), path)}
 	if err := b.check(fd); err != nil {
@@ -65,12 +58,16 @@ func (b *build) check(fd int) error {
 // executable is the path of an open program, in whoever has it.
 func executable(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
-// executable is what is executed, in a child that has our descriptors.
-func (b *build) executable() string {
+// open opens what is executed.
+func (b *build) open() (*os.File, error) {
 	if b == nil {
-		return "/proc/self/exe"
+		return userns.SelfProgram()
 	}
-	return executable(int(b.file.Fd()))
+	fd, err := unix.FcntlInt(b.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), b.path), nil
 }
 
 // String returns the path, "" for our own program.

@@ -92,7 +92,7 @@ type Config struct {
 	// added by Ready.
 	Auto []portfwd.AutoConfig
 
-	// Sandbox is what the engine gives up besides its privileges.
+	// Sandbox says what the engine gives up.
 	Sandbox Sandbox
 
 	// Capture gets every frame both ways in the format of pcap; nil means no
@@ -163,13 +163,6 @@ type Announce struct {
 type Without struct {
 	TCP, UDP, ICMP   bool // flows of these protocols
 	DHCP, DHCPv6, RA bool // services
-}
-
-// A Sandbox is what the engine's process gives up. Its capabilities it never
-// has.
-type Sandbox struct {
-	Files bool // no file system at all, by Landlock
-	Calls bool // no system calls that make or enter processes, by seccomp
 }
 
 // An Attachment is a network that exists and lacks only us.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +31,6 @@ func EngineMain(version string) int {
 		return 125
 	}
 	unix.CloseOnExec(wireFD)
-	closeInherited()
 	w := &wire{os.NewFile(wireFD, "supervisor")}
 	start, err := receiveStart(w, version)
 	if errors.Is(err, io.EOF) {
@@ -46,25 +44,6 @@ func EngineMain(version string) int {
 		return 125
 	}
 	return 0
-}
-
-// closeInherited closes what the supervisor's caller has open beyond standard
-// error: a command may need it, we do not, and who waits for its end would wait
-// for ours. What is closed on exec the runtime has opened since.
-func closeInherited() {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return // no /proc: what is open stays open as long as we live
-	}
-	for _, e := range entries {
-		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd <= wireFD {
-			continue
-		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
-			unix.Close(fd)
-		}
-	}
 }
 
 // A start is what an engine begins with.
@@ -142,11 +121,11 @@ func serve(w *wire, st start) error {
 			return err
 		}
 	}
-	warning, err := confine(st.spec.Sandbox)
+	steps, err := confine(st.spec.Sandbox)
 	if err != nil {
 		return err
 	}
-	if err := w.send(message{Ready: true, Warn: warning}); err != nil {
+	if err := w.send(message{Ready: true, Sandbox: steps}); err != nil {
 		return err
 	}
 	if st.spec.Waits {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"unicode"
@@ -21,7 +20,7 @@ import (
 func engineSeeds(f *testing.F) (packets [][]byte) {
 	icmp, beyond := flow.ICMP, flow.Proto(200)
 	for _, m := range []message{
-		{Ready: true}, {Ready: true, Warn: "no sandbox"}, {Failed: "why\x1b[2J"}, {Gone: "deleted"},
+		{Ready: true}, {Ready: true, Sandbox: []SandboxStep{{Name: StepSeccomp, Detail: "none\x1b[2J"}}}, {Failed: "why\x1b[2J"}, {Gone: "deleted"},
 		{Need: &socketRequest{Family: 2, Type: 1}}, {Need: &socketRequest{Family: 10, Type: 1, Clients: maxRights}}, {Need: &socketRequest{Clients: -1}},
 		{Closed: 1}, {Refused: &portfwd.SocketID{Rule: 1, Index: -1}}, {Missed: true}, {Undiverted: true}, {Connect: &connectRequest{ID: 1, Rule: -1}},
 		{Limited: &icmp}, {Limited: &beyond}, {Answer: &answer{ID: 1, Killed: 3}}, {Answer: &answer{ID: 1, More: true, Flows: make([]flow.Info, 2)}},
@@ -47,7 +46,7 @@ func deafSupervisor(t *testing.T) (*supervisor, *process) {
 		refuser: portfwd.NewRefuser(rules, nil),
 	}
 	s.diversion.doubted = make(chan struct{}, 1)
-	p := &process{exited: make(chan struct{}), err: errors.New("over"), cmd: &exec.Cmd{Process: &os.Process{}}}
+	p := &process{exited: make(chan struct{}), err: errors.New("over"), process: &os.Process{}}
 	close(p.exited)
 	return s, p
 }
@@ -71,13 +70,16 @@ func FuzzSupervisor(f *testing.F) {
 		id, answers := s.queries.add()
 		defer s.queries.remove(id)
 		go speak(theirs, b)
-		warning, err := p.ready()
+		err := p.ready()
 		gone := ""
 		if err == nil {
 			gone = p.watch(s.hear)
 		}
 		theirs.close()
-		checkWords(t, warning, gone, err)
+		checkWords(t, "", gone, err)
+		for _, step := range p.steps {
+			checkWords(t, step.Detail, step.Name, nil)
+		}
 		checkAsked(t, s)
 		for len(answers) > 0 {
 			if a := <-answers; a.check() == nil {

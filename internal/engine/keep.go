@@ -63,7 +63,7 @@ const (
 
 // keep starts the engine again whenever it dies, until ctx ends, the device is
 // gone, or it dies too often.
-func (s *supervisor) keep(ctx context.Context, starter *threads) {
+func (s *supervisor) keep(ctx context.Context, launcher *launcher) {
 	defer close(s.kept)
 	var deaths []time.Time
 	for {
@@ -92,7 +92,7 @@ func (s *supervisor) keep(ctx context.Context, starter *threads) {
 			deaths = deaths[1:]
 		}
 		s.log.Warn("engine died", "error", engine.err, "times", len(deaths))
-		if err := s.restart(ctx, starter, len(deaths)); err != nil {
+		if err := s.restart(ctx, launcher, len(deaths)); err != nil {
 			s.networkGone(err)
 			return
 		}
@@ -149,7 +149,7 @@ func (s *supervisor) launch() launch {
 
 // restart starts the engine for the n-th time in a row. One that dies before
 // it is ready is no error: it is left for keep to count.
-func (s *supervisor) restart(ctx context.Context, starter *threads, n int) error {
+func (s *supervisor) restart(ctx context.Context, launcher *launcher, n int) error {
 	if n > restartMost {
 		return fmt.Errorf("the engine died %d times in %v", n, restartWindow)
 	}
@@ -159,14 +159,15 @@ func (s *supervisor) restart(ctx context.Context, starter *threads, n int) error
 		return nil
 	}
 	s.countRestart()
-	engine, err := startProcess(starter, s.launch())
+	engine, err := launcher.start(s.launch())
 	if err != nil {
 		return err
 	}
 	s.engineIs(engine)
 	_, err = s.beginEngine(engine, func() error { return nil }) // the first one was warned of
 	var refused refusal
-	if errors.As(err, &refused) {
+	if errors.As(err, &refused) || errors.As(err, new(*sandboxError)) {
+		engine.stop()
 		return err
 	}
 	if err != nil {

@@ -49,12 +49,12 @@ func newBeating(t *testing.T, script string, beat time.Duration) *keeping {
 	}
 	var wg sync.WaitGroup
 	last, release := context.WithCancel(context.Background())
-	starter := newThreads(last, &wg)
+	launcher := testLauncher(newThreads(last, &wg))
 	t.Cleanup(func() {
 		release()
 		wg.Wait()
 	})
-	engine, err := startProcess(starter, launch{stderr: os.Stderr, beat: k.beat})
+	engine, err := launcher.start(launch{stderr: os.Stderr, beat: k.beat})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,9 +67,9 @@ func newBeating(t *testing.T, script string, beat time.Duration) *keeping {
 	k.cancel = cancel
 	go func() {
 		defer close(k.ended)
-		k.keep(ctx, starter)
+		k.keep(ctx, launcher)
 	}()
-	wg.Go(func() { k.serveRestarts(ctx, starter) })
+	wg.Go(func() { k.serveRestarts(ctx, launcher) })
 	t.Cleanup(func() {
 		cancel()
 		<-k.ended
@@ -158,29 +158,29 @@ func TestRestartLimit(t *testing.T) {
 // TestBegin wants each way in which an engine does not start told apart.
 func TestBegin(t *testing.T) {
 	for script, want := range map[string]string{
-		"stay": "", "fail": "start the engine: as told", "die": "engine: exit status 3", "silent": "unexpected message", "warn": "",
+		"stay": "", "fail": "start the engine: as told", "die": "engine: exit status 3", "silent": "unexpected message", "bare": "",
 	} {
 		t.Run(script, func(t *testing.T) {
 			setScript(t, script)
 			ctx, release := context.WithCancel(context.Background())
 			var wg sync.WaitGroup
-			starter := newThreads(ctx, &wg)
+			launcher := testLauncher(newThreads(ctx, &wg))
 			defer wg.Wait()
 			defer release()
-			p, err := startProcess(starter, launch{stderr: os.Stderr})
+			p, err := launcher.start(launch{stderr: os.Stderr})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer p.stop()
-			warning, err := "", p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t))
+			err = p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t))
 			if err == nil {
-				warning, err = p.ready()
+				err = p.ready()
 			}
 			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 				t.Errorf("got %v, want %q", err, want)
 			}
-			if got := warning != ""; got != (script == "warn") {
-				t.Errorf("got warning %q", warning)
+			if got := skipped(p.steps); strings.Contains(got, "as told") != (script == "bare") {
+				t.Errorf("%s: got skipped steps %q", script, got)
 			}
 		})
 	}

@@ -41,7 +41,6 @@ func fakeEngine() int {
 	if err := os.WriteFile(os.Getenv(countEnv), append(lives, '.'), 0o600); err != nil {
 		return 1
 	}
-	closeInherited()
 	w := &wire{os.NewFile(wireFD, "supervisor")}
 	word := script[min(len(lives), len(script)-1)]
 	m, device, err := w.receive()
@@ -60,8 +59,8 @@ func fakeEngine() int {
 	case "fail":
 		_ = w.send(message{Failed: "as told"})
 		return 125
-	case "warn":
-		_ = w.send(message{Ready: true, Warn: "no sandbox"})
+	case "bare":
+		_ = w.send(message{Ready: true, Sandbox: []SandboxStep{{Name: StepSeccomp, Detail: "as told"}}})
 		return 0
 	case "babble": // does not die of it
 		_ = w.send(message{Ready: true})
@@ -195,4 +194,11 @@ func device(t *testing.T) *os.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
+}
+
+// testSandbox lets engines write the files of their script.
+func testSandbox() Sandbox { return Sandbox{Mode: SandboxOff} }
+
+func testLauncher(t *threads) *launcher {
+	return &launcher{threads: t, mode: SandboxOff}
 }

@@ -7,18 +7,19 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
 // A process is one life of the engine.
 type process struct {
-	cmd  *exec.Cmd
-	wire *wire
+	process *os.Process
+	wire    *wire
+	said    *os.File      // its standard error
+	stderr  io.Writer     // where that goes
+	steps   []SandboxStep // what it has given up
 
 	exited chan struct{} // closed when the process is gone
 	err    error         // how it ended; valid once exited is closed
@@ -38,51 +39,6 @@ type launch struct {
 	binary *build        // nil is our own
 }
 
-// startProcess starts an engine, which waits for its work. The engine gets a
-// session of its own, so that the terminal's signals do not reach it, and dies
-// with the thread that started it.
-func startProcess(threads *threads, l launch) (*process, error) {
-	ours, theirs, err := newWire()
-	if err != nil {
-		return nil, fmt.Errorf("start the engine: %w", err)
-	}
-	defer theirs.Close()
-	p := &process{wire: ours, exited: make(chan struct{}), beat: cmp.Or(l.beat, watchBeat)}
-	p.cmd = &exec.Cmd{
-		Path:        l.binary.executable(),
-		Args:        []string{EngineName},
-		Env:         oneProcessor(os.Environ()),
-		Stderr:      l.stderr,
-		Dir:         "/",
-		ExtraFiles:  []*os.File{theirs},
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
-	}
-	if err := threads.do(p.cmd.Start); err != nil {
-		ours.close()
-		return nil, fmt.Errorf("start the engine: %w", err)
-	}
-	go func() { // ends with the process
-		p.err = p.cmd.Wait()
-		if n := p.silent.Load(); n > 0 {
-			p.err = errSilentFor(int(n), p.beat)
-		}
-		close(p.exited)
-	}()
-	return p, nil
-}
-
-// oneProcessor returns an environment in which the engine runs on one processor
-// at a time, unless env says otherwise: the way of a frame from reader to
-// processor to relay then needs no other thread to be woken, which is worth more
-// than a second processor. (Up, one flow, MTU 1500: 8 Gbit/s with two, 15 with
-// one.) From its environment, Go's runtime knows before it starts threads.
-func oneProcessor(env []string) []string {
-	if os.Getenv("GOMAXPROCS") != "" {
-		return env
-	}
-	return append(env, "GOMAXPROCS=1")
-}
-
 // begin gives the engine its work and the descriptors for it. From now on it is
 // watched over.
 func (p *process) begin(s *spec, files ...*os.File) error {
@@ -93,20 +49,20 @@ func (p *process) begin(s *spec, files ...*os.File) error {
 	return nil
 }
 
-// ready waits until the engine is. The warning is what it could not do as asked,
-// or "".
-func (p *process) ready() (warning string, err error) {
+// ready waits until the engine is.
+func (p *process) ready() error {
 	m, err := p.next()
 	switch {
 	case err != nil:
-		return "", p.ended(fmt.Errorf("start the engine: %w", err))
+		return p.ended(fmt.Errorf("start the engine: %w", err))
 	case m.Failed != "":
-		return "", fmt.Errorf("start the engine: %w", refusal(m.Failed))
+		return fmt.Errorf("start the engine: %w", refusal(m.Failed))
 	case !m.Ready:
-		return "", errors.New("start the engine: unexpected message")
+		return errors.New("start the engine: unexpected message")
 	}
 	p.isReady.Store(true)
-	return m.Warn, nil
+	p.steps = append(p.steps, own(m.Sandbox)...)
+	return nil
 }
 
 // next returns what the engine says next but that it lives.
@@ -119,7 +75,7 @@ func (p *process) next() (message, error) {
 		}
 		p.heard.Add(1)
 		if !m.Pong {
-			m.Warn, m.Failed, m.Gone = plain(m.Warn), plain(m.Failed), plain(m.Gone)
+			m.Failed, m.Gone = plain(m.Failed), plain(m.Gone)
 			return m, nil
 		}
 	}
@@ -151,7 +107,7 @@ func (p *process) watch(heard func(message)) (gone string) {
 	for {
 		m, err := p.next()
 		if errors.Is(err, errMessage) {
-			_ = p.cmd.Process.Kill() // an engine of ours would not say that
+			_ = p.process.Kill() // an engine of ours would not say that
 		}
 		if err != nil {
 			break
@@ -174,7 +130,7 @@ func (p *process) stop() {
 		return
 	case <-time.After(stopGrace):
 	}
-	_ = p.cmd.Process.Kill()
+	_ = p.process.Kill()
 	<-p.exited
 }
 
@@ -183,17 +139,13 @@ const stopGrace = 500 * time.Millisecond
 
 // threads starts processes on one thread that lives until the end: a parent's
 // death signal is sent when the thread that made the process ends
-// (PR_SET_PDEATHSIG(2const)). What it starts has no privileges.
-type threads struct {
-	work chan func()
-	err  error // why the thread cannot confine; written before work is taken
-}
+// (PR_SET_PDEATHSIG(2const)).
+type threads struct{ work chan func() }
 
 func newThreads(ctx context.Context, wg *sync.WaitGroup) *threads {
 	t := &threads{work: make(chan func())}
 	wg.Go(func() {
 		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
-		t.err = confineChildren()
 		for {
 			select {
 			case f := <-t.work:
@@ -209,12 +161,6 @@ func newThreads(ctx context.Context, wg *sync.WaitGroup) *threads {
 // do calls f on the thread.
 func (t *threads) do(f func() error) error {
 	result := make(chan error, 1)
-	t.work <- func() {
-		if t.err != nil {
-			result <- t.err
-			return
-		}
-		result <- f()
-	}
+	t.work <- func() { result <- f() }
 	return <-result
 }

@@ -32,7 +32,7 @@ func TestInherited(t *testing.T) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer release()
-	p, err := startProcess(newThreads(ctx, &wg), launch{stderr: os.Stderr})
+	p, err := testLauncher(newThreads(ctx, &wg)).start(launch{stderr: os.Stderr})
 	unix.Close(fds[1])
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func TestInherited(t *testing.T) {
 	if err := p.begin(testSpec(t, plan.Offsets{}, Config{}), device(t)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.ready(); err != nil {
+	if err := p.ready(); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.SetReadDeadline(time.Now().Add(settle.Patience)); err != nil {

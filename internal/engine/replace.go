@@ -66,11 +66,11 @@ type replacement struct {
 }
 
 // serveRestarts replaces the engine whenever it is asked to, until ctx ends.
-func (s *supervisor) serveRestarts(ctx context.Context, starter *threads) {
+func (s *supervisor) serveRestarts(ctx context.Context, launcher *launcher) {
 	for {
 		select {
 		case r := <-s.restartRequests:
-			r.result <- s.replace(ctx, starter, r.binary)
+			r.result <- s.replace(ctx, launcher, r.binary)
 		case <-ctx.Done():
 			return
 		}
@@ -78,7 +78,7 @@ func (s *supervisor) serveRestarts(ctx context.Context, starter *threads) {
 }
 
 // replace brings another engine up beside the one that runs, and lets it take over.
-func (s *supervisor) replace(ctx context.Context, starter *threads, path string) error {
+func (s *supervisor) replace(ctx context.Context, launcher *launcher, path string) error {
 	if s.ready() == nil {
 		return ErrNoEngine
 	}
@@ -86,7 +86,7 @@ func (s *supervisor) replace(ctx context.Context, starter *threads, path string)
 	if err != nil {
 		return err
 	}
-	next, err := s.prepareEngine(ctx, starter, b)
+	next, err := s.prepareEngine(ctx, launcher, b)
 	if err != nil {
 		b.closeUnless(s.binaryNow())
 		return fmt.Errorf("the engine stays as it is: %w", err)
@@ -111,10 +111,10 @@ func (s *supervisor) replace(ctx context.Context, starter *threads, path string)
 
 // prepareEngine starts an engine and makes it ready to move packets, which it does
 // not do yet: frames have one reader.
-func (s *supervisor) prepareEngine(ctx context.Context, starter *threads, b *build) (*process, error) {
+func (s *supervisor) prepareEngine(ctx context.Context, launcher *launcher, b *build) (*process, error) {
 	l := s.launch()
 	l.binary = b
-	p, err := startProcess(starter, l)
+	p, err := launcher.start(l)
 	if err != nil {
 		return nil, err
 	}

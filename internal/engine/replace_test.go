@@ -60,7 +60,7 @@ func TestReplace(t *testing.T) {
 	if err := k.restartNow(t, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.current().cmd.Process.Kill(); err != nil {
+	if err := k.current().process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	settle.Until(t, "the last engine runs", func() bool { return countLives(t) == 4 && k.status().Engine == EngineRunning })

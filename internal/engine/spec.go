@@ -23,7 +23,7 @@ type spec struct {
 	Denied                  nat.ErrorKind
 	Bind                    nat.Bind
 	Without                 Without
-	Sandbox                 Sandbox
+	Sandbox                 SandboxMode
 	DNS                     DNS // without Servers, which are in Host
 	HostAt                  []netip.Addr
 	Announce                Announce
@@ -44,7 +44,7 @@ func newSpec(p *plan.Plan, cfg *Config) *spec {
 	return &spec{
 		Plan:         *p,
 		HostLoopback: cfg.HostLoopback, AllowHost: cfg.AllowHost, AllowLinkLocal: cfg.AllowLinkLocal,
-		Maps: cfg.Maps, Denied: cfg.Denied, Bind: cfg.Bind, Without: cfg.Without, Sandbox: cfg.Sandbox,
+		Maps: cfg.Maps, Denied: cfg.Denied, Bind: cfg.Bind, Without: cfg.Without, Sandbox: cfg.Sandbox.Mode,
 		DNS:    DNS{Off: cfg.DNS.Off, Ports: cfg.DNS.Ports},
 		HostAt: cfg.HostAt, Announce: cfg.Announce,
 		Capture: cfg.Capture != nil, Stats: cfg.Stats,

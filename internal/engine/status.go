@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"taproot/internal/plan"
@@ -38,17 +39,20 @@ type Status struct {
 	Gateways  []netip.Addr
 	Resolvers []netip.Addr
 
-	Offload  bool    // the device has offloads
-	Shortcut bool    // TCP may take the shortcut
-	Without  string  // why it may not
-	Sandbox  Sandbox // what the engine has given up
+	Offload  bool   // the device has offloads
+	Shortcut bool   // TCP may take the shortcut
+	Without  string // why it may not
+
+	// Sandbox is what the engine had to give up, SandboxSteps what it has.
+	Sandbox      SandboxMode
+	SandboxSteps []SandboxStep
 }
 
 // status returns the instance's status.
 func (s *supervisor) status() Status {
 	s.mu.Lock()
 	network := s.network
-	st := Status{Engine: s.state, Since: s.since, Restarts: s.restarts, Binary: s.binary.String(), Why: s.why}
+	st := Status{Engine: s.state, Since: s.since, Restarts: s.restarts, Binary: s.binary.String(), Why: s.why, SandboxSteps: slices.Clone(s.sandbox)}
 	s.mu.Unlock()
 	if st.Engine == "" {
 		st.Engine = EngineStarting
@@ -58,7 +62,7 @@ func (s *supervisor) status() Status {
 	if ns, err := s.world.namespace(); err == nil {
 		st.NetNS = ns.Number()
 	}
-	st.Offload, st.Sandbox = s.spec.Features.Header, s.cfg.Sandbox
+	st.Offload, st.Sandbox = s.spec.Features.Header, s.cfg.Sandbox.Mode
 	st.Shortcut, st.Without = s.diversion.status()
 	return st
 }

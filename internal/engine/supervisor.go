@@ -86,6 +86,9 @@ type supervisor struct {
 	// network is what the engine was told last of the guest's.
 	// +checklocks:mu
 	network plan.Plan
+	// sandbox is what the engine has given up.
+	// +checklocks:mu
+	sandbox []SandboxStep
 }
 
 // supervise makes the guest's network work until the guest is gone.
@@ -113,10 +116,10 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer wg.Wait()
 	defer s.stopEngine()
 	defer cancel()
-	starter := newThreads(last, &thread)
 
 	// The engine's process starts while we look around.
-	engine, err := startProcess(starter, s.launch())
+	launcher := &launcher{threads: newThreads(last, &thread), mode: cfg.Sandbox.Mode}
+	engine, err := launcher.start(s.launch())
 	if err != nil {
 		return err
 	}
@@ -127,8 +130,8 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer s.closeDevice()
 	defer s.rules.Close()
 	defer cancel() // so that nobody who publishes waits for an engine that does not listen
-	wg.Go(func() { s.keep(ctx, starter) })
-	wg.Go(func() { s.serveRestarts(ctx, starter) })
+	wg.Go(func() { s.keep(ctx, launcher) })
+	wg.Go(func() { s.serveRestarts(ctx, launcher) })
 	if s.refuser != nil {
 		wg.Go(func() { s.refuse(ctx) })
 	}
@@ -213,7 +216,14 @@ func (s *supervisor) bringUp(engine *process, work *spec, divert func() error) (
 			return "", engine.ended(fmt.Errorf("start the engine: %w", err))
 		}
 	}
-	return engine.ready()
+	if err := engine.ready(); err != nil {
+		return "", err
+	}
+	if warning, err = s.cfg.Sandbox.check(engine.steps); err != nil {
+		return "", err
+	}
+	s.sandboxIs(engine.steps)
+	return warning, nil
 }
 
 // prepare makes all choices and says what the engine is told.

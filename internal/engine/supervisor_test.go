@@ -75,7 +75,7 @@ func TestDeafEngine(t *testing.T) {
 	}}
 	ended := make(chan error, 1)
 	go func() {
-		ended <- supervise(t.Context(), Config{DNS: DNS{Off: true}, NoFollow: true}, w)
+		ended <- supervise(t.Context(), Config{Sandbox: testSandbox(), DNS: DNS{Off: true}, NoFollow: true}, w)
 	}()
 	select {
 	case err := <-ended:
@@ -109,7 +109,7 @@ func TestMissed(t *testing.T) {
 			t.Error("the socket does not come again")
 		}
 	}}
-	if err := supervise(t.Context(), Config{DNS: DNS{Off: true}, NoFollow: true}, w); err != nil {
+	if err := supervise(t.Context(), Config{Sandbox: testSandbox(), DNS: DNS{Off: true}, NoFollow: true}, w); err != nil {
 		t.Error(err)
 	}
 }

@@ -63,7 +63,7 @@ func (p *process) watchOver(beat time.Duration) {
 		}
 		if pulse.note(time.Now(), p.heard.Load(), beat) >= most {
 			p.silent.Store(int32(most))
-			_ = p.cmd.Process.Kill() // it is ours, or reaped
+			_ = p.process.Kill() // it is ours, or reaped
 			return
 		}
 		err := p.wire.try(message{Ping: true})

@@ -50,7 +50,7 @@ type message struct {
 	// From the engine:
 	Pong    bool              `json:",omitempty"` // it lives
 	Ready   bool              `json:",omitempty"` // packets move
-	Warn    string            `json:",omitempty"` // with Ready: what is not as it was asked for
+	Sandbox []SandboxStep     `json:",omitempty"` // with Ready: what it has given up itself
 	Failed  string            `json:",omitempty"` // why it cannot start
 	Gone    string            `json:",omitempty"` // why the device is gone
 	Need    *socketRequest    `json:",omitempty"` // sockets inside the guest

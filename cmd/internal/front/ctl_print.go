@@ -75,9 +75,22 @@ func (x *ctl) printInfo(i *api.Info) {
 		{"device", fmt.Sprintf("%s, MTU %d, offload %s", i.Guest.Interface, i.Guest.MTU, onOff(i.Guest.Offload))},
 		{"addresses", join(i.Guest.Addresses)}, {"gateway", join(i.Guest.Gateways)}, {"resolver", join(i.Guest.Resolvers)},
 		{"shortcut", onOff(i.Shortcut.On) + because(i.Shortcut.Why)},
-		{"sandbox", fmt.Sprintf("files %s, calls %s", onOff(i.Sandbox.Files), onOff(i.Sandbox.Calls))},
+		{"sandbox", sandboxText(&i.Sandbox)},
 	}
 	x.table(slices.DeleteFunc(lines, func(l []string) bool { return l[1] == "" }))
+}
+
+// sandboxText says what the engine has given up.
+func sandboxText(s *api.Sandbox) string {
+	parts := []string{s.Mode}
+	for _, step := range s.Steps {
+		text := step.Name + " " + onOff(step.On)
+		if step.Detail != "" {
+			text += " (" + step.Detail + ")"
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (x *ctl) printRules(rules *api.Rules) {

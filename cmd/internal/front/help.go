@@ -93,6 +93,10 @@ const networkHelp = `Network of the guest:
                          in the guest's namespace; auto leaves a namespace of
                          another user alone, on fails where the kernel lacks
                          what it needs (default: auto)
+      --sandbox=auto|require|off
+                         what the process gives up that reads what the guest
+                         sends; auto skips, and logs, what this machine does
+                         not offer, require fails then (default: auto)
 
 What the guest may reach besides other machines:
       --host-loopback=PORT[,PORT|FIRST-LAST]...|all|none

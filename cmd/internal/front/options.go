@@ -27,6 +27,7 @@ type netOptions struct {
 	allowLinkLocal bool
 	offload        tap.Offload
 	shortcut       engine.Shortcut
+	sandbox        engine.SandboxMode
 	portOptions
 }
 
@@ -85,6 +86,8 @@ func (o *netOptions) registerNetwork(fs *pflag.FlagSet) {
 		parse: last(tap.ParseOffload)}, "offload", "segmentation and checksum offload")
 	fs.Var(&value[engine.Shortcut]{result: &o.shortcut, preset: "auto", kind: "auto|on|off",
 		parse: last(engine.ParseShortcut)}, "shortcut", "TCP from socket to socket")
+	fs.Var(&value[engine.SandboxMode]{result: &o.sandbox, preset: "auto", kind: "auto|require|off",
+		parse: last(engine.ParseSandbox)}, "sandbox", "confinement of the engine")
 }
 
 func (o *netOptions) registerPolicy(fs *pflag.FlagSet) {
@@ -148,6 +151,7 @@ func (o *netOptions) config() engine.Config {
 		Announce:       engine.Announce{DNS: !o.dns.Off, Search: true},
 		Offload:        o.offload,
 		Shortcut:       o.shortcut,
+		Sandbox:        engine.Sandbox{Mode: o.sandbox},
 		HostLoopback:   o.hostLoopback,
 		AllowHost:      o.allowHost,
 		AllowLinkLocal: o.allowLinkLocal,

@@ -22,9 +22,9 @@
 //   - an API socket at which somebody answers is not taken away
 //   - the reason of a failure is one line of ours, with a hint where there is
 //     one
-//   - the sandbox is the one of our engine, which always gives up its
-//     privileges: --enable-sandbox adds that it opens no file, --enable-seccomp
-//     that it starts and enters nothing
+//   - the sandbox is the one of our engine, which it has without being asked:
+//     --enable-sandbox warns where it sees files nevertheless, --enable-seccomp
+//     fails where it cannot have a filter
 //
 // The first process is the one that stays, as callers kill it by its id.
 package slirp

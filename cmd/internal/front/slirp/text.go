@@ -27,8 +27,8 @@ Give an existing network namespace a network without root (this is taproot).
 --netns-type=TYPE        what the first operand is (pid, path or tapfd,
                          default=pid)
 --userns-path=PATH       user namespace to join first
---enable-sandbox         take the file system away from what reads the guest
---enable-seccomp         kill it if it starts or enters anything
+--enable-sandbox         warn if what reads the guest's frames sees files
+--enable-seccomp         fail if it cannot have a filter of system calls
 --outbound-addr=IPv4     address or interface that outgoing IPv4 comes from
 --outbound-addr6=IPv6    address or interface that outgoing IPv6 comes from
 --disable-dns            do not answer at the address for DNS (10.0.2.3)

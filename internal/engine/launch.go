@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"unicode"
+
+	"taproot/userns"
+)
+
+// A launcher starts engines.
+type launcher struct {
+	threads *threads
+	mode    SandboxMode
+
+	// refused is why levels of the cell were refused, from the highest on. What was
+	// refused once is not tried again. It belongs to the thread.
+	refused []error
+}
+
+// start starts an engine, which waits for its work. It dies with the thread
+// that started it.
+func (l *launcher) start(how launch) (*process, error) {
+	p, err := l.try(how)
+	if err != nil {
+		return nil, fmt.Errorf("start the engine: %w", err)
+	}
+	go p.wait() // ends with the process
+	return p, nil
+}
+
+// try starts an engine in the closest cell that there is.
+func (l *launcher) try(how launch) (*process, error) {
+	program, err := how.binary.open()
+	if err != nil {
+		return nil, err
+	}
+	defer program.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	said, say, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer say.Close()
+	ours, theirs, err := newWire()
+	if err != nil {
+		said.Close()
+		return nil, err
+	}
+	defer theirs.Close()
+	p := &process{wire: ours, exited: make(chan struct{}), said: said, stderr: how.stderr, beat: cmp.Or(how.beat, watchBeat)}
+	cell := userns.Cell{
+		Program: program, Args: []string{EngineName}, Env: l.environment(os.Environ()),
+		Files: []*os.File{null, null, say, theirs},
+	}
+	err = l.threads.do(func() (err error) {
+		p.process, p.steps, err = l.climbDown(cell, how.binary != nil)
+		return err
+	})
+	if err != nil {
+		said.Close()
+		ours.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// climbDown starts an engine in the highest level of the cell that works. It
+// runs on the thread. What is refused to a foreign program, which may not be
+// static, need not be to others.
+func (l *launcher) climbDown(cell userns.Cell, foreign bool) (*os.Process, []SandboxStep, error) {
+	levels, refused := l.mode.levels(), l.refused
+	for {
+		level := levels[len(refused)]
+		cell.Namespaces, cell.Root = level.namespaces, level.root
+		process, err := cell.Start()
+		if err == nil {
+			return process, level.steps(l.mode, refused), nil
+		}
+		if !errors.As(err, new(*userns.CellError)) || len(refused)+1 == len(levels) {
+			return nil, nil, err
+		}
+		refused = append(slices.Clip(refused), err)
+		if !foreign {
+			l.refused = refused
+		}
+	}
+}
+
+// environment returns what an engine gets of env: what Go's runtime looks at.
+// Everything else is none of its business, and may be a secret.
+//
+// It runs on one processor at a time, unless env says otherwise: the way of a
+// frame from reader to processor to relay then needs no other thread to be
+// woken, which is worth more than a second processor. (Up, one flow, MTU 1500: 8
+// Gbit/s with two, 15 with one.) From its environment, Go's runtime knows before
+// it starts threads.
+func (l *launcher) environment(env []string) []string {
+	var kept []string
+	for _, v := range env {
+		if l.mode == SandboxOff || strings.HasPrefix(v, "GO") {
+			kept = append(kept, v)
+		}
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		kept = append(kept, "GOMAXPROCS=1")
+	}
+	return kept
+}
+
+// wait passes on what the engine says until it is gone.
+func (p *process) wait() {
+	passOn(p.stderr, p.said)
+	p.said.Close()
+	state, err := p.process.Wait()
+	switch {
+	case err != nil:
+		p.err = err
+	case !state.Success():
+		p.err = &exec.ExitError{ProcessState: state}
+	}
+	if n := p.silent.Load(); n > 0 {
+		p.err = errSilentFor(int(n), p.beat)
+	}
+	close(p.exited)
+}
+
+// longestLine is how many bytes of a line are passed on at once.
+const longestLine = 4096
+
+// passOn copies text to a terminal perhaps. Who has taken over the engine must
+// not say anything to it but text.
+func passOn(to io.Writer, from io.Reader) {
+	lines := bufio.NewReaderSize(from, longestLine)
+	for {
+		line, err := lines.ReadSlice('\n')
+		if len(line) > 0 {
+			_, _ = io.WriteString(to, harmless(string(line))) // there is nobody to tell
+		}
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return
+		}
+	}
+}
+
+// harmless replaces what is not text.
+func harmless(line string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, line)
+}

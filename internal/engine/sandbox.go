@@ -1,0 +1,198 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"taproot/userns"
+)
+
+// A Sandbox says what the engine's process gives up. Its capabilities, the
+// descriptors that it was not given and every way to gain privileges it never
+// has.
+type Sandbox struct {
+	Mode SandboxMode
+
+	// Files warns of an engine that has the user's files in view because this
+	// machine offers no means to prevent it.
+	Files bool
+
+	// Calls starts nothing without a filter of system calls.
+	Calls bool
+}
+
+// A SandboxMode says how much of its sandbox an engine must have.
+type SandboxMode uint8
+
+// The modes.
+const (
+	SandboxAuto    SandboxMode = iota // as much as this machine offers; what is skipped is logged
+	SandboxRequire                    // all of it, or nothing runs
+	SandboxOff                        // none, but what every engine gives up
+)
+
+// ParseSandbox returns the mode of that name.
+func ParseSandbox(s string) (SandboxMode, error) {
+	for mode := SandboxAuto; mode <= SandboxOff; mode++ {
+		if s == mode.String() {
+			return mode, nil
+		}
+	}
+	return 0, fmt.Errorf("sandbox %q: want auto, require or off", s)
+}
+
+// String returns the mode's name.
+func (m SandboxMode) String() string {
+	switch m {
+	case SandboxAuto:
+		return "auto"
+	case SandboxRequire:
+		return "require"
+	case SandboxOff:
+		return "off"
+	}
+	return fmt.Sprintf("SandboxMode(%d)", uint8(m))
+}
+
+// A SandboxStep is a part of the sandbox as an engine has it.
+type SandboxStep struct {
+	Name   string // a constant below
+	On     bool
+	Detail string // of what kind it is, or why it is not on
+}
+
+// The steps of the sandbox that may be missing, in the order in which they are
+// taken. They are part of the API.
+const (
+	StepNamespaces = "namespaces" // user, mount, PID, IPC, UTS and cgroup namespaces of its own
+	StepRoot       = "root"       // an empty root directory
+	StepLandlock   = "landlock"   // no files, not even by directories that are open; no signals to others
+	StepSeccomp    = "seccomp"    // no system calls but those of its work
+)
+
+// sandboxError is what SandboxRequire refuses to run with.
+type sandboxError struct {
+	step SandboxStep
+	hint string
+}
+
+// Error names the step and why it was not taken.
+func (e *sandboxError) Error() string {
+	return fmt.Sprintf("sandbox: %s: %s", e.step.Name, e.step.Detail)
+}
+
+// Hint returns the remedy.
+func (e *sandboxError) Hint() string {
+	if e.hint != "" {
+		return e.hint
+	}
+	return "--sandbox=auto does without"
+}
+
+// skipped returns the steps that were not taken, as they are logged.
+func skipped(steps []SandboxStep) string {
+	var list []string
+	for _, s := range steps {
+		if !s.On {
+			list = append(list, s.Name+": "+s.Detail)
+		}
+	}
+	return strings.Join(list, "; ")
+}
+
+// own returns the steps that an engine takes itself, as far as it has told of
+// them.
+func own(told []SandboxStep) []SandboxStep {
+	steps := []SandboxStep{{Name: StepLandlock}, {Name: StepSeccomp}}
+	for i, s := range steps {
+		for _, t := range told {
+			if t.Name == s.Name {
+				steps[i].On, steps[i].Detail = t.On, plain(t.Detail)
+			}
+		}
+	}
+	return steps
+}
+
+// has tells whether a step was taken.
+func has(steps []SandboxStep, name string) bool {
+	for _, s := range steps {
+		if s.Name == name {
+			return s.On
+		}
+	}
+	return false
+}
+
+// check says what must not be missing, and warns of what should not.
+func (s Sandbox) check(steps []SandboxStep) (warning string, err error) {
+	for _, step := range steps {
+		if !step.On && (s.Mode == SandboxRequire || s.Calls && step.Name == StepSeccomp) {
+			return "", &sandboxError{step: step}
+		}
+	}
+	if s.Files && !has(steps, StepRoot) && !has(steps, StepLandlock) {
+		warning = "the engine still sees the files of the user: " + skipped(steps)
+	}
+	return warning, nil
+}
+
+// A level is how much of a cell an engine is started in.
+type level struct{ namespaces, root bool }
+
+// levels returns those to be tried, the highest first.
+func (m SandboxMode) levels() []level {
+	switch m {
+	case SandboxOff:
+		return []level{{}}
+	case SandboxRequire:
+		return []level{{true, true}}
+	}
+	return []level{{true, true}, {true, false}, {}}
+}
+
+// steps returns what a level means, with what was refused above it.
+func (l level) steps(mode SandboxMode, refused []error) []SandboxStep {
+	namespaces := SandboxStep{Name: StepNamespaces, On: l.namespaces}
+	root := SandboxStep{Name: StepRoot, On: l.root}
+	if mode == SandboxOff {
+		namespaces.Detail, root.Detail = switchedOff, switchedOff
+		return []SandboxStep{namespaces, root}
+	}
+	for _, err := range refused {
+		cell := (*userns.CellError)(nil)
+		if !errors.As(err, &cell) {
+			continue
+		}
+		if cell.Root && root.Detail == "" {
+			root.Detail = cell.Error()
+		}
+		if cell.Namespaces {
+			namespaces.Detail = cell.Error()
+		}
+	}
+	if !l.root && root.Detail == "" {
+		root.Detail = "not without " + StepNamespaces
+	}
+	return []SandboxStep{namespaces, root}
+}
+
+// switchedOff is the detail of steps that nobody wanted.
+const switchedOff = "--sandbox=off"
+
+// sandboxIs notes what the engine has given up, and logs what it has not.
+func (s *supervisor) sandboxIs(steps []SandboxStep) {
+	s.mu.Lock()
+	first := s.sandbox == nil
+	s.sandbox = steps
+	s.mu.Unlock()
+	missing := skipped(steps)
+	switch {
+	case missing == "" || s.cfg.Sandbox.Mode == SandboxOff || !first:
+	case !has(steps, StepRoot) && !has(steps, StepLandlock), !has(steps, StepSeccomp):
+		s.log.Warn("sandbox incomplete", "skipped", missing)
+	default: // something else does the same
+		s.log.Info("sandbox incomplete", "skipped", missing)
+	}
+}
