@@ -59,7 +59,8 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// A Server is the socket. It must be closed, and answers while it runs.
+// A Server is the socket. It must be closed, and answers while it runs. nil stands
+// for an instance without a socket: Start and Close do nothing.
 type Server struct {
 	cfg      Config
 	own      bool // the directory is Directory
@@ -73,6 +74,7 @@ type Server struct {
 	instance Instance
 	rules    Table
 
+	running sync.WaitGroup // what Start began
 	closing sync.Once
 	closed  error // what Close returns
 }
@@ -111,9 +113,18 @@ func Listen(cfg Config) (*Server, error) {
 func (s *Server) Path() string { return s.cfg.Path }
 
 // Close stops listening, ends all connections, which ends Run, and removes the
-// socket's file if it is still ours. More calls wait for the first and return
-// the same.
+// socket's file if it is still ours. It waits for what Start began. More calls wait
+// for the first and return the same.
 func (s *Server) Close() error {
+	if s == nil {
+		return nil
+	}
+	err := s.shut()
+	s.running.Wait()
+	return err
+}
+
+func (s *Server) shut() error {
 	s.closing.Do(func() { s.closed = s.close() })
 	return s.closed
 }
@@ -144,6 +155,19 @@ func ignoreClosed(err error) error {
 	return err
 }
 
+// Start is Run on a goroutine of the server's own, which Close waits for. What goes
+// wrong is logged.
+func (s *Server) Start(ctx context.Context, instance Instance, rules Table) {
+	if s == nil {
+		return
+	}
+	s.running.Go(func() {
+		if err := s.Run(ctx, instance, rules); err != nil {
+			s.cfg.Log.Warn("API socket", "error", err)
+		}
+	})
+}
+
 // Run answers clients until ctx ends or Close is called. It has goroutines for
 // each connection, all of which have returned when Run returns.
 func (s *Server) Run(ctx context.Context, instance Instance, rules Table) error {
@@ -165,7 +189,7 @@ func (s *Server) Run(ctx context.Context, instance Instance, rules Table) error 
 			conns.Done()
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = s.shut() })
 	defer stop()
 	us := uint32(os.Geteuid())
 	err := s.http.Serve(&guard{

@@ -1,6 +1,7 @@
 package callers
 
 import (
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,5 +79,39 @@ func TestRootlesskitPorts(t *testing.T) {
 			}
 		}
 		w.wantCall(t, "--mtu 65520 -r 3 --api-socket "+w.Dir+"/state/.s4nn.sock ID tap0")
+	})
+}
+
+// TestRootlesskitPortsLater publishes and takes back while the command runs, as
+// dockerd's proxy does, and has taproot ctl see it where the environment asks for
+// its socket.
+func TestRootlesskitPortsLater(t *testing.T) {
+	t.Parallel()
+	eachRootlesskit(t, func(t *testing.T, w *world) {
+		lab.NeedProgram(t, "rootlessctl")
+		state := w.Dir + "/state"
+		c := w.rootlesskit("--state-dir="+state+" --port-driver=slirp4netns", w.ProgramArgs("serve", ":80")...)
+		c.Env = append(c.Env, "TAPROOT_API=auto")
+		c.MustStart()
+		ctl := func(args ...string) *lab.Cmd {
+			return w.user("rootlessctl", append([]string{"--socket=" + state + "/api.sock"}, args...)...)
+		}
+		w.Eventually("rootlesskit answers", func() bool { return ctl("info").MustStart().Status() == 0 })
+		for id := range 3 { // the port is free again at once
+			ctl("add-ports", "0.0.0.0:8080:80/tcp", "0.0.0.0:8080:80/udp").MustRun()
+			for _, network := range []string{"tcp", "udp"} {
+				wantPeer(t, w.Outside, network, lab.Host4+":8080", lab.Outside4)
+			}
+			if !w.original {
+				wantContains(t, "ports", w.user(w.TaprootPath(), "ctl", "ports").MustRun(), "0.0.0.0:8080", "tcp", "udp")
+			}
+			ctl("remove-ports", strconv.Itoa(2*id+1), strconv.Itoa(2*id+2)).MustRun()
+			if _, err := whoAmI(w.Outside, "tcp", lab.Host4+":8080"); err == nil {
+				t.Error("the port is still open")
+			}
+		}
+		c.Signal(syscall.SIGTERM)
+		c.Status()
+		w.wantNothingLeft(t)
 	})
 }

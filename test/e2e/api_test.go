@@ -3,11 +3,13 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"taproot/test/lab"
 )
@@ -170,6 +174,61 @@ func TestFlowsOut(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFlowLimitEvent: who watches is told that a guest has met a limit, once, and
+// not of each flow that is refused.
+func TestFlowLimitEvent(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	w := newWeb(t, l)
+	events := taproot(l, "ctl", "web", "events").MustStart()
+	lab.Eventually(t, "events are told", func() bool { return strings.Contains(events.Out(), "start") })
+	guest := networkOf(t, l, w.shell)
+	const most = 256 // flow.Config.MaxICMP
+	ping := func(identifiers int) {
+		if err := guest.Do(func() error { return echoRequests(lab.Outside4, identifiers) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ping(most / 2)
+	w.ctl("stats") // answered after what came before
+	if strings.Contains(events.Out(), "flow-limit") {
+		t.Errorf("below the limit: got %q", events.Out())
+	}
+	lab.Eventually(t, "the limit is told", func() bool {
+		ping(2 * most) // frames may be lost
+		return strings.Contains(events.Out(), "flow-limit (icmp)")
+	})
+	answer, _ := w.ask("GET", "/v1/stats", "")
+	protocols, _ := answer["protocols"].(map[string]any)
+	icmp, _ := protocols["icmp"].(map[string]any)
+	refused, _ := icmp["refused"].(float64)
+	if icmp["peak"] != float64(most) || refused < most/2 {
+		t.Errorf("stats: got %v, want a peak of %d and the rest refused", icmp, most)
+	}
+	if n := strings.Count(events.Out(), "flow-limit"); n > int(refused)/10 {
+		t.Errorf("got %d events for %v flows, want one a second at most", n, refused)
+	}
+}
+
+// echoRequests sends an echo request of each identifier from 1 on.
+func echoRequests(to string, identifiers int) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	address := &unix.SockaddrInet4{Addr: netip.MustParseAddr(to).As4()}
+	for id := 1; id <= identifiers; id++ {
+		// The sum of type 8 and the identifier is its own checksum's complement.
+		request := binary.BigEndian.AppendUint16([]byte{8, 0}, ^uint16(0x0800+id))
+		request = append(binary.BigEndian.AppendUint16(request, uint16(id)), 0, 0)
+		if err := unix.Sendto(fd, request, 0, address); err != nil {
+			return os.NewSyscallError("sendto", err)
+		}
+	}
+	return nil
 }
 
 // TestControlEngineKilled wants the API to say what is true while the engine

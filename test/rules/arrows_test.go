@@ -26,7 +26,7 @@ func arrows() map[string][]string {
 		"cmd/internal/caller": {}, // its descriptors and signals
 		"cmd/internal/getopt": {},
 		"cmd/internal/front/slirp": {
-			"cmd/internal/caller", "cmd/internal/getopt", "internal/control", "internal/engine", "internal/plan", "portfwd",
+			"cmd/internal/caller", "cmd/internal/getopt", "internal/api", "internal/control", "internal/engine", "internal/plan", "portfwd",
 			"stack/nat", "stack/policy", "userns",
 		},
 

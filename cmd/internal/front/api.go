@@ -1,16 +1,13 @@
 package front
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 
 	"github.com/spf13/pflag"
 
 	"taproot/internal/api"
-	"taproot/internal/engine"
 	"taproot/portfwd"
 )
 
@@ -46,20 +43,12 @@ func (o *apiOptions) check() error {
 	return nil
 }
 
-// A served is an instance's socket. The zero value has none.
-type served struct {
-	server *api.Server
-	log    *slog.Logger
-	wg     sync.WaitGroup
-}
-
-// serve makes the socket that the options ask for. word is what an instance
-// without a name is called by. One that nobody has asked for is done without
-// where it cannot be.
-func (p *program) serve(o *apiOptions, word string, source portfwd.SourceMode, log *slog.Logger) (*served, error) {
-	s := &served{log: log}
+// serve makes the socket that the options ask for; it may be nil. word is what an
+// instance without a name is called by. One that nobody has asked for is done
+// without where it cannot be.
+func (p *program) serve(o *apiOptions, word string, source portfwd.SourceMode, log *slog.Logger) (*api.Server, error) {
 	if o.api == "off" || p.listen == nil {
-		return s, nil
+		return nil, nil
 	}
 	cfg := api.Config{Name: o.name, Version: p.version, Source: source, Log: log}
 	if o.name == "" {
@@ -68,8 +57,8 @@ func (p *program) serve(o *apiOptions, word string, source portfwd.SourceMode, l
 	if o.api != "auto" {
 		cfg.Path = o.api
 	}
-	var err error
-	if s.server, err = p.listen(cfg); err != nil && (o.name != "" || o.api != "auto") {
+	s, err := p.listen(cfg)
+	if err != nil && (o.name != "" || o.api != "auto") {
 		if errors.Is(err, api.ErrLive) {
 			err = &explained{err, "taproot ls shows it; choose another name"}
 		}
@@ -81,25 +70,9 @@ func (p *program) serve(o *apiOptions, word string, source portfwd.SourceMode, l
 	return s, nil
 }
 
-// run answers clients from now on.
-func (s *served) run(ctx context.Context, in *engine.Instance) {
-	if s.server == nil {
-		return
+// closeSocket removes an instance's socket and waits for clients to be gone.
+func closeSocket(s *api.Server, log *slog.Logger) {
+	if err := s.Close(); err != nil {
+		log.Warn("API socket", "error", err)
 	}
-	s.wg.Go(func() {
-		if err := s.server.Run(ctx, in, in.Rules); err != nil {
-			s.log.Warn("API socket", "error", err)
-		}
-	})
-}
-
-// close removes the socket and waits for clients to be gone.
-func (s *served) close() {
-	if s.server == nil {
-		return
-	}
-	if err := s.server.Close(); err != nil {
-		s.log.Warn("API socket", "error", err)
-	}
-	s.wg.Wait()
 }

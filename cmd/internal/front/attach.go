@@ -166,7 +166,7 @@ func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns
 		if err := p.tellPicked(cfg.Rules, in.Rules.List()); err != nil {
 			return err
 		}
-		served.run(ctx, in)
+		served.Start(ctx, in, in.Rules)
 		d.ready.Ready()
 		wg.Go(func() {
 			if d.exit.HungUp(ctx) {
@@ -178,7 +178,7 @@ func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns
 	err = p.attach(ctx, a, cfg)
 	hungUp := errors.Is(context.Cause(ctx), errHungUp)
 	leave(nil)
-	served.close()
+	closeSocket(served, cfg.Log)
 	wg.Wait()
 	if s := caught(); s != syscall.Signal(0) {
 		p.status = caller.DieBy(s)

@@ -55,11 +55,11 @@ func (p *program) start(c *cobra.Command, o *options, command []string) (err err
 		if err := p.tellPicked(cfg.Rules, in.Rules.List()); err != nil {
 			return err
 		}
-		served.run(c.Context(), in)
+		served.Start(c.Context(), in, in.Rules)
 		return nil
 	}
 	p.status, err = p.run(c.Context(), guest, cfg)
-	served.close()
+	closeSocket(served, cfg.Log)
 	if err == nil {
 		return nil
 	}

@@ -5,54 +5,24 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"sync"
 
 	"taproot/internal/api"
-	"taproot/internal/engine"
 	"taproot/portfwd"
 )
 
-// A control is the socket of --conf-path, which is that of taproot's API: pesto
-// and `taproot ctl` see and change the same rules there. The zero value is
-// without one.
-type control struct {
-	server *api.Server
-	log    *slog.Logger
-	wg     sync.WaitGroup
-}
-
-// listen makes the socket, unless path is empty. Who connects is answered once
-// run was called.
-func (c *control) listen(path, version string, log *slog.Logger) (err error) {
-	if path == "" {
-		return nil
+// listen makes the socket of --conf-path, which is that of taproot's API: pesto and
+// `taproot ctl` see and change the same rules there. Without the option it is the
+// one that the environment asks for, or none.
+func (o *options) listen(version string, log *slog.Logger) (*api.Server, error) {
+	cfg := api.Config{Name: api.NewName(Name), Path: o.control, Version: version, Log: log}
+	if o.control != "" {
+		return api.Listen(cfg)
 	}
-	c.log = log
-	c.server, err = api.Listen(api.Config{Name: api.NewName(Name), Path: path, Version: version, Log: log})
-	return err
-}
-
-// run answers clients from now on, until close is called. It has one goroutine.
-func (c *control) run(ctx context.Context, in *engine.Instance, o *options) {
-	if c.server == nil {
-		return
+	s, err := api.ListenAsked(cfg)
+	if err != nil {
+		log.Warn("no API socket", "error", err)
 	}
-	c.wg.Go(func() {
-		if err := c.server.Run(ctx, in, completed{in.Rules, o}); err != nil {
-			c.log.Warn("control socket", "error", err)
-		}
-	})
-}
-
-// close removes the socket and waits for clients to be gone.
-func (c *control) close() {
-	if c.server == nil {
-		return
-	}
-	if err := c.server.Close(); err != nil {
-		c.log.Warn("control socket", "error", err)
-	}
-	c.wg.Wait()
+	return s, nil
 }
 
 // A completed table holds for rules that come later what the options say of

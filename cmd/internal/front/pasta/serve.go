@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"taproot/internal/api"
 	"taproot/internal/engine"
 )
 
@@ -41,7 +42,7 @@ func (p *program) serve(ctx context.Context, o *options) error {
 		if err := publish(ctx, i.Rules, s.published); err != nil {
 			return err
 		}
-		s.control.run(ctx, i, o)
+		s.control.Start(ctx, i, completed{i.Rules, o})
 		if err := s.writePID(); err != nil || waiting == nil {
 			return err
 		}
@@ -66,7 +67,7 @@ func (p *program) command(ctx context.Context, o *options) (status int, err erro
 		if err := publish(ctx, i.Rules, s.published); err != nil {
 			return err
 		}
-		s.control.run(ctx, i, o)
+		s.control.Start(ctx, i, completed{i.Rules, o})
 		return s.writePID()
 	}
 	status, err = p.run(ctx, o.guest(), s.config)
@@ -83,7 +84,7 @@ type service struct {
 	pid       *os.File  // nil without --pid
 	after     io.Writer // where messages go in the background
 	files     []*os.File
-	control   control
+	control   *api.Server // nil if there is none
 }
 
 // prepare opens the files that the options name, so that one that cannot be
@@ -93,7 +94,7 @@ func (p *program) prepare(o *options) (*service, error) {
 	s := &service{config: o.config(ephemeral), published: o.publications(ephemeral), after: &systemLog{}}
 	err := s.open(o, p.err)
 	if err == nil {
-		err = s.control.listen(o.control, p.version, s.config.Log)
+		s.control, err = o.listen(p.version, s.config.Log)
 	}
 	if err != nil {
 		s.close()
@@ -143,7 +144,9 @@ func (s *service) create(path string) (*os.File, error) {
 }
 
 func (s *service) close() {
-	s.control.close()
+	if err := s.control.Close(); err != nil {
+		s.config.Log.Warn("control socket", "error", err)
+	}
 	for _, f := range s.files {
 		f.Close()
 	}

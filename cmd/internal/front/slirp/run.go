@@ -13,6 +13,7 @@ import (
 
 	"taproot/cmd/internal/caller"
 	"taproot/cmd/internal/getopt"
+	native "taproot/internal/api"
 	"taproot/internal/control"
 	"taproot/internal/engine"
 )
@@ -140,8 +141,14 @@ func (p *program) serve(ctx context.Context, o *options) (err error) {
 	cfg.Warn = func(message, _ string) { // hints name options of taproot's own
 		fmt.Fprintf(p.err, "%s: warning: %s\n", p.name, message)
 	}
+	ours, err := native.ListenAsked(native.Config{Name: native.NewName(Name), Version: p.version, Log: cfg.Log})
+	if err != nil {
+		cfg.Warn("no API socket: "+err.Error(), "")
+	}
+	defer ours.Close()
 	cfg.Ready = func(i *engine.Instance) error {
 		o.describe(p.out)
+		ours.Start(ctx, i, i.Rules)
 		if api != nil {
 			wg.Go(func() { api.Run(ctx, forwards{i.Rules}) })
 		}
