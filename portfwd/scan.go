@@ -57,6 +57,24 @@ func (s *Scanner) Scan(p flow.Proto) ([]Open, error) {
 	return list, nil
 }
 
+// A Connection is a TCP connection as the one who has it sees it.
+type Connection struct{ Local, Peer netip.AddrPort }
+
+// Connections returns TCP connections that may last without a segment being sent,
+// limit at most.
+func (s *Scanner) Connections(limit int) ([]Connection, error) {
+	var list []Connection
+	err := s.each(flow.TCP, 1<<stateOpen|1<<stateFinWait1|1<<stateFinWait2|1<<stateCloseWait, func(o owned) {
+		if len(list) < limit {
+			list = append(list, Connection{netip.AddrPortFrom(o.Addr, o.Port), o.peer})
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list connections: %w", err)
+	}
+	return list, nil
+}
+
 // each calls f for each socket of a protocol that is in one of some states, a
 // set of bits, in both families.
 func (s *Scanner) each(p flow.Proto, states uint32, f func(owned)) error {
@@ -105,6 +123,10 @@ const (
 	diagByFamily   = 20
 	diagRequestLen = 56
 	diagMessageLen = 72
+	stateOpen      = 1 // this and the next three of a TCP connection that may be silent for long
+	stateFinWait1  = 4
+	stateFinWait2  = 5
+	stateCloseWait = 8
 	stateClose     = 7 // of a UDP socket that is not connected
 	stateListen    = 10
 	stateBound     = 13 // of a TCP socket that is bound and nothing else; Linux 6.8
@@ -167,6 +189,7 @@ func diagError(data []byte) error {
 // An owned is a socket with what tells who has it.
 type owned struct {
 	Open
+	peer  netip.AddrPort
 	uid   uint32
 	inode uint32 // 0: no process has it any more
 }
@@ -180,11 +203,14 @@ func parseSocket(data []byte, p flow.Proto) (owned, bool) {
 		Open: Open{Proto: p, Port: binary.BigEndian.Uint16(data[4:])},
 		uid:  binary.NativeEndian.Uint32(data[64:]), inode: binary.NativeEndian.Uint32(data[68:]),
 	}
+	peerPort := binary.BigEndian.Uint16(data[6:])
 	switch data[0] {
 	case unix.AF_INET:
 		o.Addr = netip.AddrFrom4([4]byte(data[8:12]))
+		o.peer = netip.AddrPortFrom(netip.AddrFrom4([4]byte(data[24:28])), peerPort)
 	case unix.AF_INET6:
 		o.Addr = netip.AddrFrom16([16]byte(data[8:24])).Unmap()
+		o.peer = netip.AddrPortFrom(netip.AddrFrom16([16]byte(data[24:40])).Unmap(), peerPort)
 	default:
 		return owned{}, false
 	}

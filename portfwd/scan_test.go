@@ -179,3 +179,29 @@ func BenchmarkScan(b *testing.B) {
 		})
 	}
 }
+
+// TestConnections wants both ends of a connection, each as it sees it.
+func TestConnections(t *testing.T) {
+	s := newScanner(t)
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		at := func(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
+		ours := Connection{at(c.LocalAddr()), at(c.RemoteAddr())}
+		list, err := s.Connections(1 << 20)
+		if err != nil || !slices.Contains(list, ours) || !slices.Contains(list, Connection{ours.Peer, ours.Local}) {
+			t.Errorf("got %v, %v, want both ends of %v", list, err, ours)
+		}
+		if list, err := s.Connections(1); err != nil || len(list) != 1 {
+			t.Errorf("limit of 1: got %v, %v", list, err)
+		}
+	}
+}

@@ -153,19 +153,34 @@ func setDSCP(packet []byte, dscp uint8) {
 // Reset answers a SYN with RST (RFC 9293 §3.5.2): nobody listens at the
 // destination.
 func (s *Stack) Reset(syn *SYN) error {
-	ipLen := syn.tcpAt - atIP
-	b := make([]byte, ipLen+header.TCPMinimumSize)
-	s.putIP(b, syn.Destination.Addr(), syn.Source.Addr(), uint8(header.TCPProtocolNumber), header.TCPMinimumSize)
-	tcp := header.TCP(b[ipLen:])
 	data := len(syn.frame) - syn.tcpAt - int(header.TCP(syn.frame[syn.tcpAt:]).DataOffset())
-	tcp.Encode(&header.TCPFields{
-		SrcPort:    syn.Destination.Port(),
-		DstPort:    syn.Source.Port(),
-		AckNum:     syn.Sequence + 1 + uint32(data),
-		DataOffset: header.TCPMinimumSize,
-		Flags:      header.TCPFlagRst | header.TCPFlagAck,
+	return s.sendBare(syn.Destination, syn.Source, header.TCPFields{
+		AckNum: syn.Sequence + 1 + uint32(data), Flags: header.TCPFlagRst | header.TCPFlagAck,
 	})
-	sum := pseudoSum(syn.Destination.Addr(), syn.Source.Addr(), uint8(header.TCPProtocolNumber), header.TCPMinimumSize)
+}
+
+// Probe sends the guest an acknowledgement of nothing in particular. If it takes
+// that for a segment of a connection, it answers with one that says what it expects
+// (RFC 9293 §3.10.7.4), and that of a connection which the stack does not have is
+// answered with RST in turn. So ends what outlived the engine before, also where
+// nobody would have sent anything again.
+func (s *Stack) Probe(source, destination netip.AddrPort) error {
+	if source.Addr().Is4() != destination.Addr().Is4() {
+		return errFamilies
+	}
+	return s.sendBare(source, destination, header.TCPFields{SeqNum: 1, AckNum: 1, Flags: header.TCPFlagAck})
+}
+
+// sendBare sends a segment without options or data.
+func (s *Stack) sendBare(source, destination netip.AddrPort, f header.TCPFields) error {
+	const size = header.TCPMinimumSize
+	ipLen := ipHeaderLen(destination.Addr())
+	b := make([]byte, ipLen+size)
+	s.putIP(b, source.Addr(), destination.Addr(), uint8(header.TCPProtocolNumber), size)
+	f.SrcPort, f.DstPort, f.DataOffset = source.Port(), destination.Port(), size
+	tcp := header.TCP(b[ipLen:])
+	tcp.Encode(&f)
+	sum := pseudoSum(source.Addr(), destination.Addr(), uint8(header.TCPProtocolNumber), size)
 	tcp.SetChecksum(^checksum.Checksum(tcp, sum))
 	return s.SendPacket(b)
 }

@@ -227,6 +227,32 @@ func TestResetSegment(t *testing.T) {
 	}
 }
 
+// TestProbe wants an acknowledgement of nothing, in either family, and none between
+// the two.
+func TestProbe(t *testing.T) {
+	for _, ends := range [][2]netip.AddrPort{{synTo4, synFrom4}, {synTo6, synFrom6}} {
+		a, b, err := taptest.Pair(tap.Features{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		defer a.Close()
+		s := newStack(t, Config{Device: a, MTU: 1500, MAC: gatewayMAC, Addresses: []netip.Addr{gateway4, gateway6}})
+		if err := s.Probe(ends[0], ends[1]); err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		_ = b.Stop()
+		_ = b.NewReader(make([]byte, 100)).Run(func(n int) { got = n })
+		if want := atIP + ipHeaderLen(ends[0].Addr()) + header.TCPMinimumSize; got != want {
+			t.Errorf("got a frame of %d bytes, want %d", got, want)
+		}
+		if s.Probe(ends[0], netip.AddrPortFrom(netip.IPv6Unspecified(), 1)) == nil && ends[0].Addr().Is4() {
+			t.Error("two families: got no error")
+		}
+	}
+}
+
 // FuzzSYN gives the classifier any frame, and does all that can be done with a
 // SYN that is found in it.
 func FuzzSYN(f *testing.F) {

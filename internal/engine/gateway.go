@@ -53,6 +53,8 @@ type gateway struct {
 
 	dnsConns chan struct{} // as many as there are connections
 
+	orphans chan []portfwd.Connection // pages of them, see endOrphans
+
 	queries chan *query     // of the supervisor's
 	limited chan flow.Proto // capacity 1: flows have met a limit
 
@@ -68,6 +70,7 @@ const hostName = "host.taproot.internal"
 func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
 	g := &gateway{
 		log: log, spec: st.spec, wire: w, dnsConns: make(chan struct{}, maxDNSConns),
+		orphans: make(chan []portfwd.Connection, maxOrphans/pageOrphans),
 		queries: make(chan *query, maxQueries), limited: make(chan flow.Proto, 1),
 	}
 	g.flows = flow.New(flow.Config{Full: g.flowsFull})
@@ -251,7 +254,7 @@ func (g *gateway) run(ctx context.Context) error {
 		g.sockets.close()
 		return err
 	}
-	parts := map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "dns": g.dns.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil, "ports": g.ports.Run}
+	parts := map[string]func(context.Context) error{"tcp": g.tcp.Run, "udp": g.udp.Run, "dns": g.dns.Run, "icmp": g.echo.Run, "ra": g.advertiseUntil, "ports": g.ports.Run, "orphans": g.probeOrphans}
 	if g.shortcut != nil {
 		parts["shortcut"], parts["doubts"] = g.shortcut.Run, g.tellUndiverted
 	}
@@ -312,6 +315,11 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		return
 	case m.Query != nil:
 		g.ask(w, m.Query)
+	case m.Orphans != nil && g.stack != nil:
+		select {
+		case g.orphans <- m.Orphans:
+		default: // more than a supervisor of ours knows
+		}
 	case m.Ping:
 		_ = w.send(message{Pong: true}) // the supervisor may be gone
 	case m.Unpublish != 0:

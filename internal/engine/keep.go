@@ -82,7 +82,7 @@ func (s *supervisor) keep(ctx context.Context, launcher *launcher) {
 			s.deviceGone(ctx, gone)
 			return
 		}
-		if s.replaced() {
+		if s.replaced(ctx) {
 			continue
 		}
 		s.died(cmp.Or(engine.err, errEnded))
@@ -159,6 +159,7 @@ func (s *supervisor) restart(ctx context.Context, launcher *launcher, n int) err
 		return nil
 	}
 	s.countRestart()
+	orphans := s.orphans(ctx) // while there are no others
 	engine, err := launcher.start(s.launch())
 	if err != nil {
 		return err
@@ -174,5 +175,6 @@ func (s *supervisor) restart(ctx context.Context, launcher *launcher, n int) err
 		engine.stop()
 		return nil
 	}
+	s.endOrphans(orphans)
 	return s.rules.Republish()
 }

@@ -186,7 +186,7 @@ func (s *supervisor) takeNext() *replacement {
 
 // replaced has the engine that waits take over from one that is gone. It returns
 // false if none waits.
-func (s *supervisor) replaced() bool {
+func (s *supervisor) replaced(ctx context.Context) bool {
 	r := s.takeNext()
 	if r == nil {
 		return false
@@ -194,10 +194,12 @@ func (s *supervisor) replaced() bool {
 	s.countRestart()
 	s.events.tell(EventEngineReplaced, r.binary.String())
 	s.setBinary(r.binary)
+	orphans := s.orphans(ctx)
 	if err := s.handOver(r.process); err != nil {
 		s.log.Debug("engine did not take over", "error", err) // it is dead, and the next to be kept
 	} else {
 		s.engineState(EngineRunning)
+		s.endOrphans(orphans)
 	}
 	close(r.taken)
 	if err := s.rules.Republish(); err != nil {

@@ -28,20 +28,21 @@ type hostState struct {
 // is set, except where it says otherwise.
 type message struct {
 	// To the engine:
-	Start     *spec              `json:",omitempty"` // with the device and perhaps a capture file
-	Host      *hostState         `json:",omitempty"` // what has changed
-	Plan      *plan.Plan         `json:",omitempty"` // the guest's new addresses
-	Publish   []portfwd.Listener `json:",omitempty"` // with their sockets, maxRights at most
-	Unpublish int                `json:",omitempty"` // the rule's id
-	EndFlows  bool               `json:",omitempty"` // with Unpublish: the rule's flows end too
-	Pause     *portfwd.SocketID  `json:",omitempty"` // that is not to listen
-	Resume    *portfwd.SocketID  `json:",omitempty"` // that is to listen again
-	Sockets   *socketReply       `json:",omitempty"` // with sockets
-	Divert    *divertState       `json:",omitempty"` // with listeners perhaps
-	Query     *query             `json:",omitempty"`
-	Connected *connectReply      `json:",omitempty"` // with a socket perhaps
-	Ping      bool               `json:",omitempty"` // a Pong is wanted
-	Go        bool               `json:",omitempty"` // with spec.Waits: packets are to move
+	Start     *spec                `json:",omitempty"` // with the device and perhaps a capture file
+	Host      *hostState           `json:",omitempty"` // what has changed
+	Plan      *plan.Plan           `json:",omitempty"` // the guest's new addresses
+	Publish   []portfwd.Listener   `json:",omitempty"` // with their sockets, maxRights at most
+	Unpublish int                  `json:",omitempty"` // the rule's id
+	EndFlows  bool                 `json:",omitempty"` // with Unpublish: the rule's flows end too
+	Pause     *portfwd.SocketID    `json:",omitempty"` // that is not to listen
+	Resume    *portfwd.SocketID    `json:",omitempty"` // that is to listen again
+	Sockets   *socketReply         `json:",omitempty"` // with sockets
+	Divert    *divertState         `json:",omitempty"` // with listeners perhaps
+	Query     *query               `json:",omitempty"`
+	Connected *connectReply        `json:",omitempty"` // with a socket perhaps
+	Ping      bool                 `json:",omitempty"` // a Pong is wanted
+	Orphans   []portfwd.Connection `json:",omitempty"` // of the guest, that an engine before had
+	Go        bool                 `json:",omitempty"` // with spec.Waits: packets are to move
 
 	// First from the one, then from the other, if the engine is of another build
 	// perhaps; before all else.

@@ -6,12 +6,14 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"taproot/internal/plan"
+	"taproot/portfwd"
 	"taproot/test/settle"
 )
 
@@ -179,5 +181,14 @@ func TestLastWords(t *testing.T) {
 	}
 	if _, _, err := ours.receive(); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want %v", err, io.EOF)
+	}
+}
+
+// TestLongestOrphans wants a page of the longest addresses to fit.
+func TestLongestOrphans(t *testing.T) {
+	end := netip.MustParseAddrPort("[2001:db8:1111:2222:3333:4444:5555:6666]:65535")
+	page := slices.Repeat([]portfwd.Connection{{Local: end, Peer: end}}, pageOrphans)
+	if _, err := (message{Orphans: page}).encode(); err != nil {
+		t.Error(err)
 	}
 }
