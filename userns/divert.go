@@ -66,6 +66,10 @@ type Diversion struct {
 	sysctls []savedSysctl
 	// +checklocks:mu
 	down map[int32]bool // links that were seen to be down
+	// crowded says that the guest may have nested networks or translate addresses:
+	// there was another device that was up, or another table of nf_tables.
+	// +checklocks:mu
+	crowded bool
 	// +checklocks:mu
 	heir bool // there were rules of ours before; who made them was killed
 	// +checklocks:mu
@@ -88,7 +92,14 @@ type Diversion struct {
 //     reach them;
 //   - packet sockets bound to lo, if there are such, see Clients;
 //   - for the device the sysctl accept_local = 1 of net.ipv4.conf and, if it was
-//     1 there or for all devices, rp_filter = 2; and net.ipv4.tcp_early_demux = 0.
+//     1 there or for all devices, rp_filter = 2.
+//
+// What is for nested networks, and for guests that translate addresses, is made
+// when there is another device that is up or another table of nf_tables, by Wait if
+// that comes later: a chain that translates, which costs each datagram of the guest's
+// a tenth of the time that it takes to send it, and the sysctl
+// net.ipv4.tcp_early_demux = 0. Until then connections go by frames whose source
+// somebody translates.
 //
 // The rules set the DSCP of SYNs to the device, the bits 0x70000000 of packet marks
 // and three bits of connection labels, and keep the source of diverted connections
@@ -130,7 +141,7 @@ func (d *Diversion) Clients() []*os.File {
 }
 
 // Nested tells whether connections from networks nested in the guest's are
-// diverted too.
+// diverted too, as soon as there are any.
 func (d *Diversion) Nested() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -244,6 +255,9 @@ func (d *Diversion) install() error {
 		d.heir = d.hasAnyRules()
 	}
 	d.link = link
+	if err := d.look(); err != nil {
+		return err
+	}
 	if err := d.setSysctls(); err != nil {
 		return err
 	}
@@ -274,7 +288,7 @@ func (d *Diversion) setRules() error {
 			d.options.entering = false
 			closeFiles(d.clients)
 			d.clients = nil
-		case d.options.nested:
+		case d.nests():
 			d.options.nested = false
 		default:
 			return err
@@ -292,10 +306,23 @@ func lacking(err error) bool {
 //
 // +checklocks:d.mu
 func (d *Diversion) tables() []nft.Table {
-	tables := make([]nft.Table, len(d.sides))
+	var tables []nft.Table
+	for _, r := range d.rulesets() {
+		tables = append(tables, r.table())
+	}
+	return tables
+}
+
+// rulesets returns what makes them, one for each family.
+//
+// +checklocks:d.mu
+func (d *Diversion) rulesets() []*ruleset {
+	rulesets := make([]*ruleset, len(d.sides))
+	wants := d.options
+	wants.nested = d.nests()
 	for i, s := range d.sides {
 		r := &ruleset{
-			family: s.family, link: uint32(d.link), to: s.listener, wants: d.options,
+			family: s.family, link: uint32(d.link), to: s.listener, wants: wants,
 			bound: s.bound,
 		}
 		for _, addr := range d.want.Except {
@@ -308,7 +335,7 @@ func (d *Diversion) tables() []nft.Table {
 				r.behind = append(r.behind, p)
 			}
 		}
-		tables[i] = r.table()
+		rulesets[i] = r
 	}
-	return tables
+	return rulesets
 }

@@ -65,7 +65,7 @@ func TestDivertOlderKernel(t *testing.T) {
 		{lacks: []string{"ct"}, want: "this kernel's nf_tables lacks a part"},
 		{lacks: []string{"route"}, want: "this kernel's nf_tables lacks a part: chain output: no such file"},
 	} {
-		d := &Diversion{sides: sides(), options: allOptions(true), rules: nft.NewConn(&olderKernel{lacks: tt.lacks})}
+		d := &Diversion{sides: sides(), options: allOptions(true), crowded: true, rules: nft.NewConn(&olderKernel{lacks: tt.lacks})}
 		d.mu.Lock()
 		err := d.setRules()
 		got := d.options

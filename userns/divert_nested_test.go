@@ -3,9 +3,11 @@ package userns
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -70,7 +72,19 @@ func (w *world) contain(t *testing.T) *Namespace {
 		t.Fatal(err)
 	}
 	device.Close()
+	w.hears(t)
 	return inner
+}
+
+// hears has the diversion do what Wait does about a device of the guest's.
+func (w *world) hears(t *testing.T) {
+	t.Helper()
+	if w.diversion == nil {
+		return
+	}
+	if changed, err := w.diversion.changed(); changed || err != nil {
+		t.Fatalf("another device: got %v, %v, want false and no error", changed, err)
+	}
 }
 
 // makeBridge makes a bridge with a cable, whose other end is eth0 of a process.
@@ -322,6 +336,93 @@ func TestDivertNested(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// TestDivertNestedLater wants what nested networks need to be made when there may be
+// some, whether that is before the diversion or after, and not sooner.
+func TestDivertNestedLater(t *testing.T) {
+	if !asUserWithTUN(t) {
+		return
+	}
+	w := newWorld(t, Divert{})
+	w.wantNested(t, "alone", false)
+	w.contain(t)
+	w.wantNested(t, "with another device", true)
+	if err := w.diversion.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	closeFiles(w.diversion.Listeners())
+	w.divert(Divert{})
+	w.wantNested(t, "with another device from the start", true)
+}
+
+// TestDivertNestedMarks wants what is made later not to come between ours and what
+// the guest has at the same place, which is called before and changes marks.
+func TestDivertNestedMarks(t *testing.T) {
+	if !asUserWithTUN(t) {
+		return
+	}
+	w := newWorld(t, Divert{})
+	mark := nft.Join(nft.Immediate(native(7)), nft.StoreMeta(unix.NFT_META_MARK))
+	for _, f := range []uint8{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
+		w.guestTables(t, nft.Table{Family: f, Name: "marks", Chains: []nft.Chain{
+			{Name: "out", Type: "route", Hook: unix.NF_INET_LOCAL_OUT, Priority: last, Rules: []nft.Rule{{Name: "mark", Exprs: mark}}},
+		}})
+	}
+	for _, nested := range []bool{false, true} {
+		w.wantNested(t, "with marks", nested)
+		for _, to := range []string{"198.51.100.7:80", "[2001:db8::7]:80"} {
+			w.converse(t, to, nil)
+		}
+		w.hears(t)
+	}
+}
+
+// TestDivertNestedMeanwhile wants connections whose source the guest translates to go
+// by frames until it is heard of, and those that are diverted to go on after.
+func TestDivertNestedMeanwhile(t *testing.T) {
+	if !asUserWithTUN(t) {
+		return
+	}
+	for _, tt := range []struct {
+		to     string
+		family uint8
+	}{{"198.51.100.7:80", unix.NFPROTO_IPV4}, {"[2001:db8::7]:80", unix.NFPROTO_IPV6}} {
+		t.Run("to "+tt.to, func(t *testing.T) {
+			w := newWorld(t, Divert{})
+			guest := w.dial(tt.to, nil)
+			syn := w.next(w.frames, tt.to)
+			w.putBack(syn)
+			fd, _, _ := w.accept(syn.is4())
+			w.guestTables(t, w.engineRules(t, tt.family))
+			w.dial(tt.to, nil)
+			if f := w.next(w.plain, tt.to); f.dscp() != 0 {
+				t.Errorf("translated: got DSCP %d, want 0", f.dscp())
+			}
+			w.hears(t)
+			w.wantNested(t, "with another table", true)
+			exchange(t, guest, fd)
+			w.converse(t, tt.to, nil)
+		})
+	}
+}
+
+// wantNested wants what nested networks need to be there or not.
+func (w *world) wantNested(t *testing.T, when string, want bool) {
+	t.Helper()
+	d := w.diversion
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	demux, err1 := readAt(d.conf[unix.AF_INET], "../tcp_early_demux")
+	whole, err2 := d.hasRules()
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	chains := d.tables()[0].Chains
+	made := slices.ContainsFunc(chains, func(c nft.Chain) bool { return c.Name == "nested" })
+	if !whole || made != want || demux == "0" != want {
+		t.Errorf("%s: got whole %v, nested %v, tcp_early_demux %s, want all and nested %v", when, whole, made, demux, want)
 	}
 }
 

@@ -117,7 +117,9 @@ func (d *Diversion) setSysctls() error {
 			return err
 		}
 	}
-	d.options.nested = d.options.nested && d.setEarlyDemux(conf) == nil
+	if d.nests() {
+		d.options.nested = d.setEarlyDemux(conf) == nil
+	}
 	return nil
 }
 

@@ -30,7 +30,7 @@ func TryDivert() (less, err error) {
 // tryRules makes all rules and removes them.
 func tryRules(rules *nft.Conn) (less, err error) {
 	every := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-	d := &Diversion{want: Divert{Nested: every}, options: allOptions(true), link: loopbackIndex, sides: sides(), rules: rules}
+	d := &Diversion{want: Divert{Nested: every}, options: allOptions(true), crowded: true, link: loopbackIndex, sides: sides(), rules: rules}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.setRules(); err != nil {

@@ -2,7 +2,6 @@ package userns
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,6 +53,9 @@ func (l *lookout) close() {
 // may have been reset meanwhile. Otherwise it returns why it cannot tell, ctx's
 // error for one. It has no timer; of several calls at once, one gets the news.
 //
+// Meanwhile it makes what nested networks need, when there may be some for the
+// first time.
+//
 // Sysctls are not watched. That they are wrong shows in what is put back and
 // never comes to a listener.
 func (d *Diversion) Wait(ctx context.Context) error {
@@ -70,7 +72,8 @@ func (d *Diversion) Wait(ctx context.Context) error {
 	return w.until(ctx, d.changed)
 }
 
-// changed takes the news and tells whether they concern us.
+// changed takes the news and tells whether something of ours is missing. Where
+// there may be nested networks from now on, it makes what they need.
 func (d *Diversion) changed() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -83,11 +86,15 @@ func (d *Diversion) changed() (bool, error) {
 	}
 	// Most of these are our own. The rules themselves tell.
 	news, err := take(d.lookout.rules, func(netlink.Message) bool { return true })
-	if err != nil || !news {
+	if err != nil {
 		return false, err
 	}
-	whole, err := d.hasRules()
-	return !whole, err
+	if news {
+		if whole, err := d.hasRules(); err != nil || !whole {
+			return !whole, err
+		}
+	}
+	return d.crowd() != nil, nil // Restore will tell why
 }
 
 // take takes all messages that wait in a socket and tells whether one of them
@@ -134,11 +141,10 @@ func (d *Diversion) disturbs(m netlink.Message) bool {
 			}
 		}
 	case m.Header.Type == unix.RTM_NEWLINK && len(m.Data) >= unix.SizeofIfInfomsg:
-		link := int32(binary.NativeEndian.Uint32(m.Data[4:]))
+		link, up := linkState(m)
 		if link != d.link && link != loopbackIndex {
-			return false
+			return false // crowd looks for such
 		}
-		up := binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0
 		was := d.down[link]
 		d.down[link] = !up
 		return up && was

@@ -77,16 +77,38 @@ func (r *ruleset) table() nft.Table {
 		t.Chains = append(t.Chains, r.entering()...)
 	}
 	if r.wants.nested {
-		t.Chains = append(t.Chains,
-			nft.Chain{Name: "nested", Rules: r.signed(mark.Nested)},
-			nft.Chain{Name: "forward", Type: "filter", Hook: unix.NF_INET_FORWARD, Priority: last, Rules: []nft.Rule{
-				{Name: "syn", Exprs: nft.Join(r.device(unix.NFT_META_OIF), nft.LoadMeta(unix.NFT_META_IIF), nft.IsNot(native(r.link)), isTCP(), bare(), nft.Jump("nested"))},
-			}},
-			nft.Chain{Name: "postrouting", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: beforeNAT, Rules: []nft.Rule{
-				{Name: "keep", Exprs: nft.Join(r.device(unix.NFT_META_OIF), isTCP(), bare(), r.isOurs(), r.keepSource())},
-			}})
+		t.Chains = append(t.Chains, r.crowded()...)
+	} else {
+		t.Chains = append(t.Chains, r.alone()...)
 	}
 	return t
+}
+
+// crowded returns the chains for a guest that may have nested networks or translate
+// addresses. They are two: a nat chain costs each connection and each datagram.
+func (r *ruleset) crowded() []nft.Chain {
+	return []nft.Chain{
+		{Name: "nested", Rules: r.signed(mark.Nested)},
+		{Name: "forward", Type: "filter", Hook: unix.NF_INET_FORWARD, Priority: last, Rules: []nft.Rule{
+			{Name: "syn", Exprs: nft.Join(r.device(unix.NFT_META_OIF), nft.LoadMeta(unix.NFT_META_IIF), nft.IsNot(native(r.link)), isTCP(), bare(), nft.Jump("nested"))},
+		}},
+		{Name: "postrouting", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: beforeNAT, Rules: []nft.Rule{
+			{Name: "keep", Exprs: nft.Join(r.device(unix.NFT_META_OIF), isTCP(), bare(), r.isOurs(), r.keepSource())},
+		}},
+	}
+}
+
+// alone returns what stands in their place. Where somebody translates sources, to
+// the same ones even, nothing keeps them then: the kernel ends masqueraded
+// connections that go on by another device. So those go by frames.
+func (r *ruleset) alone() []nft.Chain {
+	return []nft.Chain{
+		{Name: "translated", Type: "filter", Hook: unix.NF_INET_POST_ROUTING, Priority: last, Rules: []nft.Rule{
+			{Name: "others", Exprs: nft.Join(notTCP(), nft.Accept())},
+			{Name: "take back", Exprs: nft.Join(r.device(unix.NFT_META_OIF), bare(), r.isOurs(),
+				ctBits(unix.NFT_CT_STATUS, statusSourceDone), r.setDSCP(0))},
+		}},
+	}
 }
 
 // output returns the rules for what is sent here: packets of diverted connections,
@@ -123,10 +145,7 @@ func (r *ruleset) prerouting() []nft.Rule {
 			nft.Rule{Name: "entering", Exprs: nft.Join(r.device(unix.NFT_META_IIF), bare(), r.hasDSCP(mark.Entering, 0x3f), entered(), nft.Accept())},
 			nft.Rule{Name: "to client", Exprs: nft.Join(toClient(), inside(), nft.Accept())})
 	}
-	if r.wants.nested {
-		rules = append(rules, nft.Rule{Name: "inside", Exprs: nft.Join(diverted(), inside(), r.toListener(), nft.Accept())})
-	}
-	return rules
+	return append(rules, nft.Rule{Name: "inside", Exprs: nft.Join(diverted(), inside(), r.toListener(), nft.Accept())})
 }
 
 // signed returns the rules that sign a SYN to the device with a code point,
@@ -166,6 +185,7 @@ const (
 	stateNew         = 1 << 3
 	stateUntracked   = 1 << 6
 	statusTranslated = 1<<4 | 1<<5 // IPS_SRC_NAT, IPS_DST_NAT
+	statusSourceDone = 1 << 7      // IPS_SRC_NAT_DONE: translation was asked, where there is one
 )
 
 // loopbackIndex is the index of lo in every network namespace.

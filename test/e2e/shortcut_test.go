@@ -162,30 +162,31 @@ func TestShortcutFirewalls(t *testing.T) {
 	tests := []struct {
 		name, program, commands string
 		way                     string // or any
+		later                   bool   // when the supervisor has heard of it
 	}{
 		{"nft input", "nft", `nft add table inet f
 			nft add chain inet f in '{ type filter hook input priority 0; policy drop; }'
 			nft add rule inet f in ct state established,related accept
 			nft add rule inet f in iif lo accept
-			nft add rule inet f in meta l4proto '{ icmp, ipv6-icmp }' accept`, ""},
+			nft add rule inet f in meta l4proto '{ icmp, ipv6-icmp }' accept`, "", false},
 		{"iptables input", "iptables", `iptables -P INPUT DROP
 			iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-			iptables -A INPUT -i lo -j ACCEPT`, ""},
+			iptables -A INPUT -i lo -j ACCEPT`, "", false},
 		{"iptables invalid", "iptables", `iptables -A INPUT -m conntrack --ctstate INVALID -j DROP
 			iptables -A OUTPUT -m conntrack --ctstate INVALID -j DROP
-			iptables -t mangle -A PREROUTING -p tcp ! --syn -m conntrack --ctstate NEW -j DROP`, byShortcut},
+			iptables -t mangle -A PREROUTING -p tcp ! --syn -m conntrack --ctstate NEW -j DROP`, byShortcut, false},
 		{"output by device", "nft", `nft add table inet f
 			nft add chain inet f out '{ type filter hook output priority 0; policy drop; }'
-			nft add rule inet f out oifname '{ tap0, lo }' accept`, byShortcut},
+			nft add rule inet f out oifname '{ tap0, lo }' accept`, byShortcut, false},
 		{"marks", "iptables", `iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark --mask 0xff
 			iptables -t mangle -A OUTPUT -j MARK --set-xmark 7/0xff
-			iptables -t mangle -A POSTROUTING -j CONNMARK --save-mark --mask 0xff`, byShortcut},
+			iptables -t mangle -A POSTROUTING -j CONNMARK --save-mark --mask 0xff`, byShortcut, false},
 		{"whole marks", "iptables", `for t in iptables ip6tables; do
 				$t -t mangle -A PREROUTING -j CONNMARK --restore-mark
 				$t -t mangle -A OUTPUT -j MARK --set-mark 7
 				$t -t mangle -A OUTPUT -j CONNMARK --save-mark
 				$t -t mangle -A POSTROUTING -j CONNMARK --save-mark
-			done`, byShortcut},
+			done`, byShortcut, false},
 		{"marks by nft", "nft", `nft -f - <<'END'
 			table inet f {
 				chain out { type route hook output priority mangle; meta mark set 7; ct mark set meta mark; }
@@ -193,18 +194,18 @@ func TestShortcutFirewalls(t *testing.T) {
 				chain in { type filter hook prerouting priority 300; meta mark set ct mark; }
 				chain arrived { type filter hook input priority 0; ct mark set 9; }
 			}
-END`, byShortcut},
+END`, byShortcut, false},
 		{"not tracked", "nft", `nft add table inet f
 			nft add chain inet f out '{ type filter hook output priority raw; }'
 			nft add chain inet f in '{ type filter hook prerouting priority raw; }'
 			nft add rule inet f out meta l4proto tcp notrack
-			nft add rule inet f in meta l4proto tcp notrack`, ""},
+			nft add rule inet f in meta l4proto tcp notrack`, "", false},
 		{"routing by mark", "ip", `ip rule add fwmark 7 lookup 7
 			ip route add default via 10.0.2.2 table 7
-			ip rule add from 10.0.2.100 lookup 7`, ""},
+			ip rule add from 10.0.2.100 lookup 7`, "", false},
 		{"own masquerade", "nft", `nft add table ip f
 			nft add chain ip f post '{ type nat hook postrouting priority srcnat; }'
-			nft add rule ip f post oifname tap0 masquerade`, byShortcut},
+			nft add rule ip f post oifname tap0 masquerade`, byShortcut, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -214,6 +215,9 @@ END`, byShortcut},
 			s.must("( set -e\n" + tt.commands + "\n)")
 			for range 5 {
 				p.wantUsable()
+			}
+			if tt.later {
+				p.lab.Eventually("connections take the shortcut again", func() bool { return p.way() == byShortcut })
 			}
 			way := p.way()
 			t.Logf("connections go by %s", way)

@@ -76,6 +76,9 @@ func nftType(kind uint16) netlink.HeaderType {
 	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind)
 }
 
+// headerSize is that of header, in bytes.
+const headerSize = 4
+
 // header is a struct nfgenmsg.
 func header(family uint8, resource uint16) []byte {
 	return binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)

@@ -59,6 +59,25 @@ func (c *Conn) Replace(tables []Table) error {
 	return c.commit(&b)
 }
 
+// Amend changes tables that are there, of which family and name count: the chains
+// of remove go with their rules, then those of add are made; all of it, or nothing
+// and an *Error. Other chains stay as they are, and where they are among those of
+// the same hook and priority: one that is made is called before those that exist.
+func (c *Conn) Amend(remove, add []Table) error {
+	var b batch
+	for i := range remove {
+		if err := b.removeChains(&remove[i]); err != nil {
+			return err
+		}
+	}
+	for i := range add {
+		if err := b.addChains(&add[i]); err != nil {
+			return err
+		}
+	}
+	return c.commit(&b)
+}
+
 // Remove removes the tables, of which only family and name count; those that are
 // not there are no error.
 func (c *Conn) Remove(tables []Table) error {
@@ -77,32 +96,73 @@ func (c *Conn) Remove(tables []Table) error {
 func (c *Conn) Count(t *Table) (int, error) {
 	a := newAttributes()
 	a.String(unix.NFTA_RULE_TABLE, t.Name)
-	m, err := message(unix.NFT_MSG_GETRULE, t.Family, netlink.Request|netlink.Dump, a)
+	rules, err := c.dump(unix.NFT_MSG_GETRULE, unix.NFT_MSG_NEWRULE, t.Family, a)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("count rules: %w", err)
+	}
+	return len(rules), nil
+}
+
+// HasOthers tells whether the kernel has a table, of any family, with another
+// name.
+func (c *Conn) HasOthers(name string) (bool, error) {
+	tables, err := c.dump(unix.NFT_MSG_GETTABLE, unix.NFT_MSG_NEWTABLE, unix.AF_UNSPEC, newAttributes())
+	if err != nil {
+		return false, fmt.Errorf("list tables: %w", err)
+	}
+	for _, m := range tables {
+		if tableName(m) != name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// tableName returns the name in a message about a table, or "".
+func tableName(m netlink.Message) string {
+	if len(m.Data) < headerSize {
+		return ""
+	}
+	a, err := netlink.NewAttributeDecoder(m.Data[headerSize:])
+	if err != nil {
+		return ""
+	}
+	for a.Next() {
+		if a.Type() == unix.NFTA_TABLE_NAME {
+			return a.String()
+		}
+	}
+	return ""
+}
+
+// dump returns the kernel's answers of a kind to a question about all there is.
+func (c *Conn) dump(question, answer uint16, family uint8, a *netlink.AttributeEncoder) ([]netlink.Message, error) {
+	m, err := message(question, family, netlink.Request|netlink.Dump, a)
+	if err != nil {
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sequence++
 	m.Header.Sequence = c.sequence
 	if err := c.transport.SendMessages([]netlink.Message{m}); err != nil {
-		return 0, fmt.Errorf("count rules: %w", err)
+		return nil, err
 	}
-	n := 0
+	var found []netlink.Message
 	for {
 		answers, err := c.transport.Receive()
 		if err != nil {
-			return 0, fmt.Errorf("count rules: %w", err)
+			return nil, err
 		}
 		for _, m := range answers {
 			switch {
 			case m.Header.Sequence != c.sequence:
 			case m.Header.Type == netlink.Done:
-				return n, nil
+				return found, nil
 			case m.Header.Type == netlink.Error:
-				return 0, fmt.Errorf("count rules: %w", errno(m))
-			case m.Header.Type == nftType(unix.NFT_MSG_NEWRULE):
-				n++
+				return nil, errno(m)
+			case m.Header.Type == nftType(answer):
+				found = append(found, m)
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-// Package nft replaces, removes and counts tables of nf_tables over a netlink
+// Package nft replaces, amends, removes and counts tables of nf_tables over a netlink
 // socket that somebody else has made, in another network namespace perhaps.
 //
 // A Table is a value with all its chains and rules. Conn.Replace puts it in the

@@ -96,6 +96,62 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+func TestAmend(t *testing.T) {
+	var k kernel
+	old := Table{Family: unix.NFPROTO_IPV4, Name: "table9", Chains: []Chain{{Name: "old9", Rules: []Rule{{Name: "gone", Exprs: Accept()}}}}}
+	if err := NewConn(&k).Amend([]Table{old}, []Table{testTable()}); err != nil {
+		t.Fatal(err)
+	}
+	want := []netlink.HeaderType{
+		unix.NFNL_MSG_BATCH_BEGIN,
+		nftType(unix.NFT_MSG_DELRULE), nftType(unix.NFT_MSG_DELCHAIN),
+		nftType(unix.NFT_MSG_NEWCHAIN), nftType(unix.NFT_MSG_NEWCHAIN),
+		nftType(unix.NFT_MSG_NEWRULE), nftType(unix.NFT_MSG_NEWRULE),
+		unix.NFNL_MSG_BATCH_END,
+	}
+	var got []netlink.HeaderType
+	for _, m := range k.got {
+		got = append(got, m.Header.Type)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got messages %#x, want %#x", got, want)
+	}
+	k.refuse = map[string]syscall.Errno{"old9": syscall.ENOENT}
+	err := NewConn(&k).Amend([]Table{old}, nil)
+	if want := "rules of old9: no such file or directory"; err == nil || err.Error() != want {
+		t.Errorf("refused: got %v, want %q", err, want)
+	}
+}
+
+func TestHasOthers(t *testing.T) {
+	table := func(name string) netlink.Message {
+		a := newAttributes()
+		a.String(unix.NFTA_TABLE_NAME, name)
+		m, err := message(unix.NFT_MSG_NEWTABLE, unix.NFPROTO_INET, 0, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	done := netlink.Message{Header: netlink.Header{Type: netlink.Done}}
+	short := table("table9")
+	short.Data = short.Data[:3]
+	for _, tt := range []struct {
+		dump []netlink.Message
+		want bool
+	}{
+		{nil, false},
+		{[]netlink.Message{table("table9"), table("table9")}, false},
+		{[]netlink.Message{table("table9"), table("table99")}, true},
+		{[]netlink.Message{short}, true},
+	} {
+		k := kernel{dump: append(tt.dump, done)}
+		if got, err := NewConn(&k).HasOthers("table9"); got != tt.want || err != nil {
+			t.Errorf("%d tables: got %v, %v, want %v", len(tt.dump), got, err, tt.want)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct {
 		refuse string

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"errors"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -43,6 +44,11 @@ func (b *batch) add(t *Table) error {
 	if err := b.table(unix.NFT_MSG_NEWTABLE, t); err != nil {
 		return err
 	}
+	return b.addChains(t)
+}
+
+// addChains adds the making of a table's chains.
+func (b *batch) addChains(t *Table) error {
 	for i := range t.Chains {
 		if err := b.chain(t, &t.Chains[i]); err != nil {
 			return err
@@ -54,6 +60,25 @@ func (b *batch) add(t *Table) error {
 			if err := b.rule(t, &t.Chains[i], &t.Chains[i].Rules[j]); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// removeChains adds the removal of a table's chains. One with rules cannot be
+// removed.
+func (b *batch) removeChains(t *Table) error {
+	for i := range t.Chains {
+		c := &t.Chains[i]
+		rules, chain := newAttributes(), newAttributes()
+		rules.String(unix.NFTA_RULE_TABLE, t.Name)
+		rules.String(unix.NFTA_RULE_CHAIN, c.Name)
+		chain.String(unix.NFTA_CHAIN_TABLE, t.Name)
+		chain.String(unix.NFTA_CHAIN_NAME, c.Name)
+		err := errors.Join(b.message(unix.NFT_MSG_DELRULE, t.Family, "rules of "+c.Name, rules),
+			b.message(unix.NFT_MSG_DELCHAIN, t.Family, "chain "+c.Name, chain))
+		if err != nil {
+			return err
 		}
 	}
 	return nil
