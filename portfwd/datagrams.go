@@ -81,6 +81,8 @@ type udpFlow struct {
 	client   client
 	to       socket.Address // of the client
 	local    bool           // past the stack
+	joined   atomic.Bool    // several datagrams went to the guest as one packet
+	turned   bool           // the guest has refused it at its address of the other family
 	pair     pair           // through the stack
 	flow     *flow.Flow
 	seen     atomic.Uint32 // tick of the last datagram either way
@@ -168,7 +170,9 @@ func (d *datagrams) detachLocked(f *udpFlow) {
 	}
 	f.gone, f.queue = true, nil
 	delete(d.flows, f)
-	delete(f.listener.flows, f.client)
+	if f.listener.flows[f.client] == f {
+		delete(f.listener.flows, f.client)
+	}
 	if d.guests[f.pair] == f {
 		delete(d.guests, f.pair)
 	}

@@ -75,6 +75,9 @@ func (d *datagrams) fromClient(l *udpListener, m socket.Message, segment int) {
 		d.toPeer(f, m.Payload, segment)
 		return
 	}
+	if segment > 0 && !f.joined.Load() {
+		f.joined.Store(true)
+	}
 	if err := d.p.cfg.SendUDP(f.pair.source, f.pair.target, m.Payload, segment); err != nil {
 		d.p.Stats.Dropped.Add(1)
 		return

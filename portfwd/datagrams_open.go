@@ -57,6 +57,11 @@ func (d *datagrams) open(l *udpListener, c client, to socket.Address) *udpFlow {
 func (d *datagrams) attach(f *udpFlow) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.attachLocked(f)
+}
+
+// +checklocks:d.mu
+func (d *datagrams) attachLocked(f *udpFlow) bool {
 	if d.closed || d.listeners[f.listener.id] != f.listener {
 		return false
 	}

@@ -53,7 +53,8 @@
 // The guest's address of the client's family is the target where the rule
 // names none; an IPv6 client of a guest without IPv6 is led to its IPv4
 // address, and the other way round. So is a TCP client that the first of the
-// two refuses, with the gateway as source.
+// two refuses, with the gateway as source, and a UDP client that never had an
+// answer.
 //
 // SourceGateway has the guest see the gateway always. With Rule.Proxy each TCP
 // connection begins with a header of the PROXY protocol that says who the client

@@ -27,6 +27,8 @@ func FuzzFrame(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, append([]byte{0x33, 0x33, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 58, 255}, make([]byte, 64)...))
 	f.Add(make([]byte, tap.HeaderLen), solicitation("fd00::64", "fd00::50"))
 	f.Add(make([]byte, tap.HeaderLen), arpRequest("10.0.2.100", "10.0.2.50"))
+	f.Add(make([]byte, tap.HeaderLen), refusal4())
+	f.Add(make([]byte, tap.HeaderLen), refusal6())
 	f.Fuzz(func(t *testing.T, virtio, frame []byte) {
 		a, b, err := taptest.Pair(tap.Features{Header: true, Checksum: true, TSO: true, USO: true})
 		if err != nil {
@@ -40,6 +42,7 @@ func FuzzFrame(f *testing.F) {
 		s.HandleStray(func(stray *Stray) bool { return s.PutBackStray(stray, ours) == nil })
 		s.HandleEcho(func(Echo) {})
 		s.HandleSolicitation(func() {})
+		s.HandleRefusal(func(Refusal) {})
 		s.HandleUDP(func(d Datagram) {
 			if d.Destination.Port() == 9 && string(d.Payload) == "marker" {
 				once.Do(func() { close(marked) })

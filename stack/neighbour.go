@@ -16,6 +16,7 @@ const (
 	atARPSender    = header.EthernetMinimumSize + 14 // RFC 826, Ethernet and IPv4
 	atARPTarget    = header.EthernetMinimumSize + 24
 	atIPv4Protocol = atIP + 9
+	atIPv4Source   = atIP + 12
 	atIPv6Next     = atIP + 6
 	atIPv6Hops     = atIP + 7
 	atIPv6Source   = atIP + 8
@@ -25,7 +26,8 @@ const (
 )
 
 // Classify implements link.Classifier. It takes datagrams, which need nothing
-// that gVisor could do for them, the SYNs of HandleSYN, and what gVisor would answer
+// that gVisor could do for them, what the guest says of those it refuses, the SYNs
+// of HandleSYN, and what gVisor would answer
 // wrongly: requests for the hardware address of somebody else, which a stack
 // that sends from any address believes to be its own; neighbour solicitations,
 // which gVisor would answer as a host, whereupon the guest forgets its router
@@ -34,10 +36,7 @@ func (s *Stack) Classify(f *link.Frame) bool {
 	head := f.Head
 	switch binary.BigEndian.Uint16(head[atEtherType:]) {
 	case uint16(header.IPv4ProtocolNumber):
-		if len(head) > atIPv4Protocol && head[atIPv4Protocol] == uint8(header.TCPProtocolNumber) {
-			return s.classifyTCP(f)
-		}
-		return s.classifyUDP(f)
+		return s.classifyIPv4(f, head)
 	case uint16(header.ARPProtocolNumber):
 		return !s.answersARP(head)
 	case uint16(header.IPv6ProtocolNumber):
@@ -46,13 +45,26 @@ func (s *Stack) Classify(f *link.Frame) bool {
 	return false
 }
 
+func (s *Stack) classifyIPv4(f *link.Frame, head []byte) bool {
+	if len(head) <= atIPv4Protocol {
+		return false
+	}
+	switch head[atIPv4Protocol] {
+	case uint8(header.ICMPv4ProtocolNumber):
+		return s.classifyRefusal(f)
+	case uint8(header.TCPProtocolNumber):
+		return s.classifyTCP(f)
+	}
+	return s.classifyUDP(f)
+}
+
 func (s *Stack) classifyIPv6(f *link.Frame, head []byte) bool {
 	if len(head) <= atICMPv6+1 {
 		return false
 	}
 	switch head[atIPv6Next] {
 	case uint8(header.ICMPv6ProtocolNumber):
-		return s.classifyICMPv6(head)
+		return s.classifyICMPv6(f, head)
 	case uint8(header.TCPProtocolNumber):
 		return s.classifyTCP(f)
 	}
@@ -78,7 +90,7 @@ func (s *Stack) isNeighbour(a netip.Addr) bool {
 	return s.neighbours != nil && !a.IsUnspecified() && !a.IsMulticast() && s.neighbours(a)
 }
 
-func (s *Stack) classifyICMPv6(head []byte) bool {
+func (s *Stack) classifyICMPv6(f *link.Frame, head []byte) bool {
 	local := head[atIPv6Hops] == neighbourHops && head[atICMPv6+1] == 0
 	switch header.ICMPv6Type(head[atICMPv6]) {
 	case header.ICMPv6RouterSolicit:
@@ -91,6 +103,8 @@ func (s *Stack) classifyICMPv6(head []byte) bool {
 			s.answerSolicitation(netip.AddrFrom16([16]byte(head[atIPv6Source:])), netip.AddrFrom16([16]byte(head[atNDPTarget:])))
 		}
 		return true
+	case header.ICMPv6DstUnreachable:
+		return s.classifyRefusal(f)
 	}
 	return false
 }

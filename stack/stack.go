@@ -91,6 +91,7 @@ type Stack struct {
 	udp          func(Datagram)
 	echo         func(Echo)
 	solicitation func()
+	refusal      func(Refusal)
 	idle         func()
 	late         chan lateSYN // see settle
 

@@ -208,6 +208,7 @@ func (g *gateway) addNAT() error {
 		g.stack.HandleEcho(g.handleEcho)
 	}
 	g.stack.HandleUDP(g.handleUDP)
+	g.stack.HandleRefusal(g.refused)
 	g.stack.HandleIdle(g.flush)
 	g.stack.HandleSolicitation(g.advertise)
 	return nil
@@ -217,6 +218,11 @@ func (g *gateway) addNAT() error {
 // an answer.
 func (g *gateway) published(d stack.Datagram) bool {
 	return g.ports.HandleDatagram(d.Source, d.Destination, d.Payload, d.Segment)
+}
+
+// refused tells the published ports of a datagram that the guest has refused.
+func (g *gateway) refused(r stack.Refusal) {
+	g.ports.HandleRefusal(r.Source, r.Destination, r.Payload)
 }
 
 // flush sends what was held back of the guest's datagrams.

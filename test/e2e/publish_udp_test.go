@@ -140,3 +140,19 @@ func dialUDP(t *testing.T, from *lab.Namespace, address string) net.Conn {
 	t.Cleanup(func() { c.Close() })
 	return c
 }
+
+// TestPublishUDPFamilies: a client reaches a program that has the port in the other
+// family only, as with TCP.
+func TestPublishUDPFamilies(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	lab.Need(t, lab.IPv6)
+	_, guest := newPublished(t, l, "-p", "*:7001:81/udp", "-p", "*:7002:82/udp")
+	serveName(t, guest, "udp4", ":81", "four")
+	serveName(t, guest, "udp6", ":82", "six")
+	wantCall(t, l.Host, "udp", "[::1]:7001", "four "+gateway4)
+	wantCall(t, l.Host, "udp", "127.0.0.1:7002", "six "+gateway6)
+	wantCall(t, l.Outside, "udp", join(lab.Host6, 7001), "four "+gateway4)
+	wantCall(t, l.Outside, "udp", join(lab.Host4, 7002), "six "+gateway6)
+	wantCall(t, l.Outside, "udp", join(lab.Host4, 7001), "four "+lab.Outside4)
+}

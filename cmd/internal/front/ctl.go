@@ -269,6 +269,9 @@ func (x *ctl) flowsCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&all, "all", false, "all of them, with --kill")
 	c.Flags().BoolVar(&kill, "kill", false, "end them")
+	_ = c.RegisterFlagCompletionFunc("rule", func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return x.ruleIDs(c.Context()), cobra.ShellCompDirectiveNoFileComp
+	})
 	for name, words := range map[string][]string{
 		"proto": {"tcp", "udp", "icmp"}, "direction": {"inbound", "outbound"}, "way": {"frames", "shortcut"},
 	} {
