@@ -145,6 +145,8 @@ install: build man ## install under PREFIX (/usr/local) of DESTDIR
 	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/slirp4netns
 	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/pasta
 	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/pesto
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/user
+	sed 's|@BINDIR@|$(PREFIX)/bin|' docs/systemd/taproot@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/taproot@.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	bin/taproot completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/taproot
 

@@ -31,6 +31,13 @@ func (s *supervisor) instance() *Instance {
 	return &Instance{Rules: s.rules, Plan: s.plan, supervisor: s, asking: make(chan struct{}, maxAsking)}
 }
 
+// Alive tells whether the engine runs, and has given a sign of life when it was asked
+// last.
+func (i *Instance) Alive() bool {
+	p := i.supervisor.ready()
+	return p != nil && p.missed.Load() == 0
+}
+
 // Status returns what the instance is and how it does.
 func (i *Instance) Status() Status { return i.supervisor.status() }
 

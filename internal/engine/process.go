@@ -27,6 +27,7 @@ type process struct {
 	beat    time.Duration // of watchOver
 	heard   atomic.Uint64 // messages from the engine: signs of life
 	isReady atomic.Bool
+	missed  atomic.Int32 // beats without a sign of life
 	silent  atomic.Int32 // the number of beats for whose silence it was killed
 
 	version string // as it says itself; "" if it was not asked

@@ -61,7 +61,9 @@ func (p *process) watchOver(beat time.Duration) {
 		if !p.isReady.Load() {
 			most = startMost
 		}
-		if pulse.note(time.Now(), p.heard.Load(), beat) >= most {
+		missed := pulse.note(time.Now(), p.heard.Load(), beat)
+		p.missed.Store(int32(missed))
+		if missed >= most {
 			p.silent.Store(int32(most))
 			_ = p.process.Kill() // it is ours, or reaped
 			return

@@ -138,7 +138,8 @@ var errHungUp = errors.New("exit descriptor hung up")
 // startAttached serves a namespace until it is gone, the exit descriptor hangs
 // up, or a signal comes, which ends the process.
 func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns.Target) error {
-	listeners := caller.Listeners() // before take closes the others
+	listeners, service := caller.Listeners(), p.newService() // before take closes the others
+	defer service.close()
 	d, err := o.take()
 	if err != nil {
 		return err
@@ -153,7 +154,7 @@ func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns
 	cfg := o.config()
 	cfg.Listeners = listeners
 	cfg.Warn = p.warn
-	cfg.Log = newLog(p.err, o.verbose)
+	cfg.Log, cfg.Stderr = newLog(p.err, o.verbose), p.err.engine()
 
 	served, err := p.serve(&o.apiOptions, "attach", o.source, cfg.Log)
 	if err != nil {
@@ -167,6 +168,7 @@ func (p *program) startAttached(ctx context.Context, o *attachOptions, to userns
 			return err
 		}
 		served.Start(ctx, in, in.Rules)
+		service.ready(ctx, in)
 		d.ready.Ready()
 		wg.Go(func() {
 			if d.exit.HungUp(ctx) {

@@ -31,6 +31,7 @@ func Main(args []string, version string) int {
 		probe:   probe.All,
 		listen:  api.Listen,
 	}
+	p.err.journal = caller.ToJournal(os.Stderr)
 	return p.main(context.Background(), args[min(1, len(args)):])
 }
 
@@ -70,17 +71,17 @@ func (p *program) main(ctx context.Context, args []string) int {
 
 // complain prints err and, if it has one, its hint.
 func (p *program) complain(err error) {
-	p.err.printf("taproot: %v\n", err)
+	p.err.say(caller.PriorityError, "taproot: %v\n", err)
 	if h := hint(err); h != "" {
-		p.err.printf("taproot: hint: %s\n", h)
+		p.err.say(caller.PriorityError, "taproot: hint: %s\n", h)
 	}
 }
 
 // warn prints what the user should know although things go on.
 func (p *program) warn(message, hint string) {
-	p.err.printf("taproot: warning: %s\n", message)
+	p.err.say(caller.PriorityWarning, "taproot: warning: %s\n", message)
 	if hint != "" {
-		p.err.printf("taproot: hint: %s\n", hint)
+		p.err.say(caller.PriorityWarning, "taproot: hint: %s\n", hint)
 	}
 }
 

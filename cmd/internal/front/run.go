@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"strconv"
@@ -38,7 +37,8 @@ func (p *program) runCommand() *cobra.Command {
 // start runs the guest. The exit status is the command's; a command that cannot
 // be executed has one too.
 func (p *program) start(c *cobra.Command, o *options, command []string) (err error) {
-	listeners := caller.Listeners() // before the command gets our environment
+	listeners, service := caller.Listeners(), p.newService() // before the command gets our environment
+	defer service.close()
 	guest, cfg := o.guest(), o.config()
 	cfg.Listeners = listeners
 	guest.Command = command
@@ -46,7 +46,7 @@ func (p *program) start(c *cobra.Command, o *options, command []string) (err err
 		guest.Command = []string{shell()}
 	}
 	cfg.Warn = p.warn
-	cfg.Log = newLog(p.err, o.verbose)
+	cfg.Log, cfg.Stderr = newLog(p.err, o.verbose), p.err.engine()
 	served, err := p.serve(&o.apiOptions, guest.Command[0], o.source, cfg.Log)
 	if err != nil {
 		return err
@@ -56,6 +56,7 @@ func (p *program) start(c *cobra.Command, o *options, command []string) (err err
 			return err
 		}
 		served.Start(c.Context(), in, in.Rules)
+		service.ready(c.Context(), in)
 		return nil
 	}
 	p.status, err = p.run(c.Context(), guest, cfg)
@@ -75,10 +76,13 @@ func (p *program) start(c *cobra.Command, o *options, command []string) (err err
 }
 
 // newLog returns the log of a run: silent in normal use.
-func newLog(w io.Writer, verbose bool) *slog.Logger {
+func newLog(w *output, verbose bool) *slog.Logger {
 	level := slog.LevelWarn
 	if verbose {
 		level = slog.LevelDebug
+	}
+	if w.journal {
+		return slog.New(newJournalHandler(w, level))
 	}
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
