@@ -146,12 +146,12 @@ func (b *bench) Publish(listeners []Listener, files []*os.File) error {
 }
 
 // Unpublish implements Carrier.
-func (b *bench) Unpublish(rule int, existing Existing) error {
+func (b *bench) Unpublish(rule int, existing Existing) (func() error, error) {
 	b.publisher.Remove(rule)
 	if existing == ExistingKilled {
 		b.publisher.Kill(rule)
 	}
-	return nil
+	return func() error { return nil }, nil
 }
 
 // Pause implements Carrier.

@@ -24,9 +24,10 @@ type Carrier interface {
 	// returns nil, since the next one gets all sockets by Table.Republish.
 	Publish(listeners []Listener, files []*os.File) error
 
-	// Unpublish makes the engine close the sockets of a rule. It returns when
-	// it has, so that the ports are free.
-	Unpublish(rule int, e Existing) error
+	// Unpublish has the engine close the sockets of a rule. closed returns when it
+	// has, so that the ports are free; it is called once, and others may be called
+	// meanwhile.
+	Unpublish(rule int, e Existing) (closed func() error, err error)
 
 	// Pause makes the engine take a TCP socket out of listening, and Resume make
 	// it listen again. Without an engine they do nothing: sockets that are
@@ -199,7 +200,9 @@ func (t *Table) carry(new Entry, sockets []bound) (*entry, error) {
 	}
 	if err := t.publish([]*entry{e}); err != nil {
 		t.leave(e.ID)
-		_ = t.cfg.Carrier.Unpublish(e.ID, ExistingKilled)
+		if closed, err := t.cfg.Carrier.Unpublish(e.ID, ExistingKilled); err == nil {
+			_ = closed()
+		}
 		return nil, fmt.Errorf("publish %v: %w", e.Rule, err)
 	}
 	return e, nil
@@ -287,14 +290,24 @@ func (t *Table) removeRule(id int, existing Existing) error {
 		return fmt.Errorf("unpublish %d: %w", id, ErrNoRule)
 	}
 	t.unlink(e.sockets)
-	t.carrying.Lock()
-	defer t.carrying.Unlock()
-	t.drop(e.sockets)
-	if err := t.cfg.Carrier.Unpublish(id, existing); err != nil {
+	if err := t.unpublish(e, existing); err != nil {
 		return fmt.Errorf("unpublish %d: %w", id, err)
 	}
 	t.cfg.Log.Debug("rule removed", "id", id, "rule", e.Rule.String())
 	return nil
+}
+
+// unpublish closes a rule's sockets, here and in the engine. Nobody else waits for
+// the engine.
+func (t *Table) unpublish(e *entry, existing Existing) error {
+	t.carrying.Lock()
+	t.drop(e.sockets)
+	closed, err := t.cfg.Carrier.Unpublish(e.ID, existing)
+	t.carrying.Unlock()
+	if err != nil {
+		return err
+	}
+	return closed()
 }
 
 // Republish gives all sockets to an engine that has none.

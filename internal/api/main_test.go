@@ -107,9 +107,12 @@ func (f *fakeInstance) fail(err error, state engine.EngineState) {
 type deadEnd struct{}
 
 func (deadEnd) Publish([]portfwd.Listener, []*os.File) error { return nil }
-func (deadEnd) Unpublish(int, portfwd.Existing) error        { return nil }
-func (deadEnd) Pause(portfwd.SocketID) error                 { return nil }
-func (deadEnd) Resume(portfwd.SocketID) error                { return nil }
+func (deadEnd) Unpublish(int, portfwd.Existing) (func() error, error) {
+	return func() error { return nil }, nil
+}
+
+func (deadEnd) Pause(portfwd.SocketID) error  { return nil }
+func (deadEnd) Resume(portfwd.SocketID) error { return nil }
 
 // noDiag opens something that lists no sockets, for automatic rules that nobody
 // follows.

@@ -42,7 +42,7 @@ func deafSupervisor(t *testing.T) (*supervisor, *process) {
 	s := &supervisor{
 		log: slog.New(slog.DiscardHandler), spec: testSpec(t, plan.Offsets{}, Config{}), rules: rules,
 		needed: make(chan socketRequest, socketKinds), connects: make(chan connectRequest, maxConnects),
-		missed: make(chan struct{}, 1), closed: make(chan int, 16),
+		missed:  make(chan struct{}, 1),
 		refuser: portfwd.NewRefuser(rules, nil),
 	}
 	s.diversion.doubted = make(chan struct{}, 1)

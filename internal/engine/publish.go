@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -77,32 +76,6 @@ func (c carrier) Publish(listeners []portfwd.Listener, files []*os.File) error {
 		listeners, files = listeners[n:], files[n:]
 	}
 	return nil
-}
-
-// unpublishGrace is how long an engine may take to close sockets: one that has
-// been stopped shall not keep others waiting.
-const unpublishGrace = time.Second
-
-func (c carrier) Unpublish(id int, existing portfwd.Existing) error {
-	engine := c.s.current()
-	if err := c.tell(message{Unpublish: id, EndFlows: existing == portfwd.ExistingKilled}); err != nil {
-		return err
-	}
-	defer c.s.outlive()
-	timeout := time.NewTimer(unpublishGrace)
-	defer timeout.Stop()
-	for {
-		select {
-		case closed := <-c.s.closed:
-			if closed == id {
-				return nil
-			}
-		case <-engine.exited:
-			return nil
-		case <-timeout.C:
-			return fmt.Errorf("engine: %w", os.ErrDeadlineExceeded)
-		}
-	}
 }
 
 func (c carrier) Pause(id portfwd.SocketID) error { return c.tell(message{Pause: &id}) }
@@ -194,11 +167,9 @@ func (s *supervisor) hear(m message) {
 		}
 	}
 	if m.Closed != 0 {
-		select {
-		case s.closed <- m.Closed:
-		default: // nobody waits any more
-		}
+		s.closings.done(m.Closed)
 	}
+
 }
 
 // makeSockets makes a batch of sockets inside the guest.

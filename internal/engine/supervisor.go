@@ -44,8 +44,7 @@ type supervisor struct {
 	// children is held for reading while a child makes sockets inside the guest.
 	children sync.RWMutex
 
-	// closed gets the ids of rules whose sockets the engine has closed.
-	closed chan int
+	closings closings
 
 	queries queries
 	events  broadcast
@@ -100,7 +99,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, socketKinds), connects: make(chan connectRequest, maxConnects), missed: make(chan struct{}, 1), closed: make(chan int, 16), restartRequests: make(chan restartRequest), kept: make(chan struct{})}
+	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, socketKinds), connects: make(chan connectRequest, maxConnects), missed: make(chan struct{}, 1), restartRequests: make(chan restartRequest), kept: make(chan struct{})}
 	s.diversion.doubted = make(chan struct{}, 1)
 	defer w.close()
 

@@ -53,9 +53,12 @@ func (fakeInstance) Restart(_ context.Context, binary string) error {
 type deadEnd struct{}
 
 func (deadEnd) Publish([]portfwd.Listener, []*os.File) error { return nil }
-func (deadEnd) Unpublish(int, portfwd.Existing) error        { return nil }
-func (deadEnd) Pause(portfwd.SocketID) error                 { return nil }
-func (deadEnd) Resume(portfwd.SocketID) error                { return nil }
+func (deadEnd) Unpublish(int, portfwd.Existing) (func() error, error) {
+	return func() error { return nil }, nil
+}
+
+func (deadEnd) Pause(portfwd.SocketID) error  { return nil }
+func (deadEnd) Resume(portfwd.SocketID) error { return nil }
 
 // noDiag opens something that lists no sockets.
 func noDiag(context.Context, portfwd.Direction) (*os.File, error) { return os.Open(os.DevNull) }

@@ -58,9 +58,12 @@ func (c *call) main(args ...string) int {
 type deadEnd struct{}
 
 func (deadEnd) Publish([]portfwd.Listener, []*os.File) error { return nil }
-func (deadEnd) Unpublish(int, portfwd.Existing) error        { return nil }
-func (deadEnd) Pause(portfwd.SocketID) error                 { return nil }
-func (deadEnd) Resume(portfwd.SocketID) error                { return nil }
+func (deadEnd) Unpublish(int, portfwd.Existing) (func() error, error) {
+	return func() error { return nil }, nil
+}
+
+func (deadEnd) Pause(portfwd.SocketID) error  { return nil }
+func (deadEnd) Resume(portfwd.SocketID) error { return nil }
 
 // quiet are options without ports.
 const quiet = "-t none -u none -T none -U none "

@@ -1,0 +1,65 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"taproot/portfwd"
+)
+
+// closings are the rules whose sockets the engine has been asked to close. The
+// zero value has none.
+type closings struct {
+	mu sync.Mutex
+	// +checklocks:mu
+	waiting map[int]chan struct{} // by the rule's id; closed when it has
+}
+
+func (c *closings) expect(rule int) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting == nil {
+		c.waiting = make(map[int]chan struct{})
+	}
+	done := make(chan struct{})
+	c.waiting[rule] = done
+	return done
+}
+
+// done notes that a rule's sockets are closed, or that nobody waits for that any
+// more.
+func (c *closings) done(rule int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if done := c.waiting[rule]; done != nil {
+		delete(c.waiting, rule)
+		close(done)
+	}
+}
+
+// unpublishGrace is how long an engine may take to close sockets.
+const unpublishGrace = 5 * time.Second
+
+// Unpublish implements portfwd.Carrier.
+func (c carrier) Unpublish(id int, existing portfwd.Existing) (closed func() error, err error) {
+	engine, done := c.s.current(), c.s.closings.expect(id)
+	if err := c.tell(message{Unpublish: id, EndFlows: existing == portfwd.ExistingKilled}); err != nil {
+		c.s.closings.done(id)
+		return nil, err
+	}
+	return func() error {
+		defer c.s.outlive()
+		defer c.s.closings.done(id)
+		timeout := time.NewTimer(unpublishGrace)
+		defer timeout.Stop()
+		select {
+		case <-done:
+		case <-engine.exited:
+		case <-timeout.C:
+			return fmt.Errorf("the engine has not closed its sockets yet: %w", os.ErrDeadlineExceeded)
+		}
+		return nil
+	}, nil
+}
