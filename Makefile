@@ -12,6 +12,8 @@ DESTDIR ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 30s
 FUZZ    ?=
+SOAKTIME ?= 10m
+STARTS  ?= 1000
 BENCH   ?=
 
 # A build is the same on every machine: static, no paths, and the version from
@@ -59,6 +61,11 @@ unit: $(SUMMARY) ## unit tests with the race detector
 e2e: $(SUMMARY) build ## tests in real namespaces, as an ordinary user
 	@echo '== end-to-end tests'
 	@$(GO) test -json -count=1 -timeout=15m $(E2E) | $(SUMMARY) -o out/counts.e2e
+
+.PHONY: soak
+soak: build ## use and disturb an instance for SOAKTIME (10m), start and stop 1,000 times
+	@SOAKTIME='$(SOAKTIME)' TAPROOT_STARTS='$(STARTS)' TAPROOT_SLOW=1 \
+	    $(GO) test -count=1 -v -timeout=60m -run '^Test(Soak|Starts|Attachments|Suspended)$$' ./test/e2e
 
 .PHONY: cross
 cross:

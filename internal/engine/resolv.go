@@ -2,10 +2,13 @@ package engine
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"taproot/internal/plan"
 	"taproot/stack/dns"
@@ -20,7 +23,7 @@ const (
 // readResolvConf reads the host's resolver configuration. Without a file, or a
 // server in it, the resolver is on the loopback (resolv.conf(5)).
 func readResolvConf() (dns.ResolvConf, error) {
-	text, err := os.ReadFile(resolvConfPath)
+	text, err := readConf(resolvConfPath)
 	conf := dns.ParseResolvConf(text)
 	if len(conf.Servers) == 0 {
 		conf.Servers = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}
@@ -29,6 +32,28 @@ func readResolvConf() (dns.ResolvConf, error) {
 		return conf, nil
 	}
 	return conf, err
+}
+
+// maxConf is how much is read of resolv.conf, in bytes. It goes to the engine in one
+// message with the host's addresses, which must not be kept out by a search list.
+const maxConf = 32 << 10
+
+// readConf reads the beginning of a file. It does not wait for anybody: somebody may
+// have put a pipe there.
+func readConf(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if m := st.Mode(); !m.IsRegular() && m&os.ModeCharDevice == 0 { // /dev/null is as good as empty
+		return nil, fmt.Errorf("read %s: neither a file nor a device", path)
+	}
+	return io.ReadAll(io.LimitReader(f, maxConf))
 }
 
 // guestResolvConf is the guest's resolver configuration: our addresses, the

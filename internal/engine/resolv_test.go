@@ -1,12 +1,16 @@
 package engine
 
 import (
+	"bytes"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"taproot/internal/plan"
 )
@@ -109,5 +113,30 @@ func TestHostState(t *testing.T) {
 	conf, err := readResolvConf()
 	if len(conf.Servers) == 0 {
 		t.Errorf("resolvers: got none and error %v, want the loopback at the least", err)
+	}
+}
+
+// TestReadConf wants no file to keep the supervisor waiting, or to be too long for
+// a message.
+func TestReadConf(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(
+		os.WriteFile(at("file"), []byte("nameserver ::1\n"), 0o600),
+		os.WriteFile(at("long"), bytes.Repeat([]byte("search x\n"), 100_000), 0o600),
+		unix.Mkfifo(at("pipe"), 0o600), os.Symlink("pipe", at("link")), os.Symlink("/dev/null", at("null")), os.Symlink("loop", at("loop")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.OpenFile(at("pipe"), os.O_RDWR, 0) // who opens it for reading only is not kept waiting then
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	for name, want := range map[string]int{"file": 15, "long": maxConf, "null": 0, "pipe": -1, "link": -1, "loop": -1, "none": -1, ".": -1} {
+		b, err := readConf(at(name))
+		if got := len(b); err == nil && got != want || err != nil && want >= 0 {
+			t.Errorf("%s: got %d bytes and error %v, want %d", name, got, err, want)
+		}
 	}
 }
