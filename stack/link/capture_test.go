@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,4 +136,29 @@ func TestCaptureFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzCapture captures any frames, in any pieces, and reads them again.
+func FuzzCapture(f *testing.F) {
+	f.Add([]byte("one frame"), uint8(3))
+	f.Add(make([]byte, 70000), uint8(200))
+	f.Add([]byte{}, uint8(0))
+	path := filepath.Join(f.TempDir(), "pcap")
+	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
+		file, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lost atomic.Uint64
+		c := newCapture(file, &lost)
+		at := min(int(cut), len(b))
+		c.add(b)
+		c.add(b[:at], nil, b[at:])
+		c.add()
+		c.close()
+		got := captured(t, path)
+		if len(got) != 3 || !bytes.Equal(got[0], b) || !bytes.Equal(got[1], b) || len(got[2]) != 0 || lost.Load() != 0 {
+			t.Errorf("got %d frames and %d lost, want the same as went in", len(got), lost.Load())
+		}
+	})
 }
