@@ -182,7 +182,7 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 		files = append(files, file{s.conf, unix.O_PATH | unix.O_DIRECTORY})
 		sockets = append(sockets, Socket{
 			Family: int(s.family), Type: unix.SOCK_STREAM, Bind: s.listener,
-			Listen: true, V6Only: s.family == unix.AF_INET6, Transparent: true, Mark: mark.Answer,
+			Listen: true, V6Only: s.family == unix.AF_INET6, Transparent: true, Mark: mark.Answer, Passed: true,
 		})
 	}
 	if exists(trackingPath) {

@@ -23,7 +23,7 @@ func ClientSocket(family int) Socket {
 func clientSockets(sides []*side) []Socket {
 	sockets := make([]Socket, len(sides))
 	for i := range sockets {
-		sockets[i] = Socket{Family: unix.AF_PACKET, Type: unix.SOCK_RAW}
+		sockets[i] = Socket{Family: unix.AF_PACKET, Type: unix.SOCK_RAW, Passed: true}
 	}
 	return sockets
 }
@@ -60,10 +60,7 @@ func (d *Diversion) leaveOutEntering(why error) {
 // delivers. The socket is asked for each packet on lo; it is bound to a protocol,
 // as one for all would have the kernel clone each packet to ask.
 func copySYNs(f *os.File, family uint8) error {
-	fd := int(f.Fd())
-	if err := unix.SetNonblock(fd, true); err != nil { // Fd has changed it
-		return os.NewSyscallError("fcntl", err)
-	}
+	fd := int(f.Fd()) // which leaves it non-blocking, as no poller knows it
 	filter := synFilter(family)
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {

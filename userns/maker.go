@@ -17,7 +17,8 @@ type maker struct {
 	files   []rawFile
 	sockets []rawSocket
 
-	yes     uint32 // 1
+	carrier uintptr // descriptor of who gets all: entry.socket, or somebody else's
+	yes     uint32  // 1
 	message unix.Msghdr
 	part    unix.Iovec
 	rights  rights
@@ -55,9 +56,9 @@ type rights struct {
 }
 
 // newMaker prepares the opening of files and the making of sockets, which socket
-// is to carry.
+// is to carry with its notice.
 func (n *Namespace) newMaker(socket int, files []file, sockets []Socket) (*maker, error) {
-	m := &maker{entry: n.newEntry(socket), yes: 1, files: make([]rawFile, len(files)), sockets: make([]rawSocket, len(sockets))}
+	m := &maker{entry: n.newEntry(socket), carrier: uintptr(socket), yes: 1, files: make([]rawFile, len(files)), sockets: make([]rawSocket, len(sockets))}
 	for i, f := range files {
 		path, err := syscall.BytePtrFromString(f.path)
 		if err != nil {
@@ -85,6 +86,14 @@ func (n *Namespace) newMaker(socket int, files []file, sockets []Socket) (*maker
 	m.message.SetControllen(unix.CmsgSpace(4 * count))
 	m.pause = unix.NsecToTimespec(int64(sendPause))
 	return m, nil
+}
+
+// sendBy has another socket carry all, with a packet, which is not empty. The notice
+// comes after that.
+func (m *maker) sendBy(carrier uintptr, packet []byte) {
+	m.carrier = carrier
+	m.part.Base = &packet[0]
+	m.part.SetLen(len(packet))
 }
 
 // raw returns the socket as the system calls want it.
@@ -127,7 +136,7 @@ func (m *maker) clone() (pid uintptr, errno syscall.Errno) {
 	if pid, errno = cloneSelf(); errno != 0 || pid != 0 {
 		return pid, errno
 	}
-	if m.enter() && m.open() && m.make() && m.send() {
+	if m.enter() && m.open() && m.make() && m.send() && m.tell() {
 		exit(0)
 	}
 	exit(statusFailed)
@@ -202,7 +211,7 @@ func (m *maker) option(i int, fd, level, name uintptr, value *uint32) bool {
 
 // sendTries and sendPause are how often and at what pace descriptors are sent
 // that cannot be since too many of the same user are on their way
-// (ETOOMANYREFS in unix(7)).
+// (ETOOMANYREFS in unix(7)), or since a non-blocking carrier is full.
 const (
 	sendTries = 5000
 	sendPause = time.Millisecond
@@ -214,13 +223,25 @@ const (
 //go:norace
 func (m *maker) send() bool {
 	for i := 1; ; i++ {
-		_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, m.socket, uintptr(unsafe.Pointer(&m.message)), 0)
+		_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, m.carrier, uintptr(unsafe.Pointer(&m.message)), unix.MSG_NOSIGNAL)
 		if errno == 0 {
 			return true
 		}
-		if errno != unix.ETOOMANYREFS || i == sendTries {
+		if errno != unix.ETOOMANYREFS && errno != unix.EAGAIN || i == sendTries {
 			return m.fail(stepSend, 0, errno)
 		}
 		syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&m.pause)), 0, 0)
 	}
+}
+
+// tell gives the notice that all is sent, if somebody else's socket carried it.
+//
+//go:nosplit
+//go:norace
+func (m *maker) tell() bool {
+	if m.carrier == m.socket {
+		return true
+	}
+	_, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, m.socket, uintptr(unsafe.Pointer(&m.notice)), noticeSize)
+	return errno == 0
 }

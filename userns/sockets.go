@@ -46,6 +46,11 @@ type Socket struct {
 	// bind to and to be given connections to (tproxy).
 	Transparent bool
 
+	// Passed keeps it out of the runtime's poller, which wakes this process for
+	// whatever comes to it: for a socket that another process uses. Whoever reads it
+	// here does not wait.
+	Passed bool
+
 	// Mark is that of the packets that it sends (SO_MARK in socket(7)), and of what
 	// it accepts.
 	Mark uint32
@@ -72,10 +77,68 @@ func (n *Namespace) Sockets(ctx context.Context, sockets []Socket) ([]*os.File, 
 	return files, nil
 }
 
+// SendSockets is Sockets for another process: the child sends them itself, by a
+// connected Unix socket and with a packet, which must not be empty. This process never
+// has them, which spares it 38 us for each. There may be 253 of them, which is
+// what one message carries; an error says that nothing was sent.
+func (n *Namespace) SendSockets(ctx context.Context, sockets []Socket, carrier syscall.Conn, packet []byte) error {
+	if len(sockets) > maxSockets || len(packet) == 0 {
+		return fmt.Errorf("send %d sockets with %d bytes: %w", len(sockets), len(packet), syscall.EINVAL)
+	}
+	raw, err := carrier.SyscallConn()
+	if err != nil {
+		return err
+	}
+	controlErr := raw.Control(func(fd uintptr) {
+		_, err = n.run(ctx, nil, sockets, func(m *maker) int {
+			m.sendBy(fd, packet)
+			return 0
+		})
+	})
+	switch {
+	case controlErr != nil:
+		return controlErr
+	case err != nil:
+		return n.socketError(ctx, sockets, err)
+	}
+	return nil
+}
+
 // make opens files and makes sockets inside the namespace, by one child, and
 // returns them in this order: all or none. There may be maxSockets of them. What
 // the child met is a *trouble.
 func (n *Namespace) make(ctx context.Context, files []file, sockets []Socket) ([]*os.File, error) {
+	fds, err := n.run(ctx, files, sockets, func(*maker) int { return len(files) + len(sockets) })
+	if err != nil {
+		return nil, err
+	}
+	made := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		if i < len(files) {
+			made[i] = os.NewFile(uintptr(fd), files[i].path)
+		} else {
+			made[i] = sockets[i-len(files)].file(fd)
+		}
+	}
+	return made, nil
+}
+
+// file makes a file of the socket.
+func (s Socket) file(fd int) *os.File {
+	if !s.Passed {
+		return os.NewFile(uintptr(fd), s.String())
+	}
+	// os.NewFile gives to the poller only what is non-blocking. fcntl(2) of a
+	// descriptor of ours does not fail.
+	_ = unix.SetNonblock(fd, false)
+	f := os.NewFile(uintptr(fd), s.String())
+	_ = unix.SetNonblock(fd, true)
+	return f
+}
+
+// run has a child open files and make sockets, and returns as many descriptors as
+// prepare says that it will send us. What the child met is a *trouble.
+func (n *Namespace) run(ctx context.Context, files []file, sockets []Socket, prepare func(*maker) int) ([]int, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -89,6 +152,7 @@ func (n *Namespace) make(ctx context.Context, files []file, sockets []Socket) ([
 		unix.Close(theirs)
 		return nil, err
 	}
+	count := prepare(m)
 	pid, err := m.fork()
 	unix.Close(theirs)
 	if err != nil {
@@ -98,21 +162,7 @@ func (n *Namespace) make(ctx context.Context, files []file, sockets []Socket) ([
 	defer child.end()
 	stop := context.AfterFunc(ctx, func() { w.conn.SetDeadline(time.Now()) })
 	defer stop()
-	fds, err := w.recvDescriptors(len(files) + len(sockets))
-	if err != nil {
-		return nil, err
-	}
-	made := make([]*os.File, len(fds))
-	for i, fd := range fds {
-		var name string
-		if i < len(files) {
-			name = files[i].path
-		} else {
-			name = sockets[i-len(files)].String()
-		}
-		made[i] = os.NewFile(uintptr(fd), name)
-	}
-	return made, nil
+	return w.recvDescriptors(count)
 }
 
 // recvDescriptors waits for the notice of a maker and for n descriptors.

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -236,4 +238,79 @@ func descriptorsOpen(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return len(names)
+}
+
+// TestSocketPassed wants a socket that is not blocking and that the runtime's poller
+// does not know.
+func TestSocketPassed(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	listener := tcp("127.0.0.1:80")
+	listener.Passed = true
+	files, err := loopbackUp(t).Sockets(context.Background(), []Socket{listener})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFiles(files)
+	if err := files[0].SetDeadline(time.Now()); !errors.Is(err, os.ErrNoDeadline) {
+		t.Errorf("deadline: got %v, want %v", err, os.ErrNoDeadline)
+	}
+	if err := raw(t, files[0], func(fd int) error {
+		_, _, err := unix.Accept(fd)
+		return err
+	}); err != unix.EAGAIN {
+		t.Errorf("accept: got %v, want %v", err, unix.EAGAIN)
+	}
+}
+
+// TestSendSockets wants sockets at who was to get them, with the packet, and nothing
+// but an error where they cannot be made or sent.
+func TestSendSockets(t *testing.T) {
+	if !asUser(t) {
+		return
+	}
+	n := loopbackUp(t)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
+	defer ours.Close()
+	defer theirs.Close()
+	one := Socket{Family: unix.AF_INET, Type: unix.SOCK_STREAM}
+	for _, tt := range []struct {
+		name    string
+		sockets []Socket
+		packet  string
+		want    error
+	}{
+		{"as many as fit", slices.Repeat([]Socket{one}, maxSockets), "hello", nil},
+		{"too many", slices.Repeat([]Socket{one}, maxSockets+1), "hello", syscall.EINVAL},
+		{"no packet", []Socket{one}, "", syscall.EINVAL},
+		{"an address that is not there", []Socket{tcp("192.0.2.1:80")}, "hello", syscall.EADDRNOTAVAIL},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := n.SendSockets(context.Background(), tt.sockets, ours, []byte(tt.packet)); !errors.Is(err, tt.want) {
+				t.Fatalf("got %v, want %v", err, tt.want)
+			}
+			b, oob := make([]byte, 100), make([]byte, unix.CmsgSpace(4*maxSockets))
+			size, oobn, _, _, err := unix.Recvmsg(fds[1], b, oob, unix.MSG_CMSG_CLOEXEC)
+			if tt.want != nil {
+				if err != unix.EAGAIN {
+					t.Errorf("got %d bytes and error %v, want nothing", size, err)
+				}
+				return
+			}
+			got := rightsIn(oob[:oobn])
+			defer closeAll(got)
+			if err != nil || string(b[:size]) != tt.packet || len(got) != len(tt.sockets) {
+				t.Errorf("got %q, %d sockets and error %v, want %q and %d", b[:size], len(got), err, tt.packet, len(tt.sockets))
+			}
+		})
+	}
+	theirs.Close()
+	if err := n.SendSockets(context.Background(), []Socket{one}, ours, []byte("hello")); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("nobody there: got %v, want %v", err, syscall.EPIPE)
+	}
 }

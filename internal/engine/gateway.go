@@ -285,7 +285,7 @@ func (g *gateway) run(ctx context.Context) error {
 // follow does what the supervisor says until it is gone.
 func (g *gateway) follow(w *wire) {
 	for {
-		m, files, err := w.receive()
+		m, files, err := g.next(w)
 		if err != nil {
 			return
 		}
@@ -296,7 +296,7 @@ func (g *gateway) follow(w *wire) {
 // awaitTurn does what the supervisor says until packets are to move.
 func (g *gateway) awaitTurn(w *wire) error {
 	for {
-		m, files, err := w.receive()
+		m, files, err := g.next(w)
 		if err != nil {
 			return err
 		}
@@ -314,7 +314,7 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		g.publish(w, m.Publish, files)
 		return
 	case m.Sockets != nil:
-		g.supply(m.Sockets, files)
+		g.sockets.put(m.Sockets, files)
 		return
 	case m.Connected != nil:
 		g.unix.put(m.Connected, files)

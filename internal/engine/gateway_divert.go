@@ -21,7 +21,7 @@ import (
 // shortcut. Nothing moves yet.
 func (g *gateway) awaitDivert(w *wire) error {
 	for {
-		m, files, err := w.receive()
+		m, files, err := g.next(w)
 		if err != nil {
 			return err
 		}
@@ -74,17 +74,33 @@ func (g *gateway) needClients(family, n int) {
 	}
 }
 
-// supply gives sockets to who asked for them, and takes them over.
-func (g *gateway) supply(r *socketReply, files []*os.File) {
+// next returns what the supervisor says next. The sockets of clients, of which there
+// are many, go to who asked for them before.
+func (g *gateway) next(w *wire) (message, []*os.File, error) {
+	for {
+		m, fds, err := w.receiveRaw()
+		if err != nil {
+			fds.close()
+			return message{}, nil, err
+		}
+		if m.Sockets != nil && m.Sockets.Request.Clients > 0 {
+			g.supply(m.Sockets, fds)
+			continue
+		}
+		files, err := fds.files()
+		return m, files, err
+	}
+}
+
+// supply gives sockets of clients to the Dialer.
+func (g *gateway) supply(r *socketReply, fds passed) {
 	switch {
-	case r.Request.Clients == 0:
-		g.sockets.put(r, files)
 	case g.dialer == nil: // not asked for
-		closeAll(files)
+		fds.close()
 	case r.Error != "":
-		g.dialer.Supply(r.Request.Family, files, errors.New(r.Error))
+		g.dialer.Supply(r.Request.Family, fds, errors.New(r.Error))
 	default:
-		g.dialer.Supply(r.Request.Family, files, nil)
+		g.dialer.Supply(r.Request.Family, fds, nil)
 	}
 }
 

@@ -172,29 +172,44 @@ func (s *supervisor) hear(m message) {
 
 }
 
-// makeSockets makes a batch of sockets inside the guest.
-func (s *supervisor) makeSockets(ctx context.Context, r socketRequest) ([]*os.File, error) {
-	one, n := userns.Socket{Family: r.Family, Type: r.Type}, socketBatch
-	if r.Clients > 0 {
-		one, n = userns.ClientSocket(r.Family), r.Clients
-	}
-	return s.socketsInGuest(ctx, slices.Repeat([]userns.Socket{one}, n))
-}
-
+// sendSockets brings the engine a batch of sockets inside the guest, or says why
+// there is none.
 func (s *supervisor) sendSockets(ctx context.Context, r socketRequest) {
-	reply := socketReply{Request: r}
-	files, err := s.makeSockets(ctx, r)
-	if err != nil {
-		reply.Error = err.Error()
+	engine, send := s.current(), s.sendOthers
+	if r.Clients > 0 {
+		send = s.sendClients
 	}
-	engine := s.current()
-	err = engine.wire.send(message{Sockets: &reply}, files...)
-	closeAll(files)
-	if err != nil && len(files) > 0 { // ETOOMANYREFS, for instance
-		reply.Error = err.Error()
-		err = engine.wire.send(message{Sockets: &reply})
+	err := send(ctx, engine, r)
+	if err != nil { // ETOOMANYREFS, for instance
+		err = engine.wire.send(message{Sockets: &socketReply{r, err.Error()}})
 	}
 	if err != nil {
 		s.log.Debug("sockets not sent", "error", err) // the next engine asks again
 	}
+}
+
+// sendClients has a child make sockets for clients and send them. There is one for
+// each connection: they do not come by here.
+func (s *supervisor) sendClients(ctx context.Context, engine *process, r socketRequest) error {
+	packet, err := message{Sockets: &socketReply{Request: r}}.encode()
+	if err != nil {
+		return err
+	}
+	ns, err := s.world.namespace()
+	if err != nil {
+		return err
+	}
+	s.children.RLock()
+	defer s.children.RUnlock()
+	return ns.SendSockets(ctx, slices.Repeat([]userns.Socket{userns.ClientSocket(r.Family)}, r.Clients), engine.wire.file, packet)
+}
+
+// sendOthers makes unconnected sockets and sends them.
+func (s *supervisor) sendOthers(ctx context.Context, engine *process, r socketRequest) error {
+	files, err := s.socketsInGuest(ctx, slices.Repeat([]userns.Socket{{Family: r.Family, Type: r.Type}}, socketBatch))
+	if err != nil {
+		return err
+	}
+	defer closeAll(files)
+	return engine.wire.send(message{Sockets: &socketReply{Request: r}}, files...)
 }

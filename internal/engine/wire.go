@@ -213,9 +213,25 @@ func withRights(files []*os.File, f func(rights []byte) error) error {
 // errMessage says that the other side has said what makes no sense.
 var errMessage = errors.New("bad message")
 
-// receive returns the next message and the descriptors that came with it. It
-// returns io.EOF when the other side is gone, and errMessage for what is none.
+// receive returns the next message and the files that came with it, made
+// non-blocking. It returns io.EOF when the other side is gone, and errMessage for
+// what is none.
 func (w *wire) receive() (message, []*os.File, error) {
+	m, fds, err := w.receiveRaw()
+	if err != nil {
+		fds.close()
+		return message{}, nil, err
+	}
+	files, err := fds.files()
+	if err != nil {
+		return message{}, nil, err
+	}
+	return m, files, nil
+}
+
+// receiveRaw is receive for descriptors that the runtime's poller shall not know:
+// it wakes us at once for each socket that is not connected.
+func (w *wire) receiveRaw() (message, passed, error) {
 	raw, err := w.file.SyscallConn()
 	if err != nil {
 		return message{}, nil, err
@@ -238,23 +254,26 @@ func (w *wire) receive() (message, []*os.File, error) {
 	if n == 0 {
 		return message{}, nil, io.EOF
 	}
-	files, err := parseRights(oob[:oobn])
+	fds, err := parseRights(oob[:oobn])
 	if err != nil {
 		return message{}, nil, err
 	}
 	var m message
 	if err := json.Unmarshal(b[:n], &m); err != nil {
-		return message{}, files, fmt.Errorf("%w: %w", errMessage, err)
+		return message{}, fds, fmt.Errorf("%w: %w", errMessage, err)
 	}
-	return m, files, nil
+	return m, fds, nil
 }
 
 // maxRights is how many descriptors a message may carry: SCM_MAX_FD of the
 // kernel (unix(7)).
 const maxRights = 253
 
-// parseRights returns the descriptors in a control message, made non-blocking.
-func parseRights(oob []byte) ([]*os.File, error) {
+// passed are descriptors that came with a message.
+type passed []int
+
+// parseRights returns the descriptors in a control message.
+func parseRights(oob []byte) (passed, error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}
@@ -266,8 +285,17 @@ func parseRights(oob []byte) ([]*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("passed descriptors: %w", err)
 	}
-	files := make([]*os.File, len(fds))
-	for i, fd := range fds {
+	return fds, nil
+}
+
+// files makes files of descriptors, non-blocking ones.
+func (p passed) files() ([]*os.File, error) {
+	if len(p) == 0 {
+		return nil, nil
+	}
+	var err error
+	files := make([]*os.File, len(p))
+	for i, fd := range p {
 		err = errors.Join(err, unix.SetNonblock(fd, true))
 		files[i] = os.NewFile(uintptr(fd), "passed")
 	}
@@ -276,6 +304,12 @@ func parseRights(oob []byte) ([]*os.File, error) {
 		return nil, os.NewSyscallError("set non-blocking", err)
 	}
 	return files, nil
+}
+
+func (p passed) close() {
+	for _, fd := range p {
+		unix.Close(fd)
+	}
 }
 
 func closeAll(files []*os.File) {

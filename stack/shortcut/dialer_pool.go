@@ -1,7 +1,6 @@
 package shortcut
 
 import (
-	"os"
 	"syscall"
 	"time"
 
@@ -82,21 +81,16 @@ func (d *Dialer) wanting(i int) bool {
 	return true
 }
 
-// Supply gives the Dialer sockets of a family for which it asked, transparent, with
-// mark.Client and SO_REUSEADDR, which it takes over. None means that there are none now;
-// who waits gets err then.
-func (d *Dialer) Supply(family int, files []*os.File, err error) {
+// Supply gives the Dialer sockets of a family for which it asked, non-blocking,
+// transparent, with mark.Client and SO_REUSEADDR, which it takes over. None means that
+// there are none now; who waits gets err then.
+func (d *Dialer) Supply(family int, fds []int, err error) {
 	i := ip4
 	if family == unix.AF_INET6 {
 		i = ip6
 	}
-	fds := make([]int, 0, len(files))
-	for _, f := range files {
-		if fd, err := socket.Dup(f); err == nil {
-			socket.Inner(fd)
-			fds = append(fds, fd)
-		}
-		f.Close()
+	for _, fd := range fds {
+		socket.Inner(fd)
 	}
 	if len(fds) == 0 && err == nil {
 		err = syscall.EMFILE // unix(7): they got lost on the way

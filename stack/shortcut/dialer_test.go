@@ -73,7 +73,7 @@ func (g *dialWorld) finish() {
 // supply gives the Dialer n sockets.
 func (g *dialWorld) supply(t *testing.T, n int) {
 	t.Helper()
-	var files []*os.File
+	var fds []int
 	for range n {
 		fd, err := unix.Socket(socket.Family(g.family.guest), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
@@ -82,9 +82,9 @@ func (g *dialWorld) supply(t *testing.T, n int) {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 			t.Fatal(err)
 		}
-		files = append(files, os.NewFile(uintptr(fd), "client"))
+		fds = append(fds, fd)
 	}
-	g.dialer.Supply(socket.Family(g.family.guest), files, nil)
+	g.dialer.Supply(socket.Family(g.family.guest), fds, nil)
 }
 
 // A verdict is what Dial has told.

@@ -181,6 +181,9 @@ func (g *guest) start(t testing.TB, d *tap.Device) {
 		if err := g.divert.Remove(); err != nil {
 			t.Error(err)
 		}
+		for _, f := range g.divert.Clients() { // nobody here uses them
+			f.Close()
+		}
 	})
 }
 
