@@ -95,6 +95,9 @@ func (p *Publisher) ending(a *arrival) func(inOrder bool) {
 	source, target, entry := a.source, a.target, a.entry // no more of it is needed
 	return func(inOrder bool) {
 		p.logEnd(inOrder, source, target, entry)
+		if entry.Way() == flow.Shortcut {
+			p.direct.Ended(entry)
+		}
 		entry.Close()
 		p.free()
 	}

@@ -26,6 +26,11 @@ type Direct interface {
 
 	// Doubt says that the stack has connected where there was no answer.
 	Doubt()
+
+	// Joined says that a flow uses a socket of Dial's, with its addresses, and Ended
+	// that it does not any more.
+	Joined(f *flow.Flow)
+	Ended(f *flow.Flow)
 }
 
 // promptness is how soon the guest answers the stack, if it would have answered
@@ -96,6 +101,17 @@ func (p *Publisher) doubt(a *arrival) {
 // and the flow end with them. Where it fails, the guest's end is reset; the rest is
 // the caller's.
 func (p *Publisher) joinDirect(a *arrival, guest int) error {
+	p.direct.Joined(a.entry)
+	err := p.joinSockets(a, guest)
+	if err != nil {
+		p.direct.Ended(a.entry)
+	}
+	return err
+}
+
+// joinSockets has the Mover serve two sockets, and the flow end with them. A
+// header, where the rule wants one, is written before.
+func (p *Publisher) joinSockets(a *arrival, guest int) error {
 	if a.Proxy != 0 {
 		a.keep()
 		return p.join(os.NewFile(uintptr(guest), "guest"), a)

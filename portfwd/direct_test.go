@@ -23,6 +23,7 @@ type fakeDirect struct {
 	late   bool
 	dialed chan dialed
 	doubts atomic.Int32
+	joined atomic.Int32 // and not ended
 }
 
 func newFakeDirect(dial func(source, target netip.AddrPort) (int, error)) *fakeDirect {
@@ -39,6 +40,10 @@ func (f *fakeDirect) Dial(source, target netip.AddrPort, done func(int, error)) 
 }
 
 func (f *fakeDirect) Doubt() { f.doubts.Add(1) }
+
+func (f *fakeDirect) Joined(*flow.Flow) { f.joined.Add(1) }
+
+func (f *fakeDirect) Ended(*flow.Flow) { f.joined.Add(-1) }
 
 // echoing returns a connected socket whose other end sends back what it gets.
 func echoing(netip.AddrPort, netip.AddrPort) (int, error) {

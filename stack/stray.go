@@ -18,6 +18,7 @@ type Stray struct {
 	DSCP             uint8 // RFC 2474, without the two bits of ECN
 	Sequence         uint32
 	Acknowledgement  uint32
+	SYNACK           bool   // it answers a SYN, and does not refuse it
 	network, segment []byte // headers, not ours
 	data             stack.Range
 }
@@ -38,6 +39,7 @@ func (s *Stack) takeStray(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 		Source:      netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
 		Destination: netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort),
 		DSCP:        tos >> 2, Sequence: tcp.SequenceNumber(), Acknowledgement: tcp.AckNumber(),
+		SYNACK:  tcp.Flags()&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) == header.TCPFlagSyn|header.TCPFlagAck,
 		network: pkt.NetworkHeader().Slice(), segment: tcp, data: pkt.Data().AsRange(),
 	})
 }

@@ -113,17 +113,18 @@ func (g *gateway) divert(state *divertState) {
 	default:
 		g.shortcut.SetEnabled(state.On)
 	}
-	if g.dialer != nil {
+	switch {
+	case g.dialer == nil:
+	case state.Suspended:
+		g.dialer.Suspend()
+	default:
 		g.dialer.SetEnabled(state.On)
 	}
 }
 
 // handleStray shows a segment that the stack knows nothing of to both directions.
 func (g *gateway) handleStray(seg *stack.Stray) bool {
-	if g.dialer != nil {
-		g.dialer.HandleStray(seg)
-	}
-	return g.shortcut.HandleStray(seg)
+	return g.dialer != nil && g.dialer.HandleStray(seg) || g.shortcut.HandleStray(seg)
 }
 
 // undivert notes that the rules do nothing.

@@ -67,9 +67,9 @@ func (s *Shortcut) welcome(fd int, client netip.AddrPort) (key flow.Key) {
 func (s *Shortcut) join(fd int, a *attempt) {
 	f := a.flow
 	done := func(inOrder bool) { s.ended(f, inOrder) }
-	s.know(f)
+	s.bonds.know(f)
 	if err := s.cfg.Mover.Join(fd, a.host, relay.Counters{Outbound: &f.ToTarget, Inbound: &f.ToInitiator, Owner: f}, done); err != nil {
-		s.forget(f)
+		s.bonds.forget(f)
 		f.Close()
 		s.Stats.Exhausted.Add(1)
 		s.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", f.Initiator, "target", f.Target, "error", err)
@@ -80,7 +80,7 @@ func (s *Shortcut) join(fd int, a *attempt) {
 
 // ended is told by the Mover.
 func (s *Shortcut) ended(f *flow.Flow, inOrder bool) {
-	s.forget(f)
+	s.bonds.forget(f)
 	f.Close()
 	if !s.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
 		return // before the numbers are made values of interfaces

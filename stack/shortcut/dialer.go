@@ -9,11 +9,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"taproot/internal/socket"
 	"taproot/stack"
+	"taproot/stack/flow"
 )
 
 // A DialerConfig says what a Dialer works with.
@@ -44,6 +46,7 @@ type DialStats struct {
 	Doubted   atomic.Uint64 // of those, taken by the guest there
 	Entered   atomic.Uint64 // SYNs put into the device, sent again or not
 	Strange   atomic.Uint64 // copies of SYNs that are of nobody who dials
+	Strayed   atomic.Uint64 // segments of joined connections that were put back
 }
 
 // A Dialer connects to the guest's programs from sockets inside its namespace, that
@@ -52,6 +55,7 @@ type Dialer struct {
 	Stats DialStats
 
 	cfg     DialerConfig
+	bonds   *bonds
 	copies  [familyCount]int // descriptors of packet sockets, non-blocking
 	poller  *socket.Poller
 	enabled atomic.Bool
@@ -71,6 +75,8 @@ type Dialer struct {
 	keys map[key]*dial // those whose SYN may come
 	// +checklocks:mu
 	lastID uint64
+	// +checklocks:mu
+	enabledAt time.Time
 }
 
 // Indices of the families.
@@ -115,7 +121,7 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 	if cfg.Broken == nil {
 		cfg.Broken = func() {}
 	}
-	d := &Dialer{cfg: cfg, copies: [familyCount]int{-1, -1}, waiting: make(chan struct{}, 1)}
+	d := &Dialer{cfg: cfg, bonds: newBonds(), copies: [familyCount]int{-1, -1}, waiting: make(chan struct{}, 1)}
 	d.mu.Lock() // nobody else has d yet, but checklocks cannot know
 	d.pending, d.keys, d.lastID = make(map[uint64]*dial), make(map[key]*dial), familyCount
 	d.mu.Unlock()
@@ -154,7 +160,26 @@ func (d *Dialer) close() {
 // was disabled by Broken is enabled by this too.
 func (d *Dialer) SetEnabled(on bool) {
 	d.strikes.Store(0)
+	d.bonds.suspended.Store(false)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if on && !d.enabled.Load() {
+		d.enabledAt = time.Now()
+	}
 	d.enabled.Store(on)
+}
+
+// Suspend is Shortcut.Suspend for connections to the guest.
+func (d *Dialer) Suspend() {
+	d.SetEnabled(false)
+	d.bonds.suspended.Store(true)
+}
+
+// isOfNow tells whether a connection began with the rules of now.
+func (d *Dialer) isOfNow(f *flow.Flow) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return f.Opened.After(d.enabledAt)
 }
 
 // Doubt tells that the stack has connected to a target where Dial had no answer. After

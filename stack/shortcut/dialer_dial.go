@@ -270,34 +270,6 @@ func (d *Dialer) forgetLocked(p *dial) {
 	}
 }
 
-// HandleStray hears of a segment that the stack is about to answer with RST, which it
-// never keeps it from. An answer to one who dials says that the rules did not lead it
-// back, and that the stack has to do it.
-func (d *Dialer) HandleStray(seg *stack.Stray) {
-	id, known := d.strayed(key{seg.Destination, seg.Source})
-	if !known {
-		return
-	}
-	if d.enabled.CompareAndSwap(true, false) {
-		d.cfg.Broken()
-	}
-	if p := d.takePending(id); p != nil {
-		d.finish(p, syscall.ETIMEDOUT)
-	}
-}
-
-// strayed notes an answer to a dial, and returns the dial's id, 0 while it has none.
-func (d *Dialer) strayed(k key) (id uint64, known bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	p := d.keys[k]
-	if p == nil {
-		return 0, false
-	}
-	p.stray = true
-	return p.id, true
-}
-
 // poll serves the poller's events until it is closed.
 func (d *Dialer) poll() error {
 	var ready []socket.Readiness

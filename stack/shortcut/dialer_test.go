@@ -55,6 +55,7 @@ func newDialWorld(t *testing.T, f family) *dialWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.inbound.Store(g.dialer)
 	c := g.newClient(t, f)
 	c.stray(t, 0, 1) // answered, and the guest is met
 	c.next(t)
@@ -362,8 +363,9 @@ func TestDialStray(t *testing.T) {
 		g.supply(t, 2)
 		c := g.dial(source, target)
 		for _, seg := range []stack.Stray{
-			{Source: source, Destination: target},
-			{Source: target, Destination: netip.AddrPortFrom(source.Addr(), source.Port()^1)},
+			{Source: source, Destination: target, SYNACK: true},
+			{Source: target, Destination: netip.AddrPortFrom(source.Addr(), source.Port()^1), SYNACK: true},
+			{Source: target, Destination: source}, // of a connection from before
 			{},
 		} {
 			g.dialer.HandleStray(&seg)
@@ -373,7 +375,9 @@ func TestDialStray(t *testing.T) {
 			t.Errorf("broken %d times by others, want never", n)
 		}
 		for range 3 {
-			g.dialer.HandleStray(&stack.Stray{Source: target, Destination: source})
+			if g.dialer.HandleStray(&stack.Stray{Source: target, Destination: source, SYNACK: true}) {
+				t.Error("an answer to one who dials: kept from the stack")
+			}
 		}
 		wantError(t, c, syscall.ETIMEDOUT)
 		if n := g.broken.Load(); n != 1 {
@@ -441,7 +445,7 @@ func TestDialerRun(t *testing.T) {
 		}
 		wantError(t, g.dial(g.source(t), target), syscall.ECANCELED)
 		g.supply(t, 1) // closed: TestMain sees what is left
-		g.dialer.HandleStray(&stack.Stray{Source: target, Destination: target})
+		g.dialer.HandleStray(&stack.Stray{Source: target, Destination: target, SYNACK: true})
 	})
 }
 

@@ -40,7 +40,8 @@
 // rules have let it go by. It is put back too, as Linux knows the connection, and
 // diverted by the code point of what is put back. So connections survive that the
 // guest flushes its rules, or makes its kernel forget its connections, and go on
-// inside when the rules are there again.
+// inside when the rules are there again. So do connections to the guest, which a
+// Dialer makes for published ports.
 //
 // # Work and waiting
 //

@@ -71,6 +71,7 @@ type world struct {
 	ended    chan struct{}
 	holding  atomic.Bool // SYNs go to kept
 	kept     chan *stack.SYN
+	inbound  atomic.Pointer[Dialer] // hears of strays too
 }
 
 func newWorld(t *testing.T, changes ...func(*Config)) *world {
@@ -111,7 +112,7 @@ func newWorld(t *testing.T, changes ...func(*Config)) *world {
 		t.Fatal(err)
 	}
 	gateway.HandleSYN(w.handle, Points()...)
-	gateway.HandleStray(w.shortcut.HandleStray)
+	gateway.HandleStray(w.handleStray)
 	start(t, mover.Run)
 	start(t, w.tcp.Run)
 	start(t, gateway.Run)
@@ -124,6 +125,12 @@ func newWorld(t *testing.T, changes ...func(*Config)) *world {
 	})
 	w.read(t)
 	return w
+}
+
+// handleStray gives both directions a segment, as the engine does.
+func (w *world) handleStray(seg *stack.Stray) bool {
+	inbound := w.inbound.Load()
+	return inbound != nil && inbound.HandleStray(seg) || w.shortcut.HandleStray(seg)
 }
 
 // handle gives the shortcut a SYN, or keeps it.

@@ -36,13 +36,13 @@ type Shortcut struct {
 	Stats Stats
 
 	cfg       Config
+	bonds     *bonds // the Mover's connections
 	listeners []*listener
 	poller    *socket.Poller
 	enabled   atomic.Bool
 	strikes   atomic.Int32  // broken ones since the last that was accepted
 	doubtful  atomic.Bool   // the last ones were broken
 	trial     atomic.Bool   // something was offered and not accepted at once
-	suspended atomic.Bool   // no rules will stand soon
 	waiting   chan struct{} // capacity 1: something was offered and not accepted at once
 	spare     atomic.Int64  // descriptor in reserve; -1 while it is in use
 
@@ -57,10 +57,6 @@ type Shortcut struct {
 	dialing map[uint64]*attempt // those that the poller knows, by its id
 	// +checklocks:mu
 	lastID uint64
-	// +checklocks:mu
-	joined map[flow.Key]*flow.Flow // the Mover's
-	// +checklocks:mu
-	straying map[*flow.Flow]straying
 	// +checklocks:mu
 	enabledAt time.Time
 }
@@ -88,7 +84,7 @@ func New(cfg Config) (*Shortcut, error) {
 	s := &Shortcut{
 		cfg: cfg, waiting: make(chan struct{}, 1), lastID: uint64(len(files)),
 		pending: make(map[flow.Key]*attempt), dialing: make(map[uint64]*attempt),
-		joined: make(map[flow.Key]*flow.Flow), straying: make(map[*flow.Flow]straying),
+		bonds: newBonds(),
 	}
 	s.cfg.Listeners = nil
 	s.spare.Store(-1)
@@ -146,7 +142,7 @@ func (s *Shortcut) close() {
 // are not touched. A Shortcut that was disabled by Broken is enabled by this too.
 func (s *Shortcut) SetEnabled(on bool) {
 	s.unproven()
-	s.suspended.Store(false)
+	s.bonds.suspended.Store(false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if on && !s.enabled.Load() {
@@ -160,7 +156,7 @@ func (s *Shortcut) SetEnabled(on bool) {
 // them.
 func (s *Shortcut) Suspend() {
 	s.SetEnabled(false)
-	s.suspended.Store(true)
+	s.bonds.suspended.Store(true)
 }
 
 // Enabled tells whether new connections go this way.

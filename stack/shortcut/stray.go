@@ -13,12 +13,6 @@ import (
 // firewall anew needs less, and so does the supervisor to make ours again.
 const loyalty = 30 * time.Second
 
-// A straying is what is known of a connection whose segments come as frames.
-type straying struct {
-	sequence, acknowledgement uint32    // the farthest of its segments
-	since                     time.Time // when these were seen first
-}
-
 // HandleStray does what there is to do about a segment that the stack would
 // answer with RST, and returns false if it shall. One of a connection that was
 // joined or is about to be says that the rules did not lead it inside: it is put back, to be led
@@ -32,7 +26,7 @@ func (s *Shortcut) HandleStray(seg *stack.Stray) bool {
 		return false
 	case seg.DSCP == mark.Local: // put back, and forwarded to us again: there are no rules
 		return true
-	case f != nil && s.isLost(f, seg):
+	case f != nil && s.bonds.isStuck(f, seg) && !s.enabled.Load():
 		f.Kill()
 		return true
 	}
@@ -46,9 +40,9 @@ func (s *Shortcut) HandleStray(seg *stack.Stray) bool {
 // connection that began with the rules of now is proof that they do not work.
 func (s *Shortcut) strayed(seg *stack.Stray) (f *flow.Flow, isOffered bool) {
 	key := flow.Key{Proto: flow.TCP, Initiator: seg.Source, Target: seg.Destination}
+	f = s.bonds.find(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f = s.joined[key]
 	began := f
 	if a := s.pending[key]; f == nil && a != nil && a.state == offered {
 		began, isOffered = a.flow, true
@@ -59,47 +53,9 @@ func (s *Shortcut) strayed(seg *stack.Stray) (f *flow.Flow, isOffered bool) {
 	return f, isOffered
 }
 
-// isLost tells whether a connection has made no progress for too long, or cannot
-// make any.
-func (s *Shortcut) isLost(f *flow.Flow, seg *stack.Stray) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.joined[f.Key] != f { // it has ended meanwhile, and nobody forgets it again
-		return false
-	}
-	if s.suspended.Load() {
-		return true
-	}
-	now := time.Now()
-	last, known := s.straying[f]
-	// Sequence numbers are compared as RFC 9293 section 3.4 has it.
-	if known && int32(seg.Sequence-last.sequence) <= 0 && int32(seg.Acknowledgement-last.acknowledgement) <= 0 {
-		return !s.enabled.Load() && now.Sub(last.since) > loyalty
-	}
-	s.straying[f] = straying{seg.Sequence, seg.Acknowledgement, now}
-	return false
-}
-
 // giveUp says that the rules do not work, once.
 func (s *Shortcut) giveUp() {
 	if s.enabled.CompareAndSwap(true, false) {
 		s.cfg.Broken()
 	}
-}
-
-// know makes a connection known to HandleStray.
-func (s *Shortcut) know(f *flow.Flow) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.joined[f.Key] = f
-}
-
-// forget ends that.
-func (s *Shortcut) forget(f *flow.Flow) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.joined[f.Key] == f { // or the port is in use again
-		delete(s.joined, f.Key)
-	}
-	delete(s.straying, f)
 }

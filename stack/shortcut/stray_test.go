@@ -99,10 +99,10 @@ func TestLost(t *testing.T) {
 		w.shortcut.SetEnabled(false)
 		c.stray(t, 0, 1001)
 		c.wantStray(t, 1001)
-		w.shortcut.age(2 * loyalty)
+		w.shortcut.bonds.age(2 * loyalty)
 		c.stray(t, 0, 1002) // progress
 		c.wantStray(t, 1002)
-		w.shortcut.age(2 * loyalty)
+		w.shortcut.bonds.age(2 * loyalty)
 		c.stray(t, 0, 1002)
 		settle.Until(t, "the flow ends", func() bool { return w.flows.Len(flow.TCP) == 0 })
 		if n, err := guest.Read(make([]byte, 1)); err == nil {
@@ -149,31 +149,31 @@ func TestStrayAtTheEnd(t *testing.T) {
 		seg := &stack.Stray{Source: c.from, Destination: c.to, Sequence: 1001}
 		var was *flow.Flow
 		settle.Until(t, "the connection is joined", func() bool {
-			was, _ = w.shortcut.strayed(seg)
+			was = w.shortcut.bonds.find(flow.Key{Proto: flow.TCP, Initiator: c.from, Target: c.to})
 			return was != nil
 		})
 		guest.Close()
 		host.Close()
 		settle.Until(t, "the flow ends", func() bool { return w.flows.Len(flow.TCP) == 0 })
-		if w.shortcut.isLost(was, seg) || w.shortcut.strays() != 0 {
-			t.Errorf("%d connections are remembered, want none", w.shortcut.strays())
+		if w.shortcut.bonds.isStuck(was, seg) || w.shortcut.bonds.strays() != 0 {
+			t.Errorf("%d connections are remembered, want none", w.shortcut.bonds.strays())
 		}
 	})
 }
 
 // strays returns how many connections have segments that strayed.
-func (s *Shortcut) strays() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.straying)
+func (b *bonds) strays() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.straying)
 }
 
 // age makes strays older.
-func (s *Shortcut) age(by time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for f, last := range s.straying {
+func (b *bonds) age(by time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for f, last := range b.straying {
 		last.since = last.since.Add(-by)
-		s.straying[f] = last
+		b.straying[f] = last
 	}
 }

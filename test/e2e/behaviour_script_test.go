@@ -204,6 +204,10 @@ func (s *plainSocket) listen(a netip.Addr) (netip.AddrPort, error) {
 
 // listenAt binds the socket and listens.
 func (s *plainSocket) listenAt(a netip.AddrPort) error {
+	// Connections from before may have the port.
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return err
+	}
 	if err := unix.Bind(s.fd, sockaddr(a)); err != nil {
 		return err
 	}

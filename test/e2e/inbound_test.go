@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/test/lab"
 )
 
 // Ports of the host that lead to the same of the guest. Nobody listens at the second.
@@ -94,6 +96,44 @@ func entering() []behaviour {
 	}
 }
 
+// TestInboundDisturbed is TestShortcutDisturbed for connections to published ports.
+func TestInboundDisturbed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range disturbances() {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			lab.NeedProgram(t, tt.program)
+			p, s := newInboundDiverted(t)
+			if got := p.way(); got != byShortcut {
+				t.Fatalf("a connection: got %s, want it to go by %s", got, byShortcut)
+			}
+			old := plain("guest connect open\nserver accept\nguest send 5\nserver recv 5")
+			if got := p.steps(old); got != old {
+				t.Fatalf("got:\n%s\nwant:\n%s", got, old)
+			}
+			p.sockets["listener"].close() // way's connections have one of their own
+			delete(p.sockets, "listener")
+			s.must(tt.command)
+			p.wantUse()
+			p.lab.Eventually("connections take the shortcut again", func() bool { return p.way() == byShortcut })
+			p.wantUse()
+		})
+	}
+}
+
+// newInboundDiverted is newDiverted with client and server at each other's place.
+func newInboundDiverted(t *testing.T) (*play, *shell) {
+	t.Helper()
+	l := newLab(t)
+	needTProxy(t, l)
+	c := columns()[2]
+	s := newShell(t, l, append(slices.Clone(c.options), publishing()...)...)
+	p := newInboundPlayIn(t, l, c, 0, networkOf(t, l, s))
+	p.anyWay = true
+	t.Cleanup(p.close)
+	return p, s
+}
+
 // newInboundPlay is newPlay with client and server at each other's place.
 func newInboundPlay(t *testing.T, c column, family int) *play {
 	t.Helper()
@@ -102,6 +142,11 @@ func newInboundPlay(t *testing.T, c column, family int) *play {
 	if !c.kernel {
 		inside = networkOf(t, l, newShell(t, l, append(slices.Clone(c.options), publishing()...)...))
 	}
+	return newInboundPlayIn(t, l, c, family, inside)
+}
+
+// newInboundPlayIn is newInboundPlay where the server's network is there already.
+func newInboundPlayIn(t *testing.T, l *lab.Lab, c column, family int, inside *lab.Namespace) *play {
 	p := &play{t: t, lab: l, family: family, column: c, guest: l.Outside, outer: inside, inside: inside, sockets: map[string]*plainSocket{}}
 	p.open = netip.AddrPortFrom(netip.MustParseAddr(families[family].host), publishedPort)
 	return p

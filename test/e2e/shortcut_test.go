@@ -84,13 +84,11 @@ func (p *play) wantUsable() {
 	}
 }
 
-// TestShortcutDisturbed: whatever a guest does to the rules, its connections
-// work, new ones by frames for a while.
-func TestShortcutDisturbed(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		name, program, command string
-	}{
+// A disturbance is what a guest does to the rules.
+type disturbance struct{ name, program, command string }
+
+func disturbances() []disturbance {
+	return []disturbance{
 		{"ruleset flushed", "nft", "nft flush ruleset"},
 		{"table deleted", "nft", "nft delete table ip taproot"},
 		{"chain flushed", "nft", "nft flush chain ip taproot prerouting"},
@@ -101,7 +99,13 @@ func TestShortcutDisturbed(t *testing.T) {
 		{"addresses flushed and set", "ip", "ip addr flush dev tap0 && ip addr add 10.0.2.100/24 dev tap0 && ip route add default via 10.0.2.2"},
 		{"device down and up", "ip", "ip link set tap0 down && ip link set tap0 up && ip route add default via 10.0.2.2"},
 	}
-	for _, tt := range tests {
+}
+
+// TestShortcutDisturbed: whatever a guest does to the rules, its connections
+// work, new ones by frames for a while.
+func TestShortcutDisturbed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range disturbances() {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			lab.NeedProgram(t, tt.program)
