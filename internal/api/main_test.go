@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -169,14 +168,4 @@ func (b *bench) dial(t testing.TB) *net.UnixConn {
 	t.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(settle.Patience))
 	return c
-}
-
-// wantText fails the test if a text lacks one of some parts.
-func wantText(t *testing.T, what, got string, parts ...string) {
-	t.Helper()
-	for _, part := range parts {
-		if !strings.Contains(got, part) {
-			t.Errorf("%s: got %q, want %q in it", what, got, part)
-		}
-	}
 }

@@ -45,7 +45,6 @@ func wishes4(b []byte) []wish {
 // wishes6 follows the headers of RFC 8200 §4, whatever their order.
 func wishes6(b []byte) []wish {
 	to, next, rest := netip.AddrFrom16([16]byte(b[24:])), b[6], b[40:]
-	fragment := false
 	for {
 		switch next {
 		case unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS:
@@ -57,11 +56,11 @@ func wishes6(b []byte) []wish {
 			if len(rest) < 8 {
 				return nil
 			}
-			next, rest, fragment = rest[0], rest[8:], true
 			// The headers that follow may be in another fragment.
-			return []wish{{unix.IPPROTO_UDP, netip.AddrPortFrom(to, 0), fragment}, {unix.IPPROTO_TCP, netip.AddrPortFrom(to, 0), fragment}, {unix.IPPROTO_ICMPV6, netip.AddrPortFrom(to, 0), fragment}}
+			anything := netip.AddrPortFrom(to, 0)
+			return []wish{{unix.IPPROTO_UDP, anything, true}, {unix.IPPROTO_TCP, anything, true}, {unix.IPPROTO_ICMPV6, anything, true}}
 		default:
-			return []wish{wishAt(next, to, rest, fragment)}
+			return []wish{wishAt(next, to, rest, false)}
 		}
 	}
 }
