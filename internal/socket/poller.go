@@ -17,7 +17,7 @@ import (
 type Poller struct {
 	file   *os.File
 	raw    syscall.RawConn
-	turn   *turn
+	turn   *Turn
 	closed atomic.Bool
 	events [64]unix.EpollEvent // belongs to who calls Serve or Wait
 }
@@ -36,7 +36,7 @@ func NewPoller() (*Poller, error) {
 	p := &Poller{file: os.NewFile(uintptr(fd), "epoll")}
 	p.raw, err = p.file.SyscallConn()
 	if err == nil {
-		p.turn, err = newTurn()
+		p.turn, err = NewTurn()
 	}
 	if err != nil {
 		p.file.Close()
@@ -102,7 +102,7 @@ func (p *Poller) Wait(ready []Readiness) ([]Readiness, error) {
 		return ready, fmt.Errorf("wait for sockets: %w", err)
 	}
 	if looks == 1 {
-		p.turn.yield()
+		p.turn.Yield()
 	}
 	for i := range p.events[:n] {
 		ready = append(ready, readiness(&p.events[i]))
@@ -142,7 +142,7 @@ func (p *Poller) Serve(serve func(Readiness) (more bool)) error {
 			if !more {
 				return false
 			}
-			p.turn.yield()
+			p.turn.Yield()
 		}
 		return false
 	})
@@ -167,6 +167,6 @@ func (p *Poller) look(fd uintptr) (int, syscall.Errno) {
 // Close makes Serve and Wait return.
 func (p *Poller) Close() error {
 	p.closed.Store(true)
-	p.turn.close()
+	p.turn.Close()
 	return p.file.Close()
 }

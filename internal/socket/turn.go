@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A turn lets a goroutine that always finds more to do give the others theirs.
+// A Turn lets a goroutine that always finds more to do give the others theirs.
 // runtime.Gosched is not enough: the runtime asks its poller only when nobody
 // can run, or after 10 ms, and so does not learn of a descriptor that somebody
-// waits for. A turn is an event counter (eventfd(2)) that the caller makes ready
+// waits for. A Turn is an event counter (eventfd(2)) that the caller makes ready
 // and then waits for like everybody else. It belongs to one goroutine.
-type turn struct {
+type Turn struct {
 	file *os.File
 	raw  syscall.RawConn
 	one  [8]byte // what is added to the counter, which is never read
@@ -23,12 +23,13 @@ type turn struct {
 	waited  bool
 }
 
-func newTurn() (*turn, error) {
+// NewTurn returns a Turn, which its user closes.
+func NewTurn() (*Turn, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	t := &turn{file: os.NewFile(uintptr(fd), "turn")}
+	t := &Turn{file: os.NewFile(uintptr(fd), "turn")}
 	if t.raw, err = t.file.SyscallConn(); err != nil {
 		t.file.Close()
 		return nil, err
@@ -45,12 +46,12 @@ func newTurn() (*turn, error) {
 	return t, nil
 }
 
-// yield lets everybody run who can, or who waits for a descriptor that is ready.
-// After close it does nothing.
-func (t *turn) yield() {
+// Yield lets everybody run who can, or who waits for a descriptor that is ready.
+// After Close it does nothing.
+func (t *Turn) Yield() {
 	t.waited = false
 	_ = t.raw.Read(t.attempt) // fails when closed, as what the caller does next will
 }
 
-// close makes yield return. Another goroutine may call it.
-func (t *turn) close() { t.file.Close() } // nothing is written, so nothing can be lost
+// Close makes Yield return. Another goroutine may call it.
+func (t *Turn) Close() { t.file.Close() } // nothing is written, so nothing can be lost

@@ -12,11 +12,11 @@ import (
 // another one always can, on the only processor.
 func TestTurn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	turn, err := newTurn()
+	turn, err := NewTurn()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer turn.close()
+	defer turn.Close()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -31,7 +31,7 @@ func TestTurn(t *testing.T) {
 		}
 	}()
 	for range 10 {
-		turn.yield() // the reader waits
+		turn.Yield() // the reader waits
 	}
 	raw, err := w.SyscallConn()
 	if err != nil {
@@ -43,7 +43,7 @@ func TestTurn(t *testing.T) {
 	}
 	ran := false
 	for turns := 0; !ran && turns < 1000; turns++ { // one is enough unless the runtime's own goroutines run
-		turn.yield()
+		turn.Yield()
 		select {
 		case <-done:
 			ran = true
@@ -53,6 +53,6 @@ func TestTurn(t *testing.T) {
 	if !ran {
 		t.Error("the reader did not have a turn")
 	}
-	turn.close()
-	turn.yield() // returns
+	turn.Close()
+	turn.Yield() // returns
 }

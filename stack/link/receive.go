@@ -8,6 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"taproot/internal/socket"
 	"taproot/tap"
 )
 
@@ -57,6 +58,10 @@ func (e *Endpoint) receive() error {
 	}
 	r.reader = e.device.NewReader(bufs...)
 	r.reader.Idle = e.idle
+	if turn, err := socket.NewTurn(); err == nil { // else others wait for 10 ms when there is a flood
+		defer turn.Close()
+		r.reader.Yield = turn.Yield
+	}
 	return r.reader.Run(r.receive)
 }
 

@@ -18,7 +18,11 @@ type TCPStats struct {
 	Unreachable atomic.Uint64 // ICMP unreachable
 	TimedOut    atomic.Uint64 // no answer from the target, none to the guest
 	Exhausted   atomic.Uint64 // flow table or descriptors: RST
-	Abandoned   atomic.Uint64 // by the guest, before the handshake was complete
+
+	Evicted atomic.Uint64 // those of TimedOut that were given up for others
+
+	NoDescriptor atomic.Uint64 // those of Exhausted that met the limit of descriptors
+	Abandoned    atomic.Uint64 // by the guest, before the handshake was complete
 }
 
 // An Answer is what the guest is told of a connection that was not made.
@@ -44,6 +48,9 @@ func (s *TCPStats) Answer(err error, denied ErrorKind) Answer {
 		return Answer{Kind: Silent}
 	case isExhausted(err):
 		s.Exhausted.Add(1)
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			s.NoDescriptor.Add(1)
+		}
 		return Answer{Reset: true}
 	}
 	s.Unreachable.Add(1)

@@ -21,10 +21,10 @@ import (
 const tickLength = time.Second
 
 const (
-	// errorsPerSecond and errorBurst limit the errors that we make ourselves,
+	// ErrorsPerSecond and errorBurst limit the errors that we make ourselves,
 	// as RFC 1812 section 4.3.2.8 asks. They are what Linux uses
 	// (icmp_msgs_per_sec, icmp_msgs_burst).
-	errorsPerSecond = 1000
+	ErrorsPerSecond = 1000
 	errorBurst      = 50
 )
 
@@ -64,10 +64,11 @@ type mapper struct {
 	proto    flow.Proto
 	check    policy.Proto
 
-	poller  *socket.Poller
-	limiter *rate.Limiter
-	now     atomic.Uint32 // ticks since the start
-	lastID  atomic.Uint64
+	poller    *socket.Poller
+	limiter   *rate.Limiter // of errors
+	evictions *rate.Limiter
+	now       atomic.Uint32 // ticks since the start
+	lastID    atomic.Uint64
 
 	mu sync.RWMutex
 	// +checklocks:mu
@@ -142,7 +143,8 @@ func (m *mapper) init(cfg Config, p protocol, proto flow.Proto, check policy.Pro
 		return err
 	}
 	m.cfg, m.protocol, m.proto, m.check = cfg, p, proto, check
-	m.limiter = rate.NewLimiter(errorsPerSecond, errorBurst)
+	m.evictions = newEvictions()
+	m.limiter = rate.NewLimiter(ErrorsPerSecond, errorBurst)
 	m.mu.Lock() // nobody else has m yet, but checklocks cannot know
 	defer m.mu.Unlock()
 	m.mappings = make(map[origin]*mapping)
@@ -200,7 +202,7 @@ func (m *mapper) openPeer(key pair) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := m.cfg.Flows.Open(flow.Key{Proto: m.proto, Initiator: key.guest, Target: key.destination})
+	f, err := m.openFlow(flow.Key{Proto: m.proto, Initiator: key.guest, Target: key.destination})
 	if err != nil {
 		return nil, err
 	}
@@ -318,6 +320,9 @@ func (m *mapper) refuse(err error, original []byte) {
 		m.Stats.Spoofed.Add(1)
 	case errors.Is(err, flow.ErrFull), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		m.Stats.Full.Add(1)
+		if !errors.Is(err, flow.ErrFull) {
+			m.Stats.NoDescriptor.Add(1)
+		}
 	case errors.As(err, new(*policy.Denied)):
 		m.Stats.Denied.Add(1)
 		kind = m.cfg.Denied

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"taproot/internal/relay"
 	"taproot/internal/socket"
@@ -49,6 +50,11 @@ type TCP struct {
 	over bool
 	// +checklocks:mu
 	adopted map[flow.Key]adoption
+	// dials are those whose target has not answered.
+	// +checklocks:mu
+	dials map[*dialing]struct{}
+
+	evictions *rate.Limiter
 }
 
 // NewTCP returns a TCP whose Handle may be given to stack.Stack.HandleTCP.
@@ -60,7 +66,7 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 		return nil, errors.New("nat: Mover is missing")
 	}
 	ctx, end := context.WithCancel(context.Background())
-	return &TCP{cfg: cfg, ctx: ctx, end: end, adopted: make(map[flow.Key]adoption)}, nil
+	return &TCP{cfg: cfg, ctx: ctx, end: end, adopted: make(map[flow.Key]adoption), dials: make(map[*dialing]struct{}), evictions: newEvictions()}, nil
 }
 
 // Run waits for ctx, then ends what waits for an answer and returns when all
@@ -120,17 +126,49 @@ func (t *TCP) open(key flow.Key) (a adoption, err error) {
 	if a.flow, err = t.cfg.Flows.Open(key); err != nil {
 		return a, err
 	}
-	if a.host, err = dial(t.ctx, t.cfg.Bind, target); err != nil && !socket.IsReset(err) {
+	if a.host, err = dial(t.cfg.Bind, target, t.wait); err != nil && !socket.IsReset(err) {
 		a.flow.Close()
 		return a, err
 	}
 	return a, nil
 }
 
+// maxDials is how many dials may wait for their target. It is less than what the
+// stack hands over, so that there is always room for the next one.
+const maxDials = stack.MaxPending * 3 / 4
+
+// A dialing is a dial that waits for its target.
+type dialing struct{ giveUp func() }
+
+// wait returns a context for a dial that has to wait. Where there are too many, any
+// other is given up, not too often: of a flood to targets that never answer it is most likely one
+// of those, and near targets answer long before their turn would come.
+func (t *TCP) wait() (ctx context.Context, done func()) {
+	ctx, cancel := context.WithCancel(t.ctx)
+	d := &dialing{cancel}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.dials) >= maxDials && t.evictions.Allow() {
+		for other := range t.dials { // in no order
+			delete(t.dials, other)
+			other.giveUp()
+			t.Stats.Evicted.Add(1)
+			break
+		}
+	}
+	t.dials[d] = struct{}{}
+	return ctx, func() {
+		cancel()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.dials, d)
+	}
+}
+
 // dial connects a socket of the host, from where b says, and sets it up for the
-// relay. It waits as long as the kernel does, or until ctx ends. The descriptor is
-// the caller's.
-func dial(ctx context.Context, b Bind, target netip.AddrPort) (int, error) {
+// relay. Where the target does not answer at once it waits as long as the kernel
+// does, or until the context of wait ends. The descriptor is the caller's.
+func dial(b Bind, target netip.AddrPort, wait func() (ctx context.Context, done func())) (int, error) {
 	fd, err := b.Stream(target.Addr())
 	if err != nil {
 		return -1, err
@@ -140,6 +178,8 @@ func dial(ctx context.Context, b Bind, target netip.AddrPort) (int, error) {
 	case nil:
 		return fd, nil
 	case syscall.EINPROGRESS:
+		ctx, done := wait()
+		defer done()
 		return connect(ctx, fd, target)
 	default:
 		unix.Close(fd)

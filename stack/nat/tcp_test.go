@@ -446,3 +446,23 @@ func exhaustDescriptors(t *testing.T) (release func()) {
 		}
 	}
 }
+
+// TestTCPDialsAreEvicted wants room for the next dial, by giving one up.
+func TestTCPDialsAreEvicted(t *testing.T) {
+	tcp := &TCP{ctx: t.Context(), dials: make(map[*dialing]struct{}), evictions: newEvictions()}
+	given := 0
+	var waits []context.Context
+	for range maxDials + 1 {
+		ctx, done := tcp.wait()
+		defer done()
+		waits = append(waits, ctx)
+	}
+	for _, ctx := range waits {
+		if ctx.Err() != nil {
+			given++
+		}
+	}
+	if got := tcp.Stats.Evicted.Load(); given != 1 || got != 1 {
+		t.Errorf("got %d given up and %d counted, want 1", given, got)
+	}
+}

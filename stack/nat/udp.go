@@ -64,17 +64,20 @@ type UDPConfig struct {
 // Stats count what did not go the usual way. Everything here can be caused by
 // the guest or a peer, so it is counted and not logged.
 type Stats struct {
-	Denied      atomic.Uint64 // packets of the guest's that a rule forbids
-	Spoofed     atomic.Uint64 // packets whose source is not the guest's
-	Full        atomic.Uint64 // packets dropped at the limit of flows or descriptors
-	Expired     atomic.Uint64 // packets whose TTL ended at the gateway
-	Dropped     atomic.Uint64 // packets dropped because the host was not ready
-	Failed      atomic.Uint64 // packets that the host refused
-	Filtered    atomic.Uint64 // messages from the host's side that nobody asked for
-	Undelivered atomic.Uint64 // messages and errors that the guest's link refused
-	Errors      atomic.Uint64 // ICMP errors sent to the guest
-	Suppressed  atomic.Uint64 // ICMP errors held back by the rate limit
-	Ignored     atomic.Uint64 // ICMP errors of the host's side with no meaning for the guest
+	Denied  atomic.Uint64 // packets of the guest's that a rule forbids
+	Spoofed atomic.Uint64 // packets whose source is not the guest's
+	Full    atomic.Uint64 // packets dropped at the limit of flows or descriptors
+
+	Evicted      atomic.Uint64 // flows without an answer that were ended for others
+	NoDescriptor atomic.Uint64 // those of Full that met the limit of descriptors
+	Expired      atomic.Uint64 // packets whose TTL ended at the gateway
+	Dropped      atomic.Uint64 // packets dropped because the host was not ready
+	Failed       atomic.Uint64 // packets that the host refused
+	Filtered     atomic.Uint64 // messages from the host's side that nobody asked for
+	Undelivered  atomic.Uint64 // messages and errors that the guest's link refused
+	Errors       atomic.Uint64 // ICMP errors sent to the guest
+	Suppressed   atomic.Uint64 // ICMP errors held back by the rate limit
+	Ignored      atomic.Uint64 // ICMP errors of the host's side with no meaning for the guest
 }
 
 // A UDP carries the guest's datagrams to the host and back. The package text

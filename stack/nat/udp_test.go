@@ -259,8 +259,15 @@ func TestUDPFull(t *testing.T) {
 	for i := range uint16(3) {
 		u.Handle(datagram(netip.AddrPortFrom(guest4, port), netip.AddrPortFrom(gateway4, 1000+i), "x"))
 	}
-	if got := u.Stats.Full.Load(); got != 2 {
-		t.Errorf("full: got %d, want 2", got)
+	if full, evicted := u.Stats.Full.Load(), u.Stats.Evicted.Load(); full != 0 || evicted != 2 {
+		t.Errorf("never answered: got %d refused and %d evicted, want 0 and 2", full, evicted)
+	}
+	for f := range u.cfg.Flows.All() {
+		f.ToInitiator.Store(1)
+	}
+	u.Handle(datagram(netip.AddrPortFrom(guest4, port), netip.AddrPortFrom(gateway4, 1003), "x"))
+	if full, evicted := u.Stats.Full.Load(), u.Stats.Evicted.Load(); full != 1 || evicted != 2 {
+		t.Errorf("answered: got %d refused and %d evicted, want 1 and 2", full, evicted)
 	}
 }
 

@@ -42,7 +42,7 @@ const (
 	isNew       finding = iota
 	isSwallowed         // nothing: we are dialing, or it comes late
 	isOffered           // to be put back again
-	isTooMuch           // to be dropped: there are too many
+	isTooMuch           // new, and there are too many
 )
 
 // look tells what is to be done with a SYN.
@@ -83,11 +83,38 @@ func (s *Shortcut) await(a *attempt) {
 	s.dialing[a.id] = a
 }
 
-// awaited returns the attempt with an id, or nil.
-func (s *Shortcut) awaited(id uint64) *attempt {
+// claim returns the attempt with an id, or nil. Until the poller's goroutine, which
+// calls it, has gone on with it or given it back by await, nobody else may end it.
+func (s *Shortcut) claim(id uint64) *attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.dialing[id]
+	a := s.dialing[id]
+	delete(s.dialing, id)
+	return a
+}
+
+// giveBack ends what claim began, for an attempt that still waits.
+func (s *Shortcut) giveBack(a *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dialing[a.id] = a
+}
+
+// evict takes any attempt whose target has not answered, or returns nil; not too
+// often. Of a flood to targets that never answer it is most likely one of those; near
+// targets answer long before their turn would come.
+func (s *Shortcut) evict() *attempt {
+	if !s.evictions.Allow() {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, a := range s.dialing { // in no order
+		delete(s.dialing, id)
+		delete(s.pending, a.key)
+		return a
+	}
+	return nil
 }
 
 // offer moves an attempt on, and returns the SYN that is to be put back.

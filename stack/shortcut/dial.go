@@ -28,8 +28,12 @@ func (s *Shortcut) Handle(syn *stack.SYN) bool {
 		s.begin(key, syn)
 	case isOffered:
 		s.putBack(key, syn)
-	case isTooMuch: // as a full listen queue
+	case isTooMuch:
 		s.Stats.Overflown.Add(1)
+		if a := s.evict(); a != nil {
+			s.drop(a)
+			s.begin(key, syn)
+		} // else dropped, as by a full listen queue
 	}
 	return true
 }
@@ -88,12 +92,13 @@ func (s *Shortcut) dial(a *attempt, target netip.AddrPort) {
 
 // progress goes on where the poller has seen something.
 func (s *Shortcut) progress(id uint64) {
-	a := s.awaited(id)
+	a := s.claim(id)
 	if a == nil {
 		return
 	}
 	err := socket.Progress(a.host)
 	if err == syscall.EINPROGRESS {
+		s.giveBack(a)
 		return
 	}
 	_ = s.poller.Remove(a.host) // it is there

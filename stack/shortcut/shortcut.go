@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"taproot/internal/socket"
 	"taproot/stack"
@@ -26,7 +27,7 @@ type Stats struct {
 	Unknown   atomic.Uint64 // accepted, but not offered: reset
 	Handed    atomic.Uint64 // offered in vain, and given to the stack
 	Broken    atomic.Uint64 // of those, accepted by the guest there
-	Overflown atomic.Uint64 // dropped at the limit of pending ones
+	Overflown atomic.Uint64 // attempts or SYNs dropped at the limit of pending ones
 	Strayed   atomic.Uint64 // segments of joined connections that were put back
 }
 
@@ -44,7 +45,8 @@ type Shortcut struct {
 	doubtful  atomic.Bool   // the last ones were broken
 	trial     atomic.Bool   // something was offered and not accepted at once
 	waiting   chan struct{} // capacity 1: something was offered and not accepted at once
-	spare     atomic.Int64  // descriptor in reserve; -1 while it is in use
+	evictions *rate.Limiter
+	spare     atomic.Int64 // descriptor in reserve; -1 while it is in use
 
 	handling sync.WaitGroup // Handle
 
@@ -82,7 +84,7 @@ func New(cfg Config) (*Shortcut, error) {
 		return nil, err
 	}
 	s := &Shortcut{
-		cfg: cfg, waiting: make(chan struct{}, 1), lastID: uint64(len(files)),
+		cfg: cfg, waiting: make(chan struct{}, 1), evictions: rate.NewLimiter(nat.EvictionsPerSecond, nat.EvictionBurst), lastID: uint64(len(files)),
 		pending: make(map[flow.Key]*attempt), dialing: make(map[uint64]*attempt),
 		bonds: newBonds(),
 	}
@@ -186,6 +188,14 @@ func (s *Shortcut) Run(ctx context.Context) error {
 	s.abandon()
 	s.close()
 	return err
+}
+
+// Pending returns how many connections wait for their target or for the guest, of
+// which there may be stack.MaxPending.
+func (s *Shortcut) Pending() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.pending)
 }
 
 // listenerFor returns the listener for a guest's address.

@@ -46,7 +46,7 @@ func arrows() map[string][]string {
 		"stack/shortcut": { // docs/decisions/018-shortcut-arrows.md
 			"internal/relay", "internal/socket", "stack", "stack/flow", "stack/nat", "stack/policy", "stack/shortcut/mark",
 		},
-		"stack/link": {"tap"},
+		"stack/link": {"internal/socket", "tap"}, // docs/decisions/034-limits.md
 
 		"internal/api":            {"internal/engine", "portfwd", "stack/flow"}, // docs/decisions/026-control-api.md
 		"internal/control":        {"stack/flow"},
