@@ -43,6 +43,7 @@ func (s *Stack) Dial(ctx context.Context, source, destination netip.AddrPort) (*
 		c.Close()
 		return nil, dialError(err)
 	}
+	s.memory.add(c)
 	return c, nil
 }
 

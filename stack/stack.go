@@ -70,6 +70,11 @@ type Config struct {
 	// copied from the host's. nil answers for none. Probes for duplicate
 	// addresses are never answered in the name of others. It must not block.
 	Neighbours func(netip.Addr) bool
+
+	// Memory is how many bytes of the process's memory may be in use before
+	// connections are reset, oldest idle one first; their buffers are made small
+	// before that. 0 sets no limit.
+	Memory uint64
 }
 
 // A Stack is the gateway. Its methods are safe for concurrent use; handlers
@@ -99,6 +104,8 @@ type Stack struct {
 	// reader owns both.
 	scratch     []byte
 	headScratch []byte
+
+	memory *keeper
 
 	fragmentID    atomic.Uint32 // of the last packet that was cut
 	datagramHeads sync.Pool     // of *datagramHead
@@ -133,6 +140,7 @@ func New(cfg Config) (*Stack, error) {
 		scratch:    make([]byte, 0, 65536),
 		heads:      make(map[stack.TransportEndpointID][]byte),
 		late:       make(chan lateSYN, maxLate),
+		memory:     newKeeper(cfg.Memory),
 	}
 	s.datagramHeads.New = func() any { return new(datagramHead) }
 	if !s.linkLocal.IsValid() {
@@ -252,6 +260,17 @@ func (s *Stack) LinkLocal() netip.Addr { return s.linkLocal }
 // Link returns the counters of the link.
 func (s *Stack) Link() *link.Stats { return &s.link.Stats }
 
+// Memory returns how much of Config.Memory is in use.
+func (s *Stack) Memory() *Memory { return &s.memory.Memory }
+
+// Pending returns how many requests of TCP wait to be answered, of which there may
+// be MaxPending, and how many were dropped because there were as many.
+func (s *Stack) Pending() (now int, dropped uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.heads), s.stack.Stats().TCP.ForwardMaxInFlightDrop.Value()
+}
+
 // Stop ends Run after the packets that the guest has sent until now.
 func (s *Stack) Stop() error { return s.link.Stop() }
 
@@ -261,6 +280,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	lateCtx, stopLate := context.WithCancel(ctx)
 	var late sync.WaitGroup
 	late.Go(func() { s.deliverLate(lateCtx) })
+	late.Go(func() { s.memory.run(lateCtx) })
 	err := s.link.Run(ctx)
 	stopLate()
 	late.Wait()

@@ -94,6 +94,7 @@ func (r *Request) Accept() (*Conn, error) {
 	if c.ep, err = r.req.CreateEndpoint(&c.queue); err != nil {
 		return nil, toError(err)
 	}
+	r.stack.memory.add(c)
 	return c, nil
 }
 
@@ -119,6 +120,13 @@ type Conn struct {
 	watched   bool
 	closeOnce sync.Once
 	aborted   atomic.Bool // by the guest's RST after its FIN
+
+	keeper  *keeper
+	written atomic.Uint64 // bytes that were given to the endpoint
+	moved   atomic.Uint64 // and those that were taken from it as well
+	closed  atomic.Bool   // nobody owns it any more
+	seen    uint64        // moved, when it was looked at last; the keeper's
+	idle    time.Time     // since when moved is the same; the keeper's
 }
 
 // SetKeepAlive makes the connection probe a guest that was silent for idle,
@@ -158,6 +166,7 @@ func (c *Conn) Notify(f func()) {
 // That error is not returned: w knows.
 func (c *Conn) ReadTo(w io.Writer) (int, error) {
 	res, err := c.ep.Read(w, tcpip.ReadOptions{})
+	c.moved.Add(uint64(res.Count))
 	switch err.(type) {
 	case nil:
 		return res.Count, nil
@@ -181,6 +190,8 @@ type Payload = interface {
 // fits.
 func (c *Conn) WriteFrom(p Payload) (int, error) {
 	n, err := c.ep.Write(p, tcpip.WriteOptions{})
+	c.written.Add(uint64(n))
+	c.moved.Add(uint64(n))
 	return int(n), toError(err)
 }
 
@@ -218,6 +229,7 @@ func (c *Conn) Abort() {
 	c.closeOnce.Do(func() {
 		c.unregister()
 		c.ep.Abort()
+		c.leave(true)
 	})
 }
 
@@ -226,7 +238,17 @@ func (c *Conn) Close() {
 	c.closeOnce.Do(func() {
 		c.unregister()
 		c.ep.Close()
+		c.leave(false)
 	})
+}
+
+// leave says that nobody owns the connection any more. What the guest has not read
+// yet the keeper looks after until then.
+func (c *Conn) leave(over bool) {
+	c.closed.Store(true)
+	if c.keeper != nil && (over || c.isOver()) {
+		c.keeper.remove(c)
+	}
 }
 
 func (c *Conn) unregister() {

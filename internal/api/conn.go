@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,8 +40,9 @@ func peerOf(c net.Conn) (unix.Ucred, error) {
 // socket's queue.
 type guard struct {
 	*net.UnixListener
-	trusts func(uid uint32) bool
-	slots  chan struct{}
+	trusts    func(uid uint32) bool
+	strangers *atomic.Uint64 // counts the others
+	slots     chan struct{}
 }
 
 // Accept implements net.Listener.
@@ -53,6 +55,7 @@ func (g *guard) Accept() (net.Conn, error) {
 			return nil, passes(err)
 		}
 		if peer, err := peerOf(c); err != nil || !g.trusts(peer.Uid) {
+			g.strangers.Add(1)
 			c.Close()
 			continue
 		}

@@ -132,6 +132,7 @@ func statsOf(st *engine.Statistics) Stats {
 	s := Stats{
 		Since: st.Since, Shortcut: st.Flows.Shortcut,
 		Protocols: make(map[string]ProtoStats), Counters: make(map[string]uint64, len(st.Counters)),
+		Limits: make(map[string]Limit, len(st.Limits)),
 	}
 	for _, p := range []flow.Proto{flow.TCP, flow.UDP, flow.ICMP} {
 		proto, bytes := st.Flows.Proto[p], st.Flows.Bytes[p]
@@ -142,6 +143,9 @@ func statsOf(st *engine.Statistics) Stats {
 	}
 	for _, c := range st.Counters {
 		s.Counters[c.Name] = c.Value
+	}
+	for _, l := range st.Limits {
+		s.Limits[l.Name] = Limit{l.Now, l.Max, l.Refused}
 	}
 	return s
 }

@@ -27,6 +27,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	case s.streams <- struct{}{}:
 		defer func() { <-s.streams }()
 	default:
+		s.away.streams.Add(1)
 		s.fail(w, &Failure{Code: CodeExhausted, Message: "events: too many listen already", status: http.StatusServiceUnavailable})
 		return
 	}

@@ -29,6 +29,7 @@ func (s *Server) fail(w http.ResponseWriter, f *Failure) {
 	if f.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1") // second: an engine is started in a fraction of it
 	}
+	s.away.requests.Add(1)
 	s.reply(w, f.status, failed{f})
 }
 
@@ -110,6 +111,7 @@ func (s *Server) getStats(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, failureOf(err))
 		return
 	}
+	st.Limits = append(st.Limits, s.limits()...)
 	s.reply(w, http.StatusOK, statsOf(&st))
 }
 

@@ -78,6 +78,7 @@ func (f *fakeInstance) Statistics(context.Context) (engine.Statistics, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := engine.Statistics{Since: f.status.Since, Counters: []engine.Counter{{Name: "frames_sent", Help: "Frames.", Value: 7}}}
+	st.Limits = []engine.Limit{{Name: "flows_tcp", Help: "Connections.", Use: engine.Use{Now: 1, Max: 2, Refused: 3}}}
 	st.Flows.Limit = [3]int{65536, 8192, 256}
 	st.Flows.Proto[flow.TCP] = flow.Stats{Live: 1, Peak: 2, Opened: 3}
 	st.Flows.Rules = map[int]flow.RuleStats{1: {Live: 1, Opened: 5, Bytes: flow.Bytes{ToTarget: 6, ToInitiator: 7}}}

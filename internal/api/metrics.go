@@ -27,6 +27,7 @@ func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) {
 		for _, c := range st.Counters {
 			m.counter(c.Name+"_total", c.Help, "", c.Value)
 		}
+		m.limits(append(st.Limits, s.limits()...))
 	} else {
 		m.gauge("engine_up", "Whether the engine runs and answers.", "", 0)
 	}
@@ -87,6 +88,20 @@ func (m *metrics) flows(st *engine.Statistics) {
 		m.counter("flow_bytes_total", "", labels("proto", p.String(), "to", "initiator"), b.ToInitiator)
 	})
 	m.gauge("flows_shortcut", "Live flows that take the shortcut.", "", uint64(st.Flows.Shortcut))
+}
+
+// limits writes how near all limits are.
+func (m *metrics) limits(list []engine.Limit) {
+	each := func(write func(name string, l *engine.Limit)) {
+		for i := range list {
+			write(labels("of", list[i].Name), &list[i])
+		}
+	}
+	each(func(of string, l *engine.Limit) { m.gauge("limit", "How much there may be; 0 is no limit.", of, l.Max) })
+	each(func(of string, l *engine.Limit) { m.gauge("limit_now", "How much there is.", of, l.Now) })
+	each(func(of string, l *engine.Limit) {
+		m.counter("limit_refused_total", "How often somebody was turned away because of a limit.", of, l.Refused)
+	})
 }
 
 // rules writes the counters of rules that there are.

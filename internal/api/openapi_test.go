@@ -281,6 +281,9 @@ func TestMetrics(t *testing.T) {
 		`taproot_rule_bytes_total{rule="1",to="initiator"}`: "7",
 		`taproot_frames_sent_total`:                         "7",
 		`taproot_flow_bytes_total{proto="udp",to="target"}`: "0",
+		`taproot_limit{of="flows_tcp"}`:                     "2",
+		`taproot_limit{of="api_connections"}`:               "1024",
+		`taproot_limit_refused_total{of="flows_tcp"}`:       "3",
 	} {
 		if got := samples[name]; got != want {
 			t.Errorf("%s: got %q, want %q", name, got, want)

@@ -70,6 +70,8 @@ type Server struct {
 	http     http.Server
 	mux      *http.ServeMux
 	streams  chan struct{} // as many as there are
+	slots    chan struct{} // one for each connection
+	away     turnedAway
 
 	instance Instance
 	rules    Table
@@ -86,7 +88,7 @@ func Listen(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, own: cfg.Path == "", started: time.Now(), streams: make(chan struct{}, maxStreams)}
+	s := &Server{cfg: cfg, own: cfg.Path == "", started: time.Now(), streams: make(chan struct{}, maxStreams), slots: make(chan struct{}, maxConns)}
 	if s.own {
 		s.cfg.Path = Path(cfg.Name)
 	}
@@ -195,7 +197,8 @@ func (s *Server) Run(ctx context.Context, instance Instance, rules Table) error 
 	err := s.http.Serve(&guard{
 		UnixListener: s.listener,
 		trusts:       func(uid uint32) bool { return uid == us || uid == 0 },
-		slots:        make(chan struct{}, maxConns),
+		strangers:    &s.away.strangers,
+		slots:        s.slots,
 	})
 	_ = s.http.Close() // the connections that there are
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -253,6 +254,7 @@ func TestEvents(t *testing.T) {
 // TestBadRequests wants each answered with a reason, and the next one served.
 func TestBadRequests(t *testing.T) {
 	b := newBench(t)
+	refused := 0
 	big := `{"publish":["` + strings.Repeat("x", maxBody) + `"]}`
 	for _, tt := range []struct {
 		method, target, body string
@@ -302,12 +304,17 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("%s: the answer gives no reason: %v", what, failure)
 		}
 		answer.Body.Close()
+		refused++
 		if answer.StatusCode != tt.status {
 			t.Errorf("%s: got %d (%v), want %d", what, answer.StatusCode, f.Error, tt.status)
 		}
 	}
-	if _, err := b.Info(t.Context()); err != nil {
-		t.Errorf("afterwards: %v", err)
+	stats, err := b.Stats(t.Context())
+	if err != nil {
+		t.Fatalf("afterwards: %v", err)
+	}
+	if l := stats.Limits["api_requests"]; l.Refused != uint64(refused) || l.Limit != maxBody {
+		t.Errorf("api_requests: got %+v, want %d refused", l, refused)
 	}
 }
 
@@ -360,7 +367,8 @@ func TestTrust(t *testing.T) {
 	defer l.Close()
 	uids := make(chan uint32, 2)
 	trusted := false
-	g := &guard{UnixListener: l, slots: make(chan struct{}, 1), trusts: func(uid uint32) bool {
+	var strangers atomic.Uint64
+	g := &guard{UnixListener: l, strangers: &strangers, slots: make(chan struct{}, 1), trusts: func(uid uint32) bool {
 		uids <- uid
 		trusted = !trusted
 		return !trusted // the second one
@@ -378,6 +386,9 @@ func TestTrust(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
+	if got := strangers.Load(); got != 1 {
+		t.Errorf("strangers: got %d, want 1", got)
+	}
 	if len(uids) != 2 || <-uids != uint32(unix.Geteuid()) {
 		t.Errorf("got %d questions, want 2 about us", len(uids))
 	}

@@ -173,6 +173,14 @@ type Stats struct {
 	Protocols map[string]ProtoStats `json:"protocols"` // "tcp", "udp" and "icmp"
 	Shortcut  int                   `json:"shortcut"`  // live flows that take it
 	Counters  map[string]uint64     `json:"counters"`  // see docs/man/taproot-ctl.1
+	Limits    map[string]Limit      `json:"limits"`    // the same
+}
+
+// A Limit is how much there is of something, and may be.
+type Limit struct {
+	Now     uint64 `json:"now"`
+	Limit   uint64 `json:"limit"`   // 0: none
+	Refused uint64 `json:"refused"` // how often somebody was turned away because of it
 }
 
 // ProtoStats count the flows of one protocol.

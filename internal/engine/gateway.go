@@ -51,7 +51,9 @@ type gateway struct {
 	unix    *unixSockets
 	missed  time.Time // when the supervisor was told last; follow's
 
-	dnsConns chan struct{} // as many as there are connections
+	dnsConns   chan struct{} // as many as there are connections
+	dnsRefused atomic.Uint64 // connections that were too many
+	files      uint64        // how many descriptors there may be
 
 	orphans chan []portfwd.Connection // pages of them, see endOrphans
 
@@ -69,7 +71,7 @@ const hostName = "host.taproot.internal"
 // newGateway puts the parts together. Nothing moves yet.
 func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
 	g := &gateway{
-		log: log, spec: st.spec, wire: w, dnsConns: make(chan struct{}, maxDNSConns),
+		log: log, spec: st.spec, wire: w, files: maxDescriptors(), dnsConns: make(chan struct{}, maxDNSConns),
 		orphans: make(chan []portfwd.Connection, maxOrphans/pageOrphans),
 		queries: make(chan *query, maxQueries), limited: make(chan flow.Proto, 1),
 	}
@@ -110,7 +112,7 @@ func (g *gateway) addStack(st start) error {
 	}
 	c := stack.Config{
 		Device: device, MTU: p.MTU, MAC: p.GatewayMAC, LinkLocal: p.LinkLocal,
-		Addresses: g.spec.own(), Source: g.rules.Source, Capture: st.capture,
+		Addresses: g.spec.own(), Source: g.rules.Source, Capture: st.capture, Memory: memoryBudget(),
 	}
 	if p.Neighbours {
 		c.Neighbours = g.neighbour

@@ -79,6 +79,7 @@ type Statistics struct {
 	Since    time.Time   // the engine's start
 	Flows    flow.Totals // with those of rules
 	Counters []Counter
+	Limits   []Limit
 }
 
 // Statistics returns what the engine has counted. Errors are those of Flows.
@@ -90,10 +91,10 @@ func (i *Instance) Statistics(ctx context.Context) (Statistics, error) {
 			rules[r.Rule] = r.RuleStats
 		}
 		if a.Totals != nil {
-			st.Flows, st.Counters = *a.Totals, namedCounts(a.Counts)
+			st.Flows, st.Counters, st.Limits = *a.Totals, namedCounts(a.Counts), namedLimits(a.Uses)
 		}
 	})
-	if err == nil && st.Counters == nil {
+	if err == nil && (st.Counters == nil || st.Limits == nil) {
 		err = errAnswer
 	}
 	st.Flows.Rules = rules

@@ -116,7 +116,7 @@ func (l *launcher) environment(env []string) []string {
 	if os.Getenv("GOMAXPROCS") == "" {
 		kept = append(kept, "GOMAXPROCS=1")
 	}
-	return kept
+	return boundedMemory(kept)
 }
 
 // wait passes on what the engine says until it is gone.

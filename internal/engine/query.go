@@ -27,6 +27,7 @@ type answer struct {
 	Killed int          `json:",omitempty"`
 	Totals *flow.Totals `json:",omitempty"` // without Rules
 	Counts []uint64     `json:",omitempty"` // in the order of counterTable
+	Uses   []Use        `json:",omitempty"` // in the order of limitTable
 	Rules  []ruleCount  `json:",omitempty"`
 }
 
@@ -64,6 +65,9 @@ func (a *answer) check() error {
 	}
 	if a.Counts != nil && namedCounts(a.Counts) == nil {
 		return fmt.Errorf("%w: %d counters", errAnswer, len(a.Counts))
+	}
+	if a.Uses != nil && namedLimits(a.Uses) == nil {
+		return fmt.Errorf("%w: %d limits", errAnswer, len(a.Uses))
 	}
 	if a.Totals == nil {
 		return nil

@@ -80,7 +80,7 @@ func (g *gateway) answerCounts(a *answer) {
 		}
 	}
 	totals.Rules = nil
-	a.More, a.Totals, a.Counts = false, &totals, g.counts()
+	a.More, a.Totals, a.Counts, a.Uses = false, &totals, g.counts(), g.uses()
 	_ = g.wire.send(message{Answer: a}) // the supervisor may be gone
 }
 

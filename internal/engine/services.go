@@ -122,6 +122,7 @@ func (g *gateway) serveDNSConn(r *stack.Request) {
 	case g.dnsConns <- struct{}{}:
 		defer func() { <-g.dnsConns }()
 	default:
+		g.dnsRefused.Add(1)
 		r.Refuse()
 		return
 	}

@@ -140,6 +140,15 @@ func (f *Forwarder) SetServers(addrs []netip.AddrPort) {
 	f.servers.Store(&list)
 }
 
+// A Use is how many of something there are, and may be.
+type Use struct{ Now, Max int }
+
+// Limits returns how many queries are under way over UDP, where more are dropped,
+// and over TCP, where more wait.
+func (f *Forwarder) Limits() (datagrams, messages Use) {
+	return Use{int(f.underWay.Load()), maxDatagrams}, Use{len(f.slots), cap(f.slots)}
+}
+
 // Stats returns the counters.
 func (f *Forwarder) Stats() Stats {
 	return Stats{

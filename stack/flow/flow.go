@@ -152,6 +152,9 @@ type Table struct {
 	// maxFrames is how many of TCP may go by frames.
 	// +checklocks:mu
 	maxFrames int
+	// refusedFrames is how often there were as many.
+	// +checklocks:mu
+	refusedFrames uint64
 	// +checklocks:mu
 	flows map[*Flow]struct{}
 	// live counts them.
@@ -202,6 +205,9 @@ func (t *Table) OpenBy(k Key, w Way) (*Flow, error) {
 	s := &t.stats[k.Proto]
 	if s.Live >= t.max[k.Proto] || t.isFullLocked(k.Proto, w) {
 		s.Refused++
+		if t.isFullLocked(k.Proto, w) {
+			t.refusedFrames++
+		}
 		full(k.Proto)
 		return nil, ErrFull
 	}

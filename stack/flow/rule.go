@@ -82,8 +82,16 @@ type Totals struct {
 	Bytes [protos]Bytes // of all flows, live or ended
 	Limit [protos]int
 
+	Frames   Frames
 	Shortcut int // live flows that take it
 	Rules    map[int]RuleStats
+}
+
+// Frames are the flows of TCP by frames, which have a limit of their own.
+type Frames struct {
+	Live    int
+	Limit   int
+	Refused uint64 // flows that met the limit
 }
 
 // Totals returns all counters, with the bytes of live flows.
@@ -91,7 +99,8 @@ func (t *Table) Totals() Totals {
 	t.mu.Lock()
 	totals := Totals{
 		Proto: t.stats, Limit: t.max, Shortcut: t.live[TCP][Shortcut],
-		Rules: make(map[int]RuleStats, len(t.rules)),
+		Frames: Frames{t.live[TCP][ByFrames], t.maxFrames, t.refusedFrames},
+		Rules:  make(map[int]RuleStats, len(t.rules)),
 	}
 	for id, s := range t.rules {
 		totals.Rules[id] = *s

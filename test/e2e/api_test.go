@@ -34,8 +34,12 @@ type web struct {
 // newWeb starts an instance.
 func newWeb(t *testing.T, l *lab.Lab, options ...string) *web {
 	t.Helper()
-	w := &web{l: l, path: filepath.Join(runtimeDir(l), "taproot", "web.sock")}
-	w.shell = newShell(t, l, append(options, "--name=web")...)
+	return newWebOf(l, newShell(t, l, append(options, "--name=web")...))
+}
+
+// newWebOf is the instance that a shell is in.
+func newWebOf(l *lab.Lab, s *shell) *web {
+	w := &web{shell: s, l: l, path: filepath.Join(runtimeDir(l), "taproot", "web.sock")}
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer

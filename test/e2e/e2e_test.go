@@ -23,14 +23,17 @@ func TestMain(m *testing.M) {
 		"in-flight":   inFlightProgram,
 		"fds":         fdsProgram,
 		"fewids":      fewIDsProgram,
+		"flood":       floodProgram,
 		"halfclose":   halfCloseProgram,
 		"hold":        holdProgram,
 		"many":        manyProgram,
 		"nonetfilter": noNetfilterProgram,
+		"pingpong":    pingPongProgram,
 		"raw":         rawProgram,
 		"reset":       resetProgram,
 		"spoof":       spoofProgram,
 		"udp":         udpProgram,
+		"unread":      unreadProgram,
 		"udperror":    udpErrorProgram,
 		"udpports":    udpPortsProgram,
 		"unixserver":  unixServerProgram,
@@ -238,7 +241,12 @@ type shell struct {
 // returns.
 func newShell(t *testing.T, l *lab.Lab, options ...string) *shell {
 	t.Helper()
-	c := guest(l, options, "sh")
+	return startShell(t, guest(l, options, "sh"))
+}
+
+// startShell is newShell for a command that is prepared.
+func startShell(t *testing.T, c *lab.Cmd) *shell {
+	t.Helper()
 	guestIn, in := pipe(t)
 	out, guestOut := pipe(t)
 	c.Stdin, c.Stdout = guestIn, guestOut

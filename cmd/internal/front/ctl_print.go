@@ -204,6 +204,17 @@ func (x *ctl) printStats(s *api.Stats) {
 	}
 	x.table(lines)
 	x.out.printf("\n%d flows take the shortcut; the engine counts for %s\n\n", s.Shortcut, age(s.Since))
+	lines = [][]string{{"LIMIT OF", "NOW", "LIMIT", "REFUSED"}}
+	for _, name := range slices.Sorted(maps.Keys(s.Limits)) {
+		l := s.Limits[name]
+		most := "-"
+		if l.Limit > 0 {
+			most = strconv.FormatUint(l.Limit, 10)
+		}
+		lines = append(lines, []string{name, strconv.FormatUint(l.Now, 10), most, strconv.FormatUint(l.Refused, 10)})
+	}
+	x.table(lines)
+	x.out.printf("\n")
 	lines = [][]string{{"COUNTER", "VALUE"}}
 	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
 		lines = append(lines, []string{name, strconv.FormatUint(s.Counters[name], 10)})

@@ -1,0 +1,450 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/test/lab"
+)
+
+// floodTime is how long each flood lasts: TAPROOT_FLOOD, or as short as shows
+// that something gives way.
+func floodTime(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("TAPROOT_FLOOD")
+	if text == "" {
+		return 300 * time.Millisecond
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// A flood is what a hostile guest sends as fast as it can.
+type flood struct {
+	name  string
+	limit string // that shows it, refused by then; "" if none is met in short
+	frame func(l *rawLink, b []byte, n uint32) (etherType uint16, packet []byte)
+}
+
+// floods are all of raw frames. Numbers count frames.
+func floods() []flood {
+	return []flood{
+		{"syn", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) { // to somebody who never answers
+			return unix.ETH_P_IP, rawTo(unix.IPPROTO_TCP, lab.Silent4, uint16(1024+n%60000), 0)
+		}},
+		{"syn to many", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+			return unix.ETH_P_IP, rawTo(unix.IPPROTO_TCP, many(n), uint16(1024+n%60000), 0)
+		}},
+		{"syn marked", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+			return unix.ETH_P_IP, rawTo(unix.IPPROTO_TCP, lab.Silent4, uint16(1024+n%60000), 0b110011)
+		}},
+		{"udp to many", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+			return unix.ETH_P_IP, rawTo(unix.IPPROTO_UDP, many(n), uint16(1024+n%60000), 0)
+		}},
+		{"echo", "flows_icmp", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+			return unix.ETH_P_IP, rawTo(unix.IPPROTO_ICMP, lab.Silent4, uint16(n), 0)
+		}},
+		{"denied", "icmp_errors", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+			return unix.ETH_P_IP, rawTo(unix.IPPROTO_UDP, lab.Host4, uint16(n), 0)
+		}},
+		{"dns", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+			return unix.ETH_P_IP, dnsFrame(n)
+		}},
+		{"fragments", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) { // the first ones only
+			f := &fragment{id: uint16(n), offset: uint16(n>>16) * 1400, more: true}
+			return unix.ETH_P_IP, ipPacket(netip.MustParseAddr(guest4), netip.MustParseAddr(lab.Outside4), unix.IPPROTO_UDP, 0, f, make([]byte, 1400))
+		}},
+		{"fragments ipv6", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+			f := &fragment{id: uint16(n), offset: uint16(n>>16) * 1400, more: true}
+			return unix.ETH_P_IPV6, ipPacket(netip.MustParseAddr(guest6), netip.MustParseAddr(lab.Outside6), unix.IPPROTO_UDP, 0, f, make([]byte, 1400))
+		}},
+		{"arp", "", arpFrame},
+		{"neighbours", "", neighbourFrame},
+		{"dhcp", "", dhcpFrame},
+		{"rubbish", "", func(_ *rawLink, b []byte, n uint32) (uint16, []byte) {
+			io.ReadFull(body(int64(len(b))), b)
+			binary.BigEndian.PutUint32(b[4+n%1000:], n)
+			return [...]uint16{unix.ETH_P_IP, unix.ETH_P_IPV6, unix.ETH_P_ARP, uint16(n)}[n%4], b[:60+n%1400]
+		}},
+	}
+}
+
+// many returns one of a million addresses outside.
+func many(n uint32) string {
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 11<<24|n%1e6))).String()
+}
+
+// rawTo is a packet of one of our kinds.
+func rawTo(proto uint8, to string, number uint16, dscp uint8) []byte {
+	source, destination := netip.MustParseAddr(guest4), netip.MustParseAddr(to)
+	return ipPacket(source, destination, proto, dscp, nil, transport(proto, source, destination, number))
+}
+
+// dnsFrame is a query for a name of its own.
+func dnsFrame(n uint32) []byte {
+	query := binary.BigEndian.AppendUint16(nil, uint16(n))
+	query = append(query, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 8)
+	query = fmt.Appendf(query, "%08x", n)
+	query = append(query, "\x07example\x04test\x00\x00\x01\x00\x01"...)
+	return datagram(guest4, resolver4, uint16(1024+n%60000), 53, query)
+}
+
+// datagram is an IPv4 packet with a UDP datagram without a checksum.
+func datagram(from, to string, source, target uint16, payload []byte) []byte {
+	b := binary.BigEndian.AppendUint16(nil, source)
+	b = binary.BigEndian.AppendUint16(b, target)
+	b = binary.BigEndian.AppendUint16(b, uint16(8+len(payload)))
+	return ipPacket(netip.MustParseAddr(from), netip.MustParseAddr(to), unix.IPPROTO_UDP, 0, nil, append(append(b, 0, 0), payload...))
+}
+
+// arpFrame asks for the gateway, each time as somebody else.
+func arpFrame(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+	b := []byte{0, 1, 8, 0, 6, 4, 0, 1, 2, 0}
+	b = binary.BigEndian.AppendUint32(b, n)
+	b = binary.BigEndian.AppendUint32(b, 10<<24|2<<8|n%250)
+	b = append(b, 0, 0, 0, 0, 0, 0)
+	return unix.ETH_P_ARP, append(b, netip.MustParseAddr(gateway4).AsSlice()...)
+}
+
+// neighbourFrame does the same by IPv6.
+func neighbourFrame(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+	source := netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 12: byte(n >> 24), 13: byte(n >> 16), 14: byte(n >> 8), 15: byte(n)})
+	target := netip.MustParseAddr(gateway6)
+	b := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, target.AsSlice()...)
+	b = binary.BigEndian.AppendUint32(append(b, 1, 1, 2, 0), n)
+	sum := sumOf(sumOf(icmpv6+uint32(len(b)), source.AsSlice()), target.AsSlice())
+	binary.BigEndian.PutUint16(b[2:], fold(sumOf(sum, b)))
+	packet := ipPacket(source, target, icmpv6, 0, nil, b)
+	packet[7] = 255 // RFC 4861 §7.1.1
+	return unix.ETH_P_IPV6, packet
+}
+
+// dhcpFrame asks for an address, each time as somebody else.
+func dhcpFrame(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+	b := make([]byte, 240, 260)
+	copy(b, []byte{1, 1, 6, 0})
+	binary.BigEndian.PutUint32(b[4:], n)
+	b[28] = 2
+	binary.BigEndian.PutUint32(b[29:], n)
+	copy(b[236:], []byte{99, 130, 83, 99})
+	kind := byte(1 + 2*(n%2)) // DHCPDISCOVER, DHCPREQUEST
+	return unix.ETH_P_IP, datagram("0.0.0.0", "255.255.255.255", 68, 67, append(b, 53, 1, kind, 255))
+}
+
+// floodProgram NAME ends with its standard input, and says when it has begun and
+// how many frames it has sent.
+func floodProgram(args []string) int {
+	link, err := openRawLink()
+	if err != nil {
+		return quit(err)
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		io.Copy(io.Discard, os.Stdin)
+	}()
+	for _, f := range floods() {
+		if f.name != strings.Join(args, " ") {
+			continue
+		}
+		b := make([]byte, 2000)
+		for n := uint32(0); ; n++ {
+			if err := link.send(f.frame(link, b, n)); err != nil {
+				return quit(err)
+			}
+			if n == 100 {
+				fmt.Println("flooding")
+			}
+			select {
+			case <-over:
+				fmt.Println(n)
+				return 0
+			default:
+			}
+		}
+	}
+	return quit(errors.New("no such flood"))
+}
+
+// pingPongProgram ADDRESS exchanges numbers on one connection until its standard
+// input ends, and prints their count after each line of it.
+func pingPongProgram(args []string) int {
+	conn, err := connect("tcp", args[0])
+	if err != nil {
+		return quit(err)
+	}
+	defer conn.Close()
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		b := make([]byte, 1)
+		for {
+			if _, err := os.Stdin.Read(b); err != nil {
+				return
+			}
+			asked <- struct{}{}
+		}
+	}()
+	for n := uint32(0); ; n++ {
+		if err := exchange(conn, n); err != nil {
+			return quit(err)
+		}
+		select {
+		case _, ok := <-asked:
+			if !ok {
+				return 0
+			}
+			fmt.Println(n)
+		default:
+		}
+	}
+}
+
+// engineMemory is what the one engine of the laboratory has in memory, in bytes:
+// VmRSS now, or VmHWM at most until now (proc(5)).
+func engineMemory(t *testing.T, l *lab.Lab, field string) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", process(t, l, "taproot-engine").PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), field+":")
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		t.Fatalf("no %s in %q", field, text)
+	}
+	n, err := strconv.Atoi(fields[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n << 10
+}
+
+// A speaker is a program in the guest that answers line by line.
+type speaker struct {
+	*lab.Cmd
+	t     *testing.T
+	in    io.WriteCloser
+	lines chan string
+}
+
+// speak starts a program in the guest's namespace.
+func speak(t *testing.T, n *lab.Namespace, name string, args ...string) *speaker {
+	t.Helper()
+	s := &speaker{Cmd: n.Program(name, args...), t: t, lines: make(chan string, 100)}
+	guestIn, in := pipe(t)
+	out, guestOut := pipe(t)
+	s.Stdin, s.Stdout, s.in = guestIn, guestOut, in
+	s.MustStart()
+	guestIn.Close()
+	guestOut.Close()
+	go func() {
+		defer close(s.lines)
+		var line string
+		for {
+			if _, err := fmt.Fscanln(out, &line); err != nil {
+				return
+			}
+			s.lines <- line
+		}
+	}()
+	return s
+}
+
+// line returns the next line.
+func (s *speaker) line() string {
+	s.t.Helper()
+	select {
+	case line, ok := <-s.lines:
+		if !ok {
+			s.t.Fatalf("the program has ended: %s", s.Err())
+		}
+		return line
+	case <-time.After(lab.Patience):
+		s.t.Fatal("the program says nothing")
+	}
+	return ""
+}
+
+// number asks for a number.
+func (s *speaker) number() int {
+	s.t.Helper()
+	if _, err := s.in.Write([]byte("\n")); err != nil {
+		s.t.Fatal(err)
+	}
+	n, err := strconv.Atoi(s.line())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+// floodLimit is the limit of memory that an engine is given, in bytes, and floodMost
+// what it may have in memory at any time: the program itself and stacks, and what may
+// arrive before it has looked.
+const floodLimit, floodMost = 64 << 20, (64 + 96) << 20
+
+func wantMemory(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	if got := engineMemory(t, l, "VmHWM"); got > floodMost {
+		t.Errorf("memory: got %d MiB, want %d at most", got>>20, floodMost>>20)
+	}
+}
+
+// TestFlood floods a guest's engine, and wants a connection beside it to go on, new
+// ones to be possible afterwards, and the engine's memory to stay within its limit and
+// to come back.
+func TestFlood(t *testing.T) {
+	length := floodTime(t)
+	for _, f := range floods() {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			server := join(lab.Outside4, serveTCP(t, l.Outside, echo))
+			w := newFlooded(t, l)
+			guest := networkOf(t, l, w.shell)
+			behaved := speak(t, guest, "pingpong", server)
+			alone := pace(t, behaved, length)
+			flooding := speak(t, guest, "flood", strings.Fields(f.name)...)
+			if got := flooding.line(); got != "flooding" {
+				t.Fatalf("got %q", got)
+			}
+			beside := pace(t, behaved, length)
+			wantMemory(t, l)
+			flooding.in.Close()
+			frames := flooding.line()
+			t.Logf("%s frames; exchanges beside: %d alone, %d in the flood (%.2f)", frames, alone, beside, float64(beside)/float64(max(alone, 1)))
+			wantLimits(t, w, f.limit)
+			wantText(t, "afterwards", guest.Program("connect", server).MustRun(), "connected")
+			behaved.number()
+		})
+	}
+}
+
+// TestSlowReaders has a hundred connections by frames that the guest does not read
+// from, each of which could hold 4 MiB.
+func TestSlowReaders(t *testing.T) {
+	t.Parallel()
+	const readers = 100
+	l := newLab(t)
+	var sent atomic.Int64
+	talk := serveTCP(t, l.Outside, func(c *net.TCPConn) {
+		b := make([]byte, 16<<10)
+		for n, err := 0, error(nil); err == nil; n, err = c.Write(b) {
+			sent.Add(int64(n))
+		}
+	})
+	server := join(lab.Outside4, serveTCP(t, l.Outside, echo))
+	w := newFlooded(t, l, "--shortcut=off")
+	guest := networkOf(t, l, w.shell)
+	behaved := speak(t, guest, "pingpong", server)
+	slow := speak(t, guest, "unread", join(lab.Outside4, talk), fmt.Sprint(readers))
+	if got := slow.line(); got != fmt.Sprint(readers) {
+		t.Fatalf("got %q connections, want %d", got, readers)
+	}
+	last, same := int64(0), 0
+	l.Eventually("nothing more is sent", func() bool {
+		behaved.number()
+		if now := sent.Load(); now > last {
+			last, same = now, 0
+		}
+		same++
+		return last > 0 && same == 20
+	})
+	wantMemory(t, l)
+	t.Logf("%d MiB sent, %+v, at most %d MiB in memory", last>>20, w.limit("tcp_memory"), engineMemory(t, l, "VmHWM")>>20)
+	before := behaved.number()
+	lab.Eventually(t, "the connection beside goes on", func() bool { return behaved.number() >= before+10 })
+	slow.in.Close()
+	slow.Wait()
+	const idle = floodLimit / 4 * 3 // with the program itself
+	l.Eventually("the memory is given back", func() bool { return engineMemory(t, l, "VmRSS") < idle })
+	behaved.number()
+}
+
+// unreadProgram ADDRESS N opens N connections, says how many, and does not read
+// from them until its standard input ends.
+func unreadProgram(args []string) int {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return quit(err)
+	}
+	for range n {
+		conn, err := connect("tcp", args[0])
+		if err != nil {
+			return quit(err)
+		}
+		defer conn.Close()
+	}
+	fmt.Println(n)
+	io.Copy(io.Discard, os.Stdin)
+	return 0
+}
+
+// newFlooded starts an instance with little memory.
+func newFlooded(t *testing.T, l *lab.Lab, options ...string) *web {
+	t.Helper()
+	c := guest(l, append(options, "--name=web"), "sh")
+	c.Env = append(c.Env, fmt.Sprintf("GOMEMLIMIT=%d", floodLimit))
+	return newWebOf(l, startShell(t, c))
+}
+
+// pace returns how many exchanges there are in a time, and waits until there are
+// some, on a machine where that takes longer.
+func pace(t *testing.T, behaved *speaker, length time.Duration) int {
+	t.Helper()
+	from := behaved.number()
+	<-time.After(length)
+	n := behaved.number() - from
+	lab.Eventually(t, "the connection beside goes on", func() bool { return behaved.number() >= from+10 })
+	return n
+}
+
+// wantLimits wants all limits kept, and one of them met.
+func wantLimits(t *testing.T, w *web, met string) {
+	t.Helper()
+	stats, status := w.ask("GET", "/v1/stats", "")
+	limits, _ := stats["limits"].(map[string]any)
+	if status != 200 || len(limits) == 0 {
+		t.Fatalf("stats: got %v and status %d", stats, status)
+	}
+	for name := range limits {
+		l := w.limit(name)
+		if l.Now > 0 || l.Refused > 0 {
+			t.Logf("%s: %+v", name, l)
+		}
+		if l.Limit > 0 && l.Now > l.Limit && name != "memory" {
+			t.Errorf("%s: got %+v", name, l)
+		}
+		if name == met && l.Refused == 0 {
+			t.Errorf("%s: nobody was refused", name)
+		}
+	}
+}
+
+// limit returns a limit of the instance's.
+func (w *web) limit(name string) (l struct{ Now, Limit, Refused float64 }) {
+	w.t.Helper()
+	stats, _ := w.ask("GET", "/v1/stats", "")
+	limits, _ := stats["limits"].(map[string]any)
+	v, _ := limits[name].(map[string]any)
+	l.Now, _ = v["now"].(float64)
+	l.Limit, _ = v["limit"].(float64)
+	l.Refused, _ = v["refused"].(float64)
+	return l
+}
