@@ -79,6 +79,8 @@
 //
 // Publisher.Run has three: one accepts for all TCP ports, one reads all UDP
 // sockets, one expires flows. Each TCP connection has one more while its target
-// is dialled, unless a Direct does that; then it is the Mover's. A port costs a descriptor in each process
+// is dialled, unless a Direct does that, 16,384 at most: as many flows by frames
+// as there may be (flow.Config). Then it is the Mover's. UDP flows to loopback
+// have one while their socket is made. A port costs a descriptor in each process
 // and no goroutine.
 package portfwd

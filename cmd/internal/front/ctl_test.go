@@ -204,6 +204,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"ctl", "web", ""}, []string{"ports"}},
 		{[]string{"ctl", "web", "unpublish", ""}, []string{"1\t", "guest:80"}},
 		{[]string{"ctl", "flows", "--way", ""}, []string{"shortcut"}},
+		{[]string{"ctl", "web", "flows", "--rule", ""}, []string{"1\t", "guest:80"}},
 	} {
 		var c call
 		c.main(append([]string{"__complete"}, tt.words...)...)
