@@ -23,7 +23,8 @@ type fakeDirect struct {
 	late   bool
 	dialed chan dialed
 	doubts atomic.Int32
-	joined atomic.Int32 // and not ended
+	joined atomic.Int32
+	ended  atomic.Int32
 }
 
 func newFakeDirect(dial func(source, target netip.AddrPort) (int, error)) *fakeDirect {
@@ -43,7 +44,7 @@ func (f *fakeDirect) Doubt() { f.doubts.Add(1) }
 
 func (f *fakeDirect) Joined(*flow.Flow) { f.joined.Add(1) }
 
-func (f *fakeDirect) Ended(*flow.Flow) { f.joined.Add(-1) }
+func (f *fakeDirect) Ended(*flow.Flow) { f.ended.Add(1) }
 
 // echoing returns a connected socket whose other end sends back what it gets.
 func echoing(netip.AddrPort, netip.AddrPort) (int, error) {
@@ -89,6 +90,9 @@ func TestDirect(t *testing.T) {
 				t.Errorf("the stack was asked for %d connections, want none", n)
 			}
 			settle.Until(t, "the flow's end", func() bool { return b.flows.Len(flow.TCP) == 0 })
+			if joined, ended := d.joined.Load(), d.ended.Load(); joined != 1 || ended != 1 {
+				t.Errorf("joined %d times and ended %d times, want once each", joined, ended)
+			}
 		})
 	}
 }

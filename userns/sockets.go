@@ -79,8 +79,9 @@ func (n *Namespace) Sockets(ctx context.Context, sockets []Socket) ([]*os.File, 
 
 // SendSockets is Sockets for another process: the child sends them itself, by a
 // connected Unix socket and with a packet, which must not be empty. This process never
-// has them, which spares it and the other one 30 us for each. There may be 253 of them, which is
-// what one message carries; an error says that nothing was sent.
+// has them, which spares both some 30 us for each. There may be 253 of them, which is
+// what one message carries. An error says that nothing was sent, unless the child did
+// not live to tell.
 func (n *Namespace) SendSockets(ctx context.Context, sockets []Socket, carrier syscall.Conn, packet []byte) error {
 	if len(sockets) > maxSockets || len(packet) == 0 {
 		return fmt.Errorf("send %d sockets with %d bytes: %w", len(sockets), len(packet), syscall.EINVAL)
