@@ -15,25 +15,28 @@ const penalty = 30 * time.Second
 
 // A server is one of the host's resolvers.
 type server struct {
-	addr   netip.AddrPort
-	failed atomic.Int64 // when it last failed, in Unix nanoseconds; 0 if it has answered since
+	addr netip.AddrPort
+
+	// failed is when it last failed, nil if it has answered since. It is kept with
+	// its reading of the monotonic clock: the other one may be set back.
+	failed atomic.Pointer[time.Time]
 }
 
 // blame notes that s did not answer, and reports whether that is news.
-func (s *server) blame(now time.Time) bool { return s.failed.Swap(now.UnixNano()) == 0 }
+func (s *server) blame(now time.Time) bool { return s.failed.Swap(&now) == nil }
 
 // praise notes that s answered. The load keeps the line shared between
 // processors as long as all is well.
 func (s *server) praise() {
-	if s.failed.Load() != 0 {
-		s.failed.Store(0)
+	if s.failed.Load() != nil {
+		s.failed.Store(nil)
 	}
 }
 
 // suspect reports whether s failed not long ago.
 func (s *server) suspect(now time.Time) bool {
 	failed := s.failed.Load()
-	return failed != 0 && now.Sub(time.Unix(0, failed)) < penalty
+	return failed != nil && now.Sub(*failed) < penalty
 }
 
 // inOrder returns the servers in the order in which to ask them: as they are,

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -214,5 +215,25 @@ func TestInOrder(t *testing.T) {
 	}
 	if a.blame(now) != true || a.blame(now) != false {
 		t.Error("blame: want news the first time only")
+	}
+}
+
+// TestBlameOutlivesClock wants a server that failed to be forgiven after its penalty
+// even when the machine's clock is set back meanwhile: the time must have kept the
+// monotonic reading, which package time shows as "m=".
+func TestBlameOutlivesClock(t *testing.T) {
+	var s server
+	if !s.blame(time.Now()) || s.blame(time.Now()) {
+		t.Error("blame: want news once")
+	}
+	if at := s.failed.Load().String(); !strings.Contains(at, " m=") {
+		t.Errorf("failed at %s, without the monotonic clock", at)
+	}
+	if now := time.Now(); !s.suspect(now) || s.suspect(now.Add(penalty)) {
+		t.Error("suspect: want it for the penalty and no longer")
+	}
+	s.praise()
+	if s.suspect(time.Now()) {
+		t.Error("suspect after an answer")
 	}
 }
