@@ -12,8 +12,10 @@
 // supervisor exits with the command's status.
 //
 // The supervisor keeps the device open. An engine that dies is started again
-// on it, after 10 ms and then longer, ten times in a minute at most; its flows
-// are answered with RST. An engine whose supervisor dies ends at once: by the
+// on it, after 10 ms and then longer, ten times in a minute at most, and one that
+// gives no sign of life for 6 seconds is killed. Its flows are reset at all ends. One
+// that works can be replaced, by one of another build perhaps, see
+// Instance.Restart. An engine whose supervisor dies ends at once: by the
 // parent's death signal, and by the end of the socket.
 //
 // An Instance is what others may know and ask of all this while it runs. What
