@@ -11,6 +11,9 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 30s
+
+# Whether to install an AppArmor profile: where it is understood, unless said.
+APPARMOR ?= $(if $(wildcard $(DESTDIR)/etc/apparmor.d/abi/4.0),yes,no)
 FUZZ    ?=
 SOAKTIME ?= 10m
 STARTS  ?= 1000
@@ -156,6 +159,10 @@ install: build man ## install under PREFIX (/usr/local) of DESTDIR
 	sed 's|@BINDIR@|$(PREFIX)/bin|' docs/systemd/taproot@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/taproot@.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	bin/taproot completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/taproot
+ifeq ($(APPARMOR),yes)
+	install -d $(DESTDIR)/etc/apparmor.d
+	sed 's,@BINDIR@,$(PREFIX)/bin,' contrib/apparmor/taproot >$(DESTDIR)/etc/apparmor.d/taproot
+endif
 
 .PHONY: release
 release: ## check that this commit can be a release, and build it into out/release

@@ -17,7 +17,7 @@ func (s *spare) fill() {
 	if s.socket != nil {
 		return
 	}
-	if made, err := socket.New(unix.AF_UNIX, unix.SOCK_DGRAM, 0); err == nil {
+	if made, err := socket.New(unix.AF_INET, unix.SOCK_DGRAM, 0); err == nil {
 		s.socket = made
 	}
 }

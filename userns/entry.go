@@ -130,6 +130,7 @@ func (n *Namespace) newEntry(socket int) entry {
 //go:norace
 func (e *entry) enter() bool {
 	syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0) // 0 cannot fail
+	syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
 	if e.user != none && !e.setns(e.user, unix.CLONE_NEWUSER, stepUser) {
 		return false
 	}

@@ -81,6 +81,7 @@ func (w *witness) clone() (pid uintptr, errno syscall.Errno) {
 func (w *witness) isolate() {
 	syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(w.name)), 0, 0, 0, 0)
 	w.args.write()
+	syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
 	for fd := uintptr(0); fd <= 2; fd++ {
 		syscall.RawSyscall(syscall.SYS_DUP3, w.null, fd, 0)
 	}

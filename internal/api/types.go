@@ -55,7 +55,7 @@ type Sandbox struct {
 
 // A SandboxStep is a part of the sandbox.
 type SandboxStep struct {
-	Name   string `json:"name"` // "namespaces", "root", "landlock" or "seccomp"
+	Name   string `json:"name"` // one of engine.StepNamespaces to engine.StepSupervisor
 	On     bool   `json:"on"`
 	Detail string `json:"detail,omitempty"` // of what kind it is, or why it is not on
 }

@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 
 // fakeEngine is an engine that moves no packets.
 func fakeEngine() int {
+	if os.Getenv(scriptEnv) == "" { // which engines in a sandbox do not get
+		return capturedEngine()
+	}
 	lives, _ := os.ReadFile(os.Getenv(countEnv))
 	script := strings.Fields(os.Getenv(scriptEnv))
 	if err := os.WriteFile(os.Getenv(countEnv), append(lives, '.'), 0o600); err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"taproot/userns"
+	"taproot/userns/sandbox"
 )
 
 // A Sandbox says what the engine's process gives up. Its capabilities, the
@@ -69,6 +70,10 @@ const (
 	StepRoot       = "root"       // an empty root directory
 	StepLandlock   = "landlock"   // no files, not even by directories that are open; no signals to others
 	StepSeccomp    = "seccomp"    // no system calls but those of its work
+
+	// StepSupervisor is the supervisor's own: no_new_privs, and no system calls that
+	// none of our processes has to make.
+	StepSupervisor = "supervisor"
 )
 
 // sandboxError is what SandboxRequire refuses to run with.
@@ -180,6 +185,30 @@ func (l level) steps(mode SandboxMode, refused []error) []SandboxStep {
 
 // switchedOff is the detail of steps that nobody wanted.
 const switchedOff = "--sandbox=off"
+
+// forgo takes from the supervisor what it does not need from now on. The command
+// of Run has been forked before: it may gain privileges as anywhere else.
+func (s *supervisor) forgo() error {
+	step := SandboxStep{Name: StepSupervisor}
+	if s.cfg.Sandbox.Mode == SandboxOff {
+		step.Detail = switchedOff
+	} else if err := sandbox.Forgo(); err != nil {
+		step.Detail = err.Error()
+	} else {
+		step.On = true
+	}
+	s.mu.Lock()
+	s.forgone = step
+	s.mu.Unlock()
+	if step.On || s.cfg.Sandbox.Mode == SandboxOff {
+		return nil
+	}
+	if s.cfg.Sandbox.Mode == SandboxRequire {
+		return &sandboxError{step: step}
+	}
+	s.log.Warn("sandbox incomplete", "skipped", skipped([]SandboxStep{step}))
+	return nil
+}
 
 // sandboxIs notes what the engine has given up, and logs what it has not.
 func (s *supervisor) sandboxIs(steps []SandboxStep) {

@@ -53,6 +53,9 @@ func (s *supervisor) status() Status {
 	s.mu.Lock()
 	network := s.network
 	st := Status{Engine: s.state, Since: s.since, Restarts: s.restarts, Binary: s.binary.String(), Why: s.why, SandboxSteps: slices.Clone(s.sandbox)}
+	if s.forgone.Name != "" {
+		st.SandboxSteps = append(st.SandboxSteps, s.forgone)
+	}
 	s.mu.Unlock()
 	if st.Engine == "" {
 		st.Engine = EngineStarting

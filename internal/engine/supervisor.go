@@ -88,6 +88,9 @@ type supervisor struct {
 	// sandbox is what the engine has given up.
 	// +checklocks:mu
 	sandbox []SandboxStep
+	// forgone is what the supervisor has.
+	// +checklocks:mu
+	forgone SandboxStep
 }
 
 // supervise makes the guest's network work until the guest is gone.
@@ -151,6 +154,9 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 		wg.Go(func() { s.followWaiting(ctx) })
 	} else {
 		wg.Go(func() { s.followHost(ctx) })
+	}
+	if err := s.forgo(); err != nil {
+		return err
 	}
 	if cfg.Ready != nil {
 		if err := cfg.Ready(s.instance()); err != nil {

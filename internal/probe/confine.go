@@ -2,9 +2,13 @@ package probe
 
 import (
 	"fmt"
+	"os"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/userns"
 )
 
 // landlock asks for the ABI's number.
@@ -32,4 +36,41 @@ func seccomp() Result {
 		r.Status, r.Detail = Missing, fmt.Sprintf("%v (Linux 4.14 has it)", errno)
 	}
 	return r
+}
+
+// cell starts a process as the engine is started.
+func cell() Result {
+	r := Result{Name: nameSandbox, Status: OK, Detail: "the engine has namespaces of its own and an empty root"}
+	err := startCell(userns.Cell{Namespaces: true, Root: true})
+	if err == nil {
+		return r
+	}
+	r.Status, r.Detail, r.Remedy = Degraded, fmt.Sprintf("no empty root for the engine: %v", err), hint(err)
+	if startCell(userns.Cell{Namespaces: true}) != nil {
+		r.Detail = fmt.Sprintf("no namespaces for the engine: %v", err)
+	}
+	return r
+}
+
+// startCell starts a process in a cell and waits for its end.
+func startCell(c userns.Cell) error {
+	program, err := userns.SelfProgram()
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	c.Program, c.Args, c.Files = program, []string{ChildName, nameSandbox}, []*os.File{null, null, null}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	p, err := c.Start()
+	if err != nil {
+		return err
+	}
+	_, err = p.Wait()
+	return err
 }

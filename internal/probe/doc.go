@@ -16,6 +16,8 @@
 //	seccomp          Linux 4.14  the action that kills the process
 //	tproxy           Linux 4.19  the child makes the rules of the shortcut for
 //	                             TCP, with all that these need of nf_tables
+//	sandbox          Linux 4.6   a process of ours starts in namespaces of its own
+//	                             with an empty root, as the engine does
 //
 // The child is this program under the name ChildName, for which main has to call
 // ChildMain. Nothing outside its namespaces is changed, and no packet leaves

@@ -18,6 +18,7 @@ const (
 	nameLandlock  = "landlock"
 	nameSeccomp   = "seccomp"
 	nameTProxy    = "tproxy"
+	nameSandbox   = "sandbox"
 )
 
 // All tries everything and returns a row for each feature, always the same
@@ -37,6 +38,7 @@ func All(ctx context.Context) []Result {
 		landlock(),
 		seccomp(),
 		inside.row(nameTProxy),
+		cell(),
 	}
 }
 

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 func TestAll(t *testing.T) {
 	want := []string{
 		"user namespaces", "tun", "offloads", "subordinate ids", "ping", "low ports",
-		"ipv6", "resolvers", "landlock", "seccomp", "tproxy",
+		"ipv6", "resolvers", "landlock", "seccomp", "tproxy", "sandbox",
 	}
 	got := All(context.Background())
 	if len(got) != len(want) {

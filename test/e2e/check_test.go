@@ -13,7 +13,7 @@ func TestCheck(t *testing.T) {
 	l := newLab(t)
 	c := taproot(l, "check")
 	out := c.MustRun()
-	for _, word := range []string{"user", "tun", "offload", "subordinate", "ping", "port", "ipv6", "resolver", "landlock", "seccomp", "tproxy"} {
+	for _, word := range []string{"user", "tun", "offload", "subordinate", "ping", "port", "ipv6", "resolver", "landlock", "seccomp", "tproxy", "sandbox"} {
 		if !strings.Contains(strings.ToLower(out), word) {
 			t.Errorf("check says nothing about %s:\n%s", word, out)
 		}

@@ -6,8 +6,10 @@
 //	Files    no file can be opened, made, removed or executed any more, not
 //	         even below a directory that is open; no signals and no abstract
 //	         Unix sockets to processes outside (Landlock)
-//	Seccomp  whoever executes a program, traces, mounts, changes namespaces,
-//	         loads a module or the like is killed (a system call filter)
+//	Seccomp  whoever makes a system call that is not one of the engine's work
+//	         is killed (a filter that lists what is allowed)
+//
+// Forgo is for processes that have other work: it forbids what none of ours does.
 //
 // Each step is all or nothing: its error means that it was not taken, and a
 // caller that promised it must end. Neither needs privileges or a namespace.
@@ -15,13 +17,12 @@
 //
 // # What stays
 //
-// Descriptors that are open, with everything that they can do: reading and
-// writing, accepting, the ioctls of the TAP device. New sockets. Threads, for
-// which Go's runtime maps memory and calls clone.
+// Descriptors that are open: reading and writing, accepting, asking how much has
+// arrived. New sockets of IPv4 and IPv6. Threads, for which Go's runtime maps
+// memory and calls clone.
 //
 // Landlock does not know chdir, stat, chmod, chown, setxattr and utime
-// (landlock(7)): file names can still be looked up, and an own file's mode
-// changed.
+// (landlock(7)); Seccomp, and an empty root directory, take these.
 //
 // # What must be done before
 //

@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 func children() map[string]func(args []string) error {
 	return map[string]func([]string) error{
 		"seccomp": doSeccomp,
+		"forgo":   doForgo,
 		"call":    doCall,
 		"clone3":  doClone3,
 		"files":   doFiles,

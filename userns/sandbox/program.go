@@ -2,6 +2,21 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
+// A rule says with which arguments a system call may be made.
+type rule struct {
+	number    uint32
+	checks    []check
+	otherwise uint32 // what it is answered
+}
+
+// A check is of an argument's lower half: it must be one of values in the bits of
+// mask, and may be anything in the others.
+type check struct {
+	argument uint32 // from 0 on
+	mask     uint32 // 0 means all
+	values   []uint32
+}
+
 // A program is a filter in classic BPF, which has one register and jumps
 // forward only. Each method adds what its name says; those that test go on with
 // the next instruction if they do not answer.
@@ -40,13 +55,26 @@ func (p *program) ifAbove(least, action uint32) {
 	p.answer(action)
 }
 
-// ifAny answers if the register has any of the bits.
-func (p *program) ifAny(bits, action uint32) {
-	p.jump(unix.BPF_JSET, bits, 0, 1)
-	p.answer(action)
+// restrict answers for a system call: it is allowed if its arguments pass all
+// checks.
+func (p *program) restrict(r rule) {
+	var body program
+	for _, c := range r.checks {
+		body.load(offsetArguments + argumentSize*c.argument)
+		if c.mask != 0 {
+			body.and(c.mask)
+		}
+		for i, value := range c.values {
+			body.jump(unix.BPF_JEQ, value, uint8(len(c.values)-i), 0) // over the rest and the answer
+		}
+		body.answer(r.otherwise)
+	}
+	body.answer(allow)
+	p.jump(unix.BPF_JEQ, r.number, 0, uint8(len(body)))
+	*p = append(*p, body...)
 }
 
-// skipUnless skips the next instructions if the register is not value.
-func (p *program) skipUnless(value uint32, instructions uint8) {
-	p.jump(unix.BPF_JEQ, value, 0, instructions)
+// and clears the bits of the register that are not in mask.
+func (p *program) and(mask uint32) {
+	*p = append(*p, unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: mask})
 }

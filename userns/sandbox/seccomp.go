@@ -9,17 +9,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Seccomp makes the kernel kill the process when it does what no helper has to:
-// execute a program, look into or take over another process, mount, change
-// root or namespaces, open files by handle, load a module or a kernel, reboot,
-// prctl. See denied for the list. Everything else stays allowed.
+// Seccomp makes the kernel kill the process when it makes a system call that is
+// not one of the engine's work, or with arguments that are not: see allowed and
+// restricted. Those that Go's library makes for what it can do without are
+// refused (EACCES).
 //
 // Nothing that needs prctl can follow, so Files comes before.
 func Seccomp() error {
-	program, err := filter()
+	program, err := engineFilter()
 	if err != nil {
 		return err
 	}
+	return install(program)
+}
+
+// Forgo makes the kernel kill the process when it does what no process of ours
+// has to: look into another one, change the kernel or the machine, use one of the
+// kernel's large interfaces. See neededByNobody. Everything else stays allowed, to
+// its children too, which cannot gain privileges by execve(2) any more.
+func Forgo() error {
+	program, err := commonFilter()
+	if err != nil {
+		return err
+	}
+	return install(program)
+}
+
+// install makes a program the filter of all threads.
+func install(program program) error {
 	runtime.LockOSThread() // no_new_privs is the thread's; the filter copies it to the others
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -37,60 +54,73 @@ func Seccomp() error {
 	return nil
 }
 
-// errArch says that denied has no numbers for this processor.
+// errArch says that there are no numbers for this processor.
 var errArch = errors.New("system call filter: only for amd64 and arm64")
 
 // What a filter may answer (seccomp(2), "Filter return values").
 const (
 	allow   = unix.SECCOMP_RET_ALLOW
 	kill    = unix.SECCOMP_RET_KILL_PROCESS
+	refuse  = unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES)
 	unknown = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 )
 
 // Offsets into struct seccomp_data, which a filter sees (seccomp(2)). Of an
 // argument it is the lower half, on the little-endian machines that we know.
 const (
-	offsetNumber   = 0
-	offsetArch     = 4
-	offsetArgument = 16 // the first one
+	offsetNumber    = 0
+	offsetArch      = 4
+	offsetArguments = 16
+	argumentSize    = 8
 )
 
-// filter returns the program. The kernel runs it once for each number and
-// remembers which are always allowed (Linux 5.11), so its length does not
-// matter, and system calls whose arguments are looked at come last.
-func filter() ([]unix.SockFilter, error) {
+// newProgram begins a filter: system calls of another architecture kill. The
+// register has the number then.
+func newProgram() (p program, err error) {
 	if arch == 0 {
 		return nil, errArch
 	}
-	var p program
 	p.load(offsetArch)
 	p.unlessEqual(arch, kill)
 	p.load(offsetNumber)
 	if foreignABI != 0 {
 		p.ifAbove(foreignABI, kill)
 	}
-	for _, number := range denied() {
-		p.ifEqual(number, kill)
-	}
-	// Its flags are behind a pointer. Who gets this answer calls clone.
-	p.ifEqual(unix.SYS_CLONE3, unknown)
-
-	// Threads and nothing else: a namespace has more rights than the process.
-	p.skipUnless(unix.SYS_CLONE, 4)
-	p.load(offsetArgument)
-	p.ifAny(newNamespaces, kill)
-	p.answer(allow)
-
-	// Go's runtime names its mappings (Linux 5.17); that gives nobody anything.
-	p.skipUnless(unix.SYS_PRCTL, 3)
-	p.load(offsetArgument)
-	p.unlessEqual(unix.PR_SET_VMA, kill)
-
-	p.answer(allow)
 	return p, nil
 }
 
-// newNamespaces are the flags of clone that make one. CLONE_NEWTIME is not
-// among them: clone takes this bit for a part of the signal (clone(2)).
-const newNamespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWNET |
-	unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUSER | unix.CLONE_NEWUTS
+// engineFilter returns the engine's filter. The kernel runs it once for each
+// number and remembers which are always allowed (Linux 5.11), so what counts is
+// how early the others come: in the order of how often they are made.
+func engineFilter() (program, error) {
+	p, err := newProgram()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range restricted() {
+		p.restrict(r)
+	}
+	for _, number := range allowed() {
+		p.ifEqual(number, allow)
+	}
+	for _, number := range refused() {
+		p.ifEqual(number, refuse)
+	}
+	// Its flags are behind a pointer. Who gets this answer calls clone.
+	p.ifEqual(unix.SYS_CLONE3, unknown)
+	p.answer(kill)
+	return p, nil
+}
+
+// commonFilter returns the filter of Forgo.
+func commonFilter() (program, error) {
+	p, err := newProgram()
+	if err != nil {
+		return nil, err
+	}
+	for _, number := range neededByNobody() {
+		p.ifEqual(number, kill)
+	}
+	p.answer(allow)
+	return p, nil
+}
