@@ -26,7 +26,7 @@ type Use struct{ Now, Max, Refused uint64 }
 // A limit is where the engine finds a Limit's numbers.
 type limit struct {
 	name, help string
-	use        func(g *gateway) Use
+	use        func(g *gateway, t *flow.Totals) Use
 }
 
 // limitTable lists all limits. As with counterTable, their places have a meaning.
@@ -39,8 +39,8 @@ func limitTable() []limit {
 		{"flows_icmp", "Echo identifiers.", flowsUse(flow.ICMP)},
 		{"dials_frames", "Connections of the guest by frames whose target has not answered yet.", dialsUse},
 		{"dials_shortcut", "Connections of the guest by the shortcut whose target or guest has not answered yet.", shortcutDialsUse},
-		{"dns_datagrams", "DNS queries over UDP under way.", func(g *gateway) Use { return dnsUse(g, false) }},
-		{"dns_messages", "DNS queries over TCP under way.", func(g *gateway) Use { return dnsUse(g, true) }},
+		{"dns_datagrams", "DNS queries over UDP under way.", func(g *gateway, _ *flow.Totals) Use { return dnsUse(g, false) }},
+		{"dns_messages", "DNS queries over TCP under way.", func(g *gateway, _ *flow.Totals) Use { return dnsUse(g, true) }},
 		{"dns_connections", "DNS connections of the guest.", dnsConnsUse},
 		{"icmp_errors", "ICMP errors of ours about datagrams and echo requests, in a second; how many there are now is not counted.", errorsUse},
 		{"memory", "Bytes of memory of the engine's, which it goes beyond only for moments.", memoryUse},
@@ -52,11 +52,11 @@ func limitTable() []limit {
 // Limits returns all limits of an engine, without numbers.
 func Limits() []Limit { return namedLimits(make([]Use, len(limitTable()))) }
 
-// uses returns the numbers of all limits.
-func (g *gateway) uses() []Use {
+// uses returns the numbers of all limits; t are those of the flows.
+func (g *gateway) uses(t *flow.Totals) []Use {
 	var list []Use
 	for _, l := range limitTable() {
-		list = append(list, l.use(g))
+		list = append(list, l.use(g, t))
 	}
 	return list
 }
@@ -75,19 +75,17 @@ func namedLimits(uses []Use) []Limit {
 	return list
 }
 
-func flowsUse(p flow.Proto) func(*gateway) Use {
-	return func(g *gateway) Use {
-		t := g.flows.Totals()
+func flowsUse(p flow.Proto) func(*gateway, *flow.Totals) Use {
+	return func(_ *gateway, t *flow.Totals) Use {
 		return Use{uint64(t.Proto[p].Live), uint64(t.Limit[p]), t.Proto[p].Refused}
 	}
 }
 
-func framesUse(g *gateway) Use {
-	t := g.flows.Totals()
+func framesUse(_ *gateway, t *flow.Totals) Use {
 	return Use{uint64(t.Frames.Live), uint64(t.Frames.Limit), t.Frames.Refused}
 }
 
-func dialsUse(g *gateway) Use {
+func dialsUse(g *gateway, _ *flow.Totals) Use {
 	if g.stack == nil {
 		return Use{Max: stack.MaxPending}
 	}
@@ -95,7 +93,7 @@ func dialsUse(g *gateway) Use {
 	return Use{uint64(now), stack.MaxPending, dropped + g.tcp.Stats.Evicted.Load()}
 }
 
-func shortcutDialsUse(g *gateway) Use {
+func shortcutDialsUse(g *gateway, _ *flow.Totals) Use {
 	if g.shortcut == nil {
 		return Use{Max: stack.MaxPending}
 	}
@@ -113,11 +111,11 @@ func dnsUse(g *gateway, stream bool) Use {
 	return Use{uint64(datagrams.Now), uint64(datagrams.Max), g.dns.Stats().Busy}
 }
 
-func dnsConnsUse(g *gateway) Use {
+func dnsConnsUse(g *gateway, _ *flow.Totals) Use {
 	return Use{uint64(len(g.dnsConns)), maxDNSConns, g.dnsRefused.Load()}
 }
 
-func errorsUse(g *gateway) Use {
+func errorsUse(g *gateway, _ *flow.Totals) Use {
 	u := Use{Max: nat.ErrorsPerSecond}
 	if g.stack != nil {
 		u.Refused = g.udp.Stats.Suppressed.Load() + g.echo.Stats.Suppressed.Load()
@@ -126,7 +124,7 @@ func errorsUse(g *gateway) Use {
 }
 
 // memoryUse counts as Go's runtime does for its limit.
-func memoryUse(*gateway) Use {
+func memoryUse(*gateway, *flow.Totals) Use {
 	var s runtime.MemStats
 	runtime.ReadMemStats(&s)
 	u := Use{Now: s.Sys - s.HeapReleased}
@@ -136,7 +134,7 @@ func memoryUse(*gateway) Use {
 	return u
 }
 
-func tcpMemoryUse(g *gateway) Use {
+func tcpMemoryUse(g *gateway, _ *flow.Totals) Use {
 	if g.stack == nil {
 		return Use{}
 	}
@@ -144,7 +142,7 @@ func tcpMemoryUse(g *gateway) Use {
 	return Use{m.Used.Load(), m.Budget, m.Ended.Load()}
 }
 
-func descriptorsUse(g *gateway) Use {
+func descriptorsUse(g *gateway, _ *flow.Totals) Use {
 	u := Use{Now: uint64(openDescriptors(g.files)), Max: g.files}
 	if g.ports != nil {
 		u.Refused = g.ports.Stats.Exhausted.Load()

@@ -13,7 +13,7 @@ import (
 func TestLimits(t *testing.T) {
 	g := &gateway{flows: flow.New(flow.Config{}), files: maxDescriptors()}
 	seen := make(map[string]bool)
-	for _, l := range namedLimits(g.uses()) {
+	for _, l := range namedLimits(g.uses(&flow.Totals{})) {
 		if seen[l.Name] || !strings.HasSuffix(l.Help, ".") {
 			t.Errorf("limit %s: twice, or its help %q is no sentence", l.Name, l.Help)
 		}

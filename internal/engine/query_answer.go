@@ -80,7 +80,7 @@ func (g *gateway) answerCounts(a *answer) {
 		}
 	}
 	totals.Rules = nil
-	a.More, a.Totals, a.Counts, a.Uses = false, &totals, g.counts(), g.uses()
+	a.More, a.Totals, a.Counts, a.Uses = false, &totals, g.counts(), g.uses(&totals)
 	_ = g.wire.send(message{Answer: a}) // the supervisor may be gone
 }
 
