@@ -89,6 +89,7 @@ func entering() []behaviour {
 			guest send 5
 			server recv 5
 			guest vanish
+			guest wait freed
 			server quiet
 			server send 5
 			server wait end
