@@ -53,7 +53,7 @@ type TCP struct {
 	// dials are those whose target has not answered.
 	// +checklocks:mu
 	dials map[*dialing]struct{}
-
+	// +checklocks:mu
 	evictions *rate.Limiter
 }
 
