@@ -79,7 +79,7 @@ func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
 	g.sockets = newGuestSockets(func(r socketRequest) error { return w.send(message{Need: &r}) })
 	g.unix = newUnixSockets(func(r connectRequest) error { return w.send(message{Connect: &r}) })
 	var err error
-	if g.mover, err = relay.NewMover(relay.MoverConfig{}); err != nil {
+	if g.mover, err = relay.NewMover(relay.MoverConfig{Occupied: moreProcessors()}); err != nil {
 		return nil, err
 	}
 	if st.device == nil {

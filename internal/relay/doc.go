@@ -12,9 +12,10 @@
 // pieces are copied, since splicing costs two calls for each; a piece that fills
 // the buffer is followed by splices through a pipe, until one moves little. After
 // 16 MiB to which nothing was answered, a way has the kernel tell only of much at
-// once, and looks every 2 ms for what is less. Buffers
-// and pipes are held only while a direction has bytes: an idle connection costs its
-// two descriptors.
+// once, and looks every 2 ms for what is less. While nothing but small messages goes
+// to and fro, the loop waits by itself instead of in the runtime's poller (see vigil).
+// Buffers and pipes are held only while a direction has bytes: an idle connection
+// costs its two descriptors.
 //
 // # Stream and socket
 //

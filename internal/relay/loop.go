@@ -50,6 +50,8 @@ type loop struct {
 
 	gathering []*way
 
+	vigil vigil
+
 	mu sync.Mutex
 	// +checklocks:mu
 	closed bool
@@ -132,6 +134,7 @@ func (l *loop) add(j *joint) error {
 		l.slots = append(l.slots, slot{})
 	}
 	j.loop = l
+	l.vigil.stir()
 	s := &l.slots[j.slot]
 	s.age++
 	s.joint = j
@@ -193,7 +196,11 @@ func (l *loop) find(e *unix.EpollEvent) *joint {
 // stop makes run return.
 func (l *loop) stop() {
 	l.mu.Lock()
-	l.closed = true // from now on nobody adds
+	if !l.closed {
+		l.closed = true // from now on nobody adds
+		l.vigil.stir()
+		l.ring() // it may keep vigil; later the counter may be gone
+	}
 	l.mu.Unlock()
 	l.file.Close() // waits for serve, which takes the lock; a second time does no harm
 }
@@ -211,6 +218,7 @@ func (l *loop) run() error {
 	// All the work is done inside the callback: the runtime forgets that the
 	// descriptor was ready when Read begins, not when the callback returns.
 	_ = l.raw.Read(l.serve) // fails only after stop
+	l.vigil.keep(false)
 	l.stop()
 	l.mu.Lock()
 	slots := l.slots // nobody adds any more
@@ -224,7 +232,8 @@ func (l *loop) run() error {
 	return l.err
 }
 
-// serve does what there is to do. It returns false when it is time to wait.
+// serve does what there is to do, and waits while it keeps vigil. It returns false
+// when it is time to wait elsewhere.
 func (l *loop) serve(uintptr) bool {
 	began := time.Now()
 	for {
@@ -241,7 +250,11 @@ func (l *loop) serve(uintptr) bool {
 			l.turn(w)
 		}
 		if l.first == nil && n < batch {
-			return false // whatever comes from now on wakes us
+			if !l.vigil.watch(n) {
+				return false // whatever comes from now on wakes us
+			}
+			began = time.Now()
+			continue
 		}
 		if time.Since(began) > quantum {
 			l.ring()
@@ -250,9 +263,14 @@ func (l *loop) serve(uintptr) bool {
 	}
 }
 
-// look fetches events without waiting. It is epoll_pwait because not every
-// architecture has epoll_wait.
+// look fetches events, without waiting unless it keeps vigil and it is nobody's
+// turn. It is epoll_pwait because not every architecture has epoll_wait.
 func (l *loop) look() (int, syscall.Errno) {
+	for l.vigil.keeps && l.first == nil {
+		if n, errno := l.vigil.wait(l.fd, l.events[:]); errno != unix.EINTR {
+			return n, errno
+		}
+	}
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.fd), uintptr(unsafe.Pointer(&l.events[0])), batch, 0, 0, 0)
 		if errno != unix.EINTR {
@@ -265,6 +283,7 @@ func (l *loop) look() (int, syscall.Errno) {
 func (l *loop) event(e *unix.EpollEvent) {
 	switch {
 	case e.Fd <= firstStream:
+		l.vigil.stir()
 		l.streams.event(e)
 	case e.Fd == clock:
 		l.tick()
@@ -303,6 +322,7 @@ func (l *loop) begin(w *way) {
 	switch {
 	case w.queued:
 	case w.bulk:
+		l.vigil.stir()
 		l.enqueue(w)
 	default:
 		l.hurry = patience

@@ -48,6 +48,9 @@ func (l *loop) fillBuffer(w *way) error {
 		if w.bulk = n == small; !w.bulk {
 			l.hasten(w)
 		}
+		if n > little {
+			l.vigil.stir()
+		}
 		w.readable = w.bulk || w.source().exact
 		return nil
 	}
