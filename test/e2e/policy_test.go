@@ -130,7 +130,7 @@ func TestNeverAllowed(t *testing.T) {
 }
 
 // TestRebinding: names that map to what is denied open nothing, although the
-// answers pass (docs/decisions/033-dns-answers.md).
+// answers pass (docs/decisions/035-dns-answers.md).
 func TestRebinding(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
