@@ -134,9 +134,9 @@ func (k *keeper) keep(now time.Time) bool {
 	switch tight := k.tight.Load(); {
 	case !tight && used > k.Budget/2:
 		k.Tight.Add(1)
-		k.squeeze(conns, true)
+		k.squeeze(true)
 	case tight && used < k.Budget/4:
-		k.squeeze(conns, false)
+		k.squeeze(false)
 		k.release()
 	}
 	if k.tight.Load() {
@@ -165,14 +165,15 @@ func (k *keeper) all() []*Conn {
 	return list
 }
 
-// squeeze makes all buffers small, or as large as new connections have them.
-func (k *keeper) squeeze(conns []*Conn, tight bool) {
+// squeeze makes all buffers small, or as large as new connections have them. One
+// that comes meanwhile sees for itself.
+func (k *keeper) squeeze(tight bool) {
 	k.tight.Store(tight)
 	size := int64(receiveWindow)
 	if tight {
 		size = smallBuffer
 	}
-	for _, c := range conns {
+	for _, c := range k.all() {
 		c.setBuffers(size)
 	}
 }

@@ -169,7 +169,6 @@ func (s *supervisor) hear(m message) {
 	if m.Closed != 0 {
 		s.closings.done(m.Closed)
 	}
-
 }
 
 // sendSockets brings the engine a batch of sockets inside the guest, or says why

@@ -51,7 +51,7 @@ const (
 var (
 	errNoPath   = errors.New("PATH of pasta's control socket expected")
 	errNoTable  = errors.New("no such table, want " + tableHost + " or " + tableSplice)
-	errAutoLate = errors.New("what is automatic is chosen when pasta starts")
+	errAutoLate = errors.New("pesto leaves automatic ports alone; taproot ctl PATH publish auto adds them")
 )
 
 // PestoMain runs the command line args, without the program's name, which is

@@ -211,7 +211,7 @@ func TestPestoFails(t *testing.T) {
 		{"-C HOST -A -t 81 -D -t 82", "No such rule for option '-t 82'\nhint: pesto --show lists", false},
 		{"-D -t 80", "No such rule for option '-t 80'", false},
 		{"-D -t ~80", "No such rule for option '-t ~80'", false},
-		{"-A -t auto", "Invalid port specifier auto: what is automatic is chosen when pasta starts", false},
+		{"-A -t auto", "Invalid port specifier auto: pesto leaves automatic ports alone; taproot ctl PATH publish auto adds them", false},
 		{"-A -t 80-70", "Invalid port specifier 80-70: a range ends", false},
 		{"-A -T 127.0.0.1/80", "Invalid port specifier 127.0.0.1/80: a listening address", false},
 		{"-C x", "x: no such table, want HOST or SPLICE", false},
