@@ -66,25 +66,14 @@ func (t *Table) openUnix(r Rule) ([]bound, error) {
 }
 
 // listenUnix listens at a path of the guest or the host.
-func (t *Table) listenUnix(inGuest bool, path string) (s bound, err error) {
+func (t *Table) listenUnix(inGuest bool, path string) (bound, error) {
 	if !inGuest {
 		return listenBelow(nil, path)
 	}
-	err = t.guestFiles.do(func() error {
-		root, err := t.root(true)
-		if err == nil {
-			defer root.Close()
-			s, err = listenBelow(root, path)
-		}
-		return err
-	}, func() {
+	return lookUp(t, func(root *os.File) (bound, error) { return listenBelow(root, path) }, func(s bound) {
 		s.unix.close()
 		closeAll([]bound{s})
 	})
-	if err != nil {
-		return bound{}, err
-	}
-	return s, nil
 }
 
 // listenBelow listens at a path below the guest's root, or of the host if root is
@@ -256,22 +245,11 @@ func (t *Table) ConnectUnix(rule int) (*os.File, error) {
 	return f, nil
 }
 
-func (t *Table) connectUnix(r Rule) (f *os.File, err error) {
+func (t *Table) connectUnix(r Rule) (*os.File, error) {
 	if r.Direction == Outbound {
 		return connectBelow(nil, r.TargetUnix)
 	}
-	err = t.guestFiles.do(func() error {
-		root, err := t.root(true)
-		if err == nil {
-			defer root.Close()
-			f, err = connectBelow(root, r.TargetUnix)
-		}
-		return err
-	}, func() { f.Close() })
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
+	return lookUp(t, func(root *os.File) (*os.File, error) { return connectBelow(root, r.TargetUnix) }, func(f *os.File) { f.Close() })
 }
 
 // connectBelow connects to a path below the guest's root, or of the host if root is

@@ -2,6 +2,7 @@ package portfwd
 
 import (
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 )
@@ -31,35 +32,54 @@ func newGuestFiles() guestFiles {
 	return guestFiles{slots: make(chan struct{}, guestLookups), patience: guestPatience}
 }
 
-// do calls look and returns its error, or errGuestSilent after a while. What look
-// brings later than that is given to undo, if that is not nil; its variables are
-// not the caller's then. Its goroutine ends with look, or with this process.
-func (g *guestFiles) do(look func() error, undo func()) error {
+// lookUp calls look with the guest's root directory, as guarded does.
+func lookUp[T any](t *Table, look func(root *os.File) (T, error), undo func(T)) (T, error) {
+	return guarded(&t.guestFiles, func() (T, error) {
+		root, err := t.root(true)
+		if err != nil {
+			var none T
+			return none, err
+		}
+		defer root.Close()
+		return look(root)
+	}, undo)
+}
+
+// guarded calls look and returns what that does, or errGuestSilent after a while.
+// What look brings without an error after that is given to undo: either the caller
+// gets it, or undo, and never both. look shares no variable with its caller, who may
+// be gone. Its goroutine ends with look, or with this process.
+func guarded[T any](g *guestFiles, look func() (T, error), undo func(T)) (T, error) {
+	var none T
 	timer := time.NewTimer(g.patience)
 	defer timer.Stop()
 	select {
 	case g.slots <- struct{}{}:
 	case <-timer.C:
-		return errGuestSilent
+		return none, errGuestSilent
 	}
-	result, late := make(chan error), make(chan struct{})
+	type result struct {
+		found T
+		err   error
+	}
+	results, late := make(chan result), make(chan struct{})
 	go func() {
 		defer func() { <-g.slots }()
-		err := look()
+		found, err := look()
 		select {
-		case result <- err:
+		case results <- result{found, err}:
 		case <-late:
-			if err == nil && undo != nil {
-				undo()
+			if err == nil {
+				undo(found)
 			}
 		}
 	}()
 	select {
-	case err := <-result:
-		return err
+	case r := <-results:
+		return r.found, r.err
 	case <-timer.C:
 		close(late)
-		return errGuestSilent
+		return none, errGuestSilent
 	}
 }
 
@@ -79,12 +99,13 @@ func (t *Table) unlink(sockets []bound) {
 	if guests == nil {
 		return
 	}
-	if err := t.guestFiles.do(func() error {
+	_, err := guarded(&t.guestFiles, func() (struct{}, error) {
 		for _, u := range guests {
 			u.close()
 		}
-		return nil
-	}, nil); err != nil {
+		return struct{}{}, nil
+	}, func(struct{}) {})
+	if err != nil {
 		t.cfg.Log.Warn("Unix sockets of the guest are left there", "error", err)
 	}
 }

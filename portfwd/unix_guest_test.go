@@ -66,6 +66,52 @@ func TestGuestSilent(t *testing.T) {
 	}
 }
 
+// TestGuestLate wants what is found too late to go to undo as it was found, whatever
+// the caller has done meanwhile.
+func TestGuestLate(t *testing.T) {
+	g := guestFiles{slots: make(chan struct{}, 1), patience: time.Millisecond}
+	hold, undone := make(chan struct{}), make(chan string, 1)
+	got, err := guarded(&g, func() (string, error) {
+		<-hold
+		return "found", nil
+	}, func(s string) { undone <- s })
+	if got != "" || !errors.Is(err, syscall.ETIMEDOUT) {
+		t.Errorf("got %q and %v, want nothing and %v", got, err, errGuestSilent)
+	}
+	close(hold)
+	if s := <-undone; s != "found" {
+		t.Errorf("undone: got %q, want what was found", s)
+	}
+	settle.Until(t, "the lookup has ended", func() bool { return len(g.slots) == 0 })
+}
+
+// TestGuestJustInTime has lookups end at the very moment at which nobody waits for
+// them any more, and wants each socket to be the caller's, or undone.
+func TestGuestJustInTime(t *testing.T) {
+	table, g := newSlowGuest(t)
+	id, err := table.Add(t.Context(), Rule{Listen: addrPort("127.0.0.1:0"), TargetUnix: "/there"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveUnix(t, filepath.Join(g.root, "there"))
+	for i := range 500 {
+		// From too short to long enough, as far as anybody can know.
+		table.guestFiles.patience = time.Duration(i) * time.Microsecond
+		if f, err := table.ConnectUnix(id); err == nil {
+			f.Close()
+		}
+		if s, err := table.listenUnix(true, "/late"); err == nil {
+			s.unix.close()
+			closeAll([]bound{s})
+		}
+		settle.Until(t, "all lookups have ended", func() bool { return len(table.guestFiles.slots) == 0 })
+	}
+	table.guestFiles.patience = settle.Patience
+	if _, err := os.Lstat(filepath.Join(g.root, "late")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a socket is left: got %v, want %v", err, os.ErrNotExist)
+	}
+}
+
 // TestGuestSilentRemove removes a socket of the guest's while that does not
 // answer, and wants nobody else to wait.
 func TestGuestSilentRemove(t *testing.T) {
