@@ -60,11 +60,20 @@ func (p *Publisher) turn(a *arrival) bool {
 	if !ok {
 		return false
 	}
+	return p.reopen(a, source, target)
+}
+
+// reopen gives an arrival other ends, and a flow that has them: its key is where
+// others look for it. Where the table is full, it changes nothing and returns false.
+func (p *Publisher) reopen(a *arrival, source, target netip.AddrPort) bool {
 	entry, err := p.open(a.Listener, source, target, a.entry.Way())
 	if err != nil {
 		return false
 	}
 	a.entry.Close()
+	if a.entry.Killed() {
+		entry.Kill()
+	}
 	a.entry, a.source, a.target = entry, source, target
 	return true
 }
@@ -110,10 +119,9 @@ func (p *Publisher) dial(a *arrival) (Conn, error) {
 	defer cancel()
 	for i := 1; ; i++ {
 		guest, err := p.cfg.Dial(ctx, a.source, a.target)
-		if !errors.Is(err, syscall.EADDRINUSE) || i == dialTries {
+		if !errors.Is(err, syscall.EADDRINUSE) || i == dialTries || !p.reopen(a, anotherPort(a.source), a.target) {
 			return guest, err
 		}
-		a.source = anotherPort(a.source)
 	}
 }
 

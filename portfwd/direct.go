@@ -27,8 +27,8 @@ type Direct interface {
 	// Doubt says that the stack has connected where there was no answer.
 	Doubt()
 
-	// Joined says that a flow uses a socket of Dial's, with its addresses, and Ended
-	// that it does not any more.
+	// Joined says that a flow uses a socket of Dial's, with the addresses of its key,
+	// and Ended that it does not any more.
 	Joined(f *flow.Flow)
 	Ended(f *flow.Flow)
 }
@@ -64,10 +64,11 @@ func (p *Publisher) dialed(a *arrival, fd int, err error) {
 			socket.Reset(fd)
 		}
 	case errors.Is(err, syscall.EADDRINUSE) && a.tries < dialTries:
-		a.tries++
-		a.source = anotherPort(a.source)
-		p.serveDirect(a)
-		return
+		if p.reopen(a, anotherPort(a.source), a.target) {
+			a.tries++
+			p.serveDirect(a)
+			return
+		}
 	case errors.Is(err, syscall.ECONNREFUSED):
 		if !a.turned && p.turn(a) {
 			a.turned = true

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -25,10 +26,11 @@ type fakeDirect struct {
 	doubts atomic.Int32
 	joined atomic.Int32
 	ended  atomic.Int32
+	keys   chan flow.Key // of those that have joined
 }
 
 func newFakeDirect(dial func(source, target netip.AddrPort) (int, error)) *fakeDirect {
-	return &fakeDirect{dial: dial, dialed: make(chan dialed, 100)}
+	return &fakeDirect{dial: dial, dialed: make(chan dialed, 100), keys: make(chan flow.Key, 100)}
 }
 
 func (f *fakeDirect) Dial(source, target netip.AddrPort, done func(int, error)) {
@@ -42,7 +44,10 @@ func (f *fakeDirect) Dial(source, target netip.AddrPort, done func(int, error)) 
 
 func (f *fakeDirect) Doubt() { f.doubts.Add(1) }
 
-func (f *fakeDirect) Joined(*flow.Flow) { f.joined.Add(1) }
+func (f *fakeDirect) Joined(joined *flow.Flow) {
+	f.joined.Add(1)
+	f.keys <- joined.Key
+}
 
 func (f *fakeDirect) Ended(*flow.Flow) { f.ended.Add(1) }
 
@@ -104,12 +109,7 @@ func TestDirectWay(t *testing.T) {
 	} {
 		b := newDirectBench(t, flow.Config{}, newFakeDirect(dialer))
 		c := dial(t, b.add(t, directRule).at("127.0.0.1"))
-		if _, err := c.Write([]byte("x")); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
+		wantLiving(t, c)
 		for f := range b.flows.All() {
 			if f.Way() != want {
 				t.Errorf("got %v, want %v", f.Way(), want)
@@ -184,6 +184,59 @@ func TestDirectPorts(t *testing.T) {
 		if got := <-d.dialed; got.source.Addr() != first.source.Addr() || got.source.Port() < dynamicPort {
 			t.Errorf("got source %v, want another port of %v", got.source, first.source.Addr())
 		}
+	}
+}
+
+// TestDirectPortKey wants a connection to be known by the source port that it has got
+// after all, by whichever way.
+func TestDirectPortKey(t *testing.T) {
+	for way, after := range map[flow.Way]func(source, target netip.AddrPort) (int, error){
+		flow.Shortcut: echoing, flow.ByFrames: failing(errors.New("not this one")),
+	} {
+		t.Run(way.String(), func(t *testing.T) {
+			var first atomic.Pointer[netip.AddrPort]
+			d := newFakeDirect(func(source, target netip.AddrPort) (int, error) {
+				if first.CompareAndSwap(nil, &source) || source == *first.Load() {
+					return -1, syscall.EADDRINUSE
+				}
+				return after(source, target)
+			})
+			b := newDirectBench(t, flow.Config{}, d)
+			wantLiving(t, dial(t, b.add(t, directRule).at("127.0.0.1")))
+			want := flow.Key{Proto: flow.TCP, Target: directRule.Target}
+			for len(d.dialed) > 0 {
+				want.Initiator = (<-d.dialed).source
+			}
+			wantFlow(t, b, want)
+			if way == flow.Shortcut {
+				if got := <-d.keys; got != want {
+					t.Errorf("joined: got %v, want %v", got, want)
+				}
+			}
+		})
+	}
+}
+
+// wantFlow wants a flow to be the only one.
+func wantFlow(t *testing.T, b *bench, want flow.Key) {
+	t.Helper()
+	var got []flow.Key
+	for f := range b.flows.All() {
+		got = append(got, f.Key)
+	}
+	if !slices.Equal(got, []flow.Key{want}) {
+		t.Errorf("flows: got %v, want %v", got, want)
+	}
+}
+
+// wantLiving wants a connection to answer, and leaves it open.
+func wantLiving(t *testing.T, c net.Conn) {
+	t.Helper()
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -126,7 +126,8 @@ func TestInbound(t *testing.T) {
 	}
 }
 
-// TestAnotherPort takes the client's port away.
+// TestAnotherPort takes the client's port away, and wants the flow to be known by
+// the other one.
 func TestAnotherPort(t *testing.T) {
 	b := newBench(t, flow.Config{})
 	e := b.add(t, Rule{Proto: flow.TCP, Listen: netip.MustParseAddrPort("127.0.0.1:0")})
@@ -147,8 +148,10 @@ func TestAnotherPort(t *testing.T) {
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(settle.Patience))
-	wantEcho(t, c)
+	wantLiving(t, c)
 	got := <-b.guest.dialed
+	wantFlow(t, b, flow.Key{Proto: flow.TCP, Initiator: got.source, Target: got.target})
+	wantEcho(t, c)
 	if got.source.Addr() != gateway4 || got.source.Port() == uint16(l.Port) || got.source.Port() < dynamicPort {
 		t.Errorf("source: got %v, want another port of %v", got.source, gateway4)
 	}
