@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"time"
@@ -71,11 +72,14 @@ func (c *AutoConfig) rule(port uint16) Rule {
 	}
 }
 
-// A side says whose sockets are listed.
+// A side says which sockets are listed: whose, and of which protocol.
 type side struct {
 	of    Direction
 	proto flow.Proto
 }
+
+// side returns what a rule follows.
+func (c *AutoConfig) side() side { return side{c.Direction, c.Proto} }
 
 // An auto is an automatic rule that lives.
 type auto struct {
@@ -123,20 +127,28 @@ type autos struct {
 	diag     func(context.Context, Direction) (*os.File, error)
 	rules    map[int]*auto // by id
 	scanners [2]*Scanner   // by direction, nil if there is none yet
-	failed   [2]int        // scans in a row
-	again    [2]time.Time  // when to try again after that
+	failures map[side]failure
 	added    chan struct{} // receives when there is a new rule
 	scan     func(*Scanner, flow.Proto) ([]Open, error)
 }
 
+// A failure is what is known of a side whose sockets could not be listed last time.
+type failure struct {
+	scans int       // that failed in a row
+	again time.Time // when to try again; zero: at the next look
+}
+
 func newAutos(diag func(context.Context, Direction) (*os.File, error)) autos {
-	return autos{diag: diag, rules: make(map[int]*auto), added: make(chan struct{}, 1), scan: (*Scanner).Scan}
+	return autos{
+		diag: diag, rules: make(map[int]*auto), failures: make(map[side]failure),
+		added: make(chan struct{}, 1), scan: (*Scanner).Scan,
+	}
 }
 
 // errNoDiag says that the Table was made without Diag.
 var errNoDiag = errors.New("nobody can tell who listens")
 
-// open returns what lists the sockets of a side.
+// open returns what lists the sockets of a direction's sides.
 func (a *autos) open(ctx context.Context, d Direction) (*Scanner, error) {
 	if a.scanners[d] != nil {
 		return a.scanners[d], nil
@@ -152,7 +164,7 @@ func (a *autos) open(ctx context.Context, d Direction) (*Scanner, error) {
 	return a.scanners[d], nil
 }
 
-// close closes what lists the sockets of a side, if there is something.
+// close closes what lists the sockets of a direction's sides, if there is something.
 func (a *autos) close(d Direction) {
 	if s := a.scanners[d]; s != nil {
 		s.Close()
@@ -160,23 +172,29 @@ func (a *autos) close(d Direction) {
 	}
 }
 
-// tidy closes what lists the sockets of a side that no rule follows.
+// tidy closes what lists the sockets of sides that no rule follows, and forgets
+// what is known of these.
 func (a *autos) tidy() {
 	var used [2]bool
+	sides := make(map[side]bool)
 	for _, r := range a.rules {
 		used[r.Direction] = true
+		sides[r.side()] = true
 	}
 	for d := range used {
 		if !used[d] {
 			a.close(Direction(d))
 		}
 	}
+	maps.DeleteFunc(a.failures, func(s side, _ failure) bool { return !sides[s] })
 }
 
-// list lists the sockets of a side. After scanTries failures in a row it is left
-// alone for a while, and begun anew.
+// list lists the sockets of a side. After scanTries failures in a row the side is
+// left alone for a while. It is begun anew then, if nothing else can be listed in its
+// direction either: a kernel may know one protocol only.
 func (a *autos) list(ctx context.Context, s side) ([]Open, error) {
-	if time.Now().Before(a.again[s.of]) {
+	failed := a.failures[s]
+	if time.Now().Before(failed.again) {
 		return nil, errLater
 	}
 	scanner, err := a.open(ctx, s.of)
@@ -185,16 +203,29 @@ func (a *autos) list(ctx context.Context, s side) ([]Open, error) {
 		list, err = a.scan(scanner, s.proto)
 	}
 	if err == nil {
-		a.failed[s.of] = 0
+		delete(a.failures, s)
 		return list, nil
 	}
-	a.failed[s.of]++
-	if a.failed[s.of] < scanTries {
+	if failed.scans++; failed.scans < scanTries {
+		a.failures[s] = failed
 		return nil, errLater
 	}
-	a.close(s.of)
-	a.again[s.of] = time.Now().Add(autoRetry)
+	failed.again = time.Now().Add(autoRetry)
+	a.failures[s] = failed
+	if a.isLost(s.of) {
+		a.close(s.of)
+	}
 	return nil, err
+}
+
+// isLost tells whether nothing that is followed in a direction can be listed.
+func (a *autos) isLost(d Direction) bool {
+	for _, r := range a.rules {
+		if r.Direction == d && a.failures[r.side()].scans < scanTries {
+			return false
+		}
+	}
+	return true
 }
 
 // errLater says that nobody knows who listens, for the moment.
@@ -249,7 +280,7 @@ func (t *Table) follow(ctx context.Context) time.Duration {
 	}
 	answers := make(map[side]answer)
 	for id, a := range t.autos.rules {
-		s := side{a.Direction, a.Proto}
+		s := a.side()
 		heard, ok := answers[s]
 		if !ok {
 			heard.list, heard.err = t.autos.list(ctx, s)

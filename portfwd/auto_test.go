@@ -136,10 +136,59 @@ func TestAutoFails(t *testing.T) {
 	if got := rules(table, Inbound); !got[port] {
 		t.Errorf("got %v, want %d to stay", got, port)
 	}
-	table.autos.again[Inbound] = time.Time{}
+	table.autos.failures[side{Inbound, flow.TCP}] = failure{scans: scanTries}
 	table.follow(t.Context())
 	if got := state(); got.Err != "" {
 		t.Errorf("it works again: got %q, want no error", got.Err)
+	}
+}
+
+// TestAutoFailsOne wants the rule of a protocol whose ports cannot be listed to say so,
+// while those of the other one are found as before. What lists both is begun anew only
+// where neither is found.
+func TestAutoFailsOne(t *testing.T) {
+	table, w := newFollowing(t)
+	local := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	_, tcp := addAuto(t, table, AutoConfig{Listen: local})
+	id, udp := addAuto(t, table, AutoConfig{Listen: local, Proto: flow.UDP})
+	table.autos.scan = func(s *Scanner, p flow.Proto) ([]Open, error) {
+		if p == flow.UDP {
+			return nil, errors.New("no")
+		}
+		return w.scan(s, p)
+	}
+	port := freeRange(t, 1)
+	w.set(nil, Open{flow.TCP, netip.IPv4Unspecified(), port})
+	scanner := table.autos.scanners[Inbound]
+	for range scanTries {
+		table.follow(t.Context())
+	}
+	if tcp.told || !udp.told {
+		t.Errorf("told: got %v by TCP and %v by UDP, want UDP only", tcp.told, udp.told)
+	}
+	for _, e := range table.List() {
+		if want := map[bool]string{true: "no"}[e.ID == id]; e.Err != want {
+			t.Errorf("%v: got %q, want %q", e.Spec(), e.Err, want)
+		}
+	}
+	if got := rules(table, Inbound); !got[port] {
+		t.Errorf("got %v, want %d", got, port)
+	}
+	if table.autos.scanners[Inbound] != scanner {
+		t.Error("what lists TCP was closed")
+	}
+	w.set(errors.New("nor that"))
+	for range scanTries {
+		table.follow(t.Context())
+	}
+	if !tcp.told || table.autos.scanners[Inbound] != nil {
+		t.Errorf("neither is found: got told %v by TCP and %v, want it told and closed", tcp.told, table.autos.scanners[Inbound])
+	}
+	if err := table.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := table.autos.failures[side{Inbound, flow.UDP}]; ok {
+		t.Error("the failure of a rule that is gone is remembered")
 	}
 }
 
