@@ -180,8 +180,11 @@ func (t *Table) open(ctx context.Context, r Rule) ([]bound, error) {
 
 // insert gives a rule its id and its sockets to the engine. It takes them over.
 func (t *Table) insert(new Entry, sockets []bound) (id int, err error) {
-	e, err := t.carry(new, sockets)
+	e, closed, err := t.carry(new, sockets)
 	if err != nil {
+		if closed != nil {
+			_ = closed() // it fails where there is no engine any more
+		}
 		t.unlink(sockets)
 		t.drop(sockets)
 		return 0, err
@@ -190,22 +193,20 @@ func (t *Table) insert(new Entry, sockets []bound) (id int, err error) {
 	return e.ID, nil
 }
 
-// carry is insert, and leaves the sockets to the caller where it fails.
-func (t *Table) carry(new Entry, sockets []bound) (*entry, error) {
+// carry is insert, and leaves the sockets to the caller where it fails. closed waits
+// then for the engine to have closed its own, and may be nil: nobody else shall wait.
+func (t *Table) carry(new Entry, sockets []bound) (e *entry, closed func() error, err error) {
 	t.carrying.Lock()
 	defer t.carrying.Unlock()
-	e, err := t.enter(new, sockets)
-	if err != nil {
-		return nil, err
+	if e, err = t.enter(new, sockets); err != nil {
+		return nil, nil, err
 	}
 	if err := t.publish([]*entry{e}); err != nil {
 		t.leave(e.ID)
-		if closed, err := t.cfg.Carrier.Unpublish(e.ID, ExistingKilled); err == nil {
-			_ = closed()
-		}
-		return nil, fmt.Errorf("publish %v: %w", e.Rule, err)
+		closed, _ = t.cfg.Carrier.Unpublish(e.ID, ExistingKilled) // an engine that cannot be told has ended
+		return nil, closed, fmt.Errorf("publish %v: %w", e.Rule, err)
 	}
-	return e, nil
+	return e, nil, nil
 }
 
 // drop closes a rule's sockets.

@@ -55,36 +55,6 @@ func (r *recorder) Unpublish(id int, _ Existing) (func() error, error) {
 	}, nil
 }
 
-// TestSlowEngine wants nobody to wait for an engine that closes a rule's sockets,
-// but who removes the rule.
-func TestSlowEngine(t *testing.T) {
-	table, r := newRecorded(t)
-	rule := Rule{Listen: addrPort("127.0.0.1:0"), Target: port(80)}
-	id, err := table.Add(t.Context(), rule)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slow := make(chan struct{})
-	r.mu.Lock()
-	r.slow = slow
-	r.mu.Unlock()
-	removed := make(chan error, 1)
-	go func() { removed <- table.Remove(id) }()
-	settle.Until(t, "the rule is gone", func() bool { return len(table.List()) == 0 })
-	if _, err := table.Add(t.Context(), rule); err != nil {
-		t.Error(err)
-	}
-	select {
-	case err := <-removed:
-		t.Errorf("removed before the engine has: %v", err)
-	default:
-	}
-	close(slow)
-	if err := <-removed; err != nil {
-		t.Error(err)
-	}
-}
-
 // publishedNow returns a copy of what was published.
 func (r *recorder) publishedNow() []Listener {
 	r.mu.Lock()
