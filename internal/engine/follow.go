@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"reflect"
 	"time"
@@ -234,6 +235,9 @@ func (s *supervisor) readHost(unread func(error)) (hostState, error) {
 	if len(h.Servers) == 0 {
 		h.Servers = conf.Servers
 	}
+	h.Servers = numberZones(h.Servers, func(server netip.AddrPort, err error) {
+		s.log.Warn("resolver left out", "server", server, "error", err)
+	})
 	return h, nil
 }
 

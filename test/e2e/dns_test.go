@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"fmt"
+	"net"
 	"regexp"
 	"strconv"
 	"testing"
@@ -87,6 +89,42 @@ func TestDNSOnLoopback(t *testing.T) {
 	// The way to the stub is for queries only.
 	at := guestProgram(l, nil, "connect", "127.0.0.53:53").MustRun()
 	wantText(t, "the guest's own loopback", at, "ECONNREFUSED")
+}
+
+// TestDNSLinkLocal has the host's resolver where a router's advertisement leaves it:
+// at an address of the link only, behind a device that has a name.
+func TestDNSLinkLocal(t *testing.T) {
+	t.Parallel()
+	lab.NeedProgram(t, "dig", "ip")
+	lab.Need(t, lab.IPv6)
+	l := newLab(t)
+	const address, device = "fe80::53", "host0"
+	l.Router.Command("ip", "address", "add", address+"/64", "dev", device, "nodad").MustRun()
+	var index int
+	if err := l.Router.Do(func() error {
+		i, err := net.InterfaceByName(device)
+		if err == nil {
+			index = i.Index
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	serveDNS(t, l.Router, fmt.Sprintf("%s%%%d", address, index), "near")
+	zoned := address + "%" + lab.HostInterface
+	for _, tt := range []struct{ name, conf, option string }{
+		{"resolv.conf", "nameserver " + address + "%nosuchdevice\nnameserver " + zoned + "\n", "--dns=auto"},
+		{"option", lab.ResolvConf, "--dns=[" + zoned + "]:53"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := l.With(t)
+			setResolvConf(t, l, tt.conf)
+			for _, way := range []string{"+notcp", "+tcp"} {
+				got := guest(l, []string{tt.option}, "dig", "+short", "+tries=4", "+time=10", way, "name.example.test", "TXT").MustRun()
+				wantText(t, "who answers", got, `"near"`)
+			}
+		})
+	}
 }
 
 func TestDNSOption(t *testing.T) {
