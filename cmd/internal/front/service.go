@@ -45,13 +45,13 @@ func (s *service) ready(ctx context.Context, in *engine.Instance) {
 			case <-ctx.Done():
 				s.manager.Tell(caller.NotifyStopping)
 				return
-			case _, ok := <-events:
+			case event, ok := <-events:
 				if !ok { // there were too many
 					leave()
 					events, leave = in.Events()
 				}
 				st := in.Status()
-				s.manager.Tell(caller.NotifyStatus(statusText(&st)))
+				s.manager.Tell(caller.NotifyStatus(eventText(event, &st)))
 			case <-tick:
 				if in.Alive() {
 					s.manager.Tell(caller.NotifyAlive)
@@ -68,6 +68,15 @@ func ticks(d time.Duration) (<-chan time.Time, func()) {
 	}
 	t := time.NewTicker(d)
 	return t.C, t.Stop
+}
+
+// eventText says on a line how an instance does after an event. That the engine has
+// died is said even when there is another one already: of that tells the next event.
+func eventText(event engine.Event, st *engine.Status) string {
+	if event.Kind == engine.EventEngineDied && st.Engine != engine.EngineGone {
+		st.Engine, st.Why = engine.EngineStarting, event.Why
+	}
+	return statusText(st)
 }
 
 // statusText says on a line how an instance does.
