@@ -178,7 +178,9 @@ func okay(status int) error {
 func (s *soak) signalEngine(signal syscall.Signal) error {
 	for _, p := range s.l.Processes() {
 		if len(p.Args) >= len(engineName) && p.Args[:len(engineName)] == engineName {
-			return syscall.Kill(p.PID, signal)
+			if err := syscall.Kill(p.PID, signal); err != syscall.ESRCH { // it may have ended since
+				return err
+			}
 		}
 	}
 	return nil
