@@ -30,6 +30,9 @@ func allowed() []uint32 {
 		unix.SYS_MADVISE, unix.SYS_MUNMAP, unix.SYS_GETRANDOM, unix.SYS_SYSINFO, // the last for how much memory there is
 		unix.SYS_RT_SIGACTION, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_SIGALTSTACK, unix.SYS_RESTART_SYSCALL,
 		unix.SYS_RSEQ, unix.SYS_SET_ROBUST_LIST, unix.SYS_EXIT, unix.SYS_EXIT_GROUP,
+		// The C library's malloc and realloc: memory that is never executable, and
+		// mappings that keep their protection when they are moved.
+		unix.SYS_BRK, unix.SYS_MREMAP,
 	}
 }
 
