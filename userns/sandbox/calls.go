@@ -79,7 +79,10 @@ func restricted() []rule {
 		{unix.SYS_TGKILL, []check{{argument: 0, values: []uint32{self}}}, kill},
 		{unix.SYS_KILL, []check{{argument: 0, values: []uint32{self}}}, kill},
 		// Our own limits, to be read.
-		{unix.SYS_PRLIMIT64, []check{{argument: 0, values: []uint32{0, self}}, {argument: 2, values: []uint32{0}}}, kill},
+		{unix.SYS_PRLIMIT64, []check{
+			{argument: 0, values: []uint32{0, self}},
+			{argument: 2, values: []uint32{0}}, {argument: 2, upper: true, values: []uint32{0}}, // no pointer to new ones
+		}, kill},
 		// Go's runtime names its mappings (Linux 5.17); that gives nobody anything.
 		{unix.SYS_PRCTL, []check{{argument: 0, values: []uint32{unix.PR_SET_VMA}}}, kill},
 	}

@@ -9,10 +9,12 @@ type rule struct {
 	otherwise uint32 // what it is answered
 }
 
-// A check is of an argument's lower half: it must be one of values in the bits of
-// mask, and may be anything in the others.
+// A check is of half an argument: it must be one of values in the bits of mask, and
+// may be anything in the others. The kernel looks at no more than the lower half of
+// an int; of a pointer both count.
 type check struct {
 	argument uint32 // from 0 on
+	upper    bool   // the upper half, not the lower one
 	mask     uint32 // 0 means all
 	values   []uint32
 }
@@ -60,7 +62,11 @@ func (p *program) ifAbove(least, action uint32) {
 func (p *program) restrict(r rule) {
 	var body program
 	for _, c := range r.checks {
-		body.load(offsetArguments + argumentSize*c.argument)
+		offset := uint32(offsetArguments + argumentSize*c.argument)
+		if c.upper {
+			offset += argumentSize / 2
+		}
+		body.load(offset)
 		if c.mask != 0 {
 			body.and(c.mask)
 		}

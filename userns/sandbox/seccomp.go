@@ -66,7 +66,7 @@ const (
 )
 
 // Offsets into struct seccomp_data, which a filter sees (seccomp(2)). Of an
-// argument it is the lower half, on the little-endian machines that we know.
+// argument the lower half comes first, on the little-endian machines that we know.
 const (
 	offsetNumber    = 0
 	offsetArch      = 4

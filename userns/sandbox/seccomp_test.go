@@ -180,6 +180,7 @@ func TestFilter(t *testing.T) {
 		{"signal to all", unix.SYS_KILL, [6]uint64{math.MaxUint64, 9}, kill},
 		{"limits", unix.SYS_PRLIMIT64, [6]uint64{0, 7, 0, 4096}, allow},
 		{"limits to be set", unix.SYS_PRLIMIT64, [6]uint64{0, 7, 4096, 0}, kill},
+		{"limits to be set from far away", unix.SYS_PRLIMIT64, [6]uint64{0, 7, 1 << 32, 0}, kill},
 		{"limits of another", unix.SYS_PRLIMIT64, [6]uint64{own + 1, 7, 0, 4096}, kill},
 		{"arrived", unix.SYS_IOCTL, [6]uint64{3, unix.TIOCINQ}, allow},
 		{"terminal's input", unix.SYS_IOCTL, [6]uint64{2, unix.TIOCSTI}, kill},
