@@ -24,16 +24,10 @@ func (s *Shortcut) Handle(syn *stack.SYN) bool {
 		return false
 	}
 	switch found {
-	case isNew:
-		s.begin(key, syn)
+	case isNew, isTooMuch:
+		s.begin(key, syn, found == isTooMuch)
 	case isOffered:
 		s.putBack(key, syn)
-	case isTooMuch:
-		s.Stats.Overflown.Add(1)
-		if a := s.evict(); a != nil {
-			s.drop(a)
-			s.begin(key, syn)
-		} // else dropped, as by a full listen queue
 	}
 	return true
 }
@@ -54,11 +48,16 @@ func (s *Shortcut) start() bool {
 	return !s.over
 }
 
-// begin asks the policy, enters a flow and dials.
-func (s *Shortcut) begin(key flow.Key, syn *stack.SYN) {
+// begin asks the policy, enters a flow and dials. Where there are too many pending,
+// another one makes room first, or the SYN is dropped as by a full listen queue; a
+// target that is denied takes nobody's place.
+func (s *Shortcut) begin(key flow.Key, syn *stack.SYN, tooMuch bool) {
 	target, err := s.cfg.Rules.Check(policy.TCP, key.Target)
 	if err != nil {
 		s.answer(syn, err)
+		return
+	}
+	if tooMuch && !s.makeRoom() {
 		return
 	}
 	f, err := s.cfg.Flows.OpenBy(key, flow.Shortcut)
@@ -74,6 +73,18 @@ func (s *Shortcut) begin(key flow.Key, syn *stack.SYN) {
 	}
 	s.enter(a)
 	s.dial(a, target)
+}
+
+// makeRoom ends an attempt whose target has not answered, and tells whether there
+// was one that may be ended. Either way something is dropped.
+func (s *Shortcut) makeRoom() bool {
+	s.Stats.Overflown.Add(1)
+	a := s.evict()
+	if a == nil {
+		return false
+	}
+	s.drop(a)
+	return true
 }
 
 // dial connects an attempt's socket. If the target does not answer at once, the

@@ -219,11 +219,61 @@ func TestFull(t *testing.T) {
 	})
 }
 
+// At the limit a connection that is allowed takes the place of a dial that waits, and
+// one that the policy denies does not.
+func TestFullOfDials(t *testing.T) {
+	inFamilies(t, func(t *testing.T, f family) {
+		w := newWorld(t)
+		w.serve(t, f)
+		denied, allowed := w.newClient(t, f), w.newClient(t, f)
+		denied.to = netip.AddrPortFrom(f.gateway, 1) // the host's loopback, which is closed
+		waiting := w.shortcut.enterWaiting(t, w.newClient(t, f))
+		w.shortcut.fill()
+		stats := &w.shortcut.Stats
+		if !w.shortcut.Handle(w.keep(t, denied)) || stats.Denied.Load() != 1 {
+			t.Errorf("got %d denied, want 1", stats.Denied.Load())
+		}
+		if !w.shortcut.waits(waiting) || stats.Overflown.Load() != 0 {
+			t.Errorf("denied: got the dial waiting %v and %d dropped, want true and 0", w.shortcut.waits(waiting), stats.Overflown.Load())
+		}
+		if !w.shortcut.Handle(w.keep(t, allowed)) || w.shortcut.waits(waiting) || stats.Overflown.Load() != 1 {
+			t.Errorf("allowed: got the dial waiting %v and %d dropped, want false and 1", w.shortcut.waits(waiting), stats.Overflown.Load())
+		}
+		allowed.wantPutBack(t)
+		allowed.connect(t)
+		settle.Until(t, "the connection is joined", func() bool { return stats.Connected.Load() == 1 })
+	})
+}
+
+// enterWaiting enters a dial of a client's that does not end by itself.
+func (s *Shortcut) enterWaiting(t *testing.T, c *client) *attempt {
+	t.Helper()
+	key := flow.Key{Proto: flow.TCP, Initiator: c.from, Target: c.to}
+	f, err := s.cfg.Flows.OpenBy(key, flow.Shortcut)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &attempt{key: key, flow: f, syn: &stack.SYN{}, since: f.Opened}
+	if a.host, err = s.cfg.Bind.Stream(c.to.Addr()); err != nil {
+		t.Fatal(err)
+	}
+	s.enter(a)
+	s.await(a)
+	return a
+}
+
+// waits tells whether a dial still waits.
+func (s *Shortcut) waits(a *attempt) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dialing[a.id] == a
+}
+
 // fill leaves no room for attempts.
 func (s *Shortcut) fill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range stack.MaxPending {
+	for i := range stack.MaxPending - len(s.pending) {
 		key := flow.Key{Initiator: netip.AddrPortFrom(netip.Addr{}, uint16(i))}
 		s.pending[key] = &attempt{key: key, syn: &stack.SYN{}, state: past, since: time.Now().Add(time.Hour)}
 	}
