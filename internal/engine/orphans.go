@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -53,9 +54,16 @@ func (s *supervisor) endOrphans(list []portfwd.Connection) {
 	}
 }
 
-// solicitPause is how long the guest may take to say which hardware address it has
-// before it is asked again.
-const solicitPause = 100 * time.Millisecond
+const (
+	// solicitPause is how long the guest may take to say which hardware address it
+	// has before it is asked again.
+	solicitPause = 100 * time.Millisecond
+
+	// solicitTries is how often it is asked: for five seconds. Whoever has said
+	// nothing then has no device that is up, or none of these addresses, and will
+	// learn that the connections are gone when it sends.
+	solicitTries = 50
+)
 
 // probeOrphans ends connections of an engine before, until ctx ends. The guest's
 // kernel takes a segment of theirs only if it comes to its hardware address, which
@@ -68,15 +76,41 @@ func (g *gateway) probeOrphans(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		for len(list) > 0 && !g.stack.Met(list[0].Local.Addr()) {
-			select {
-			case <-time.After(solicitPause):
-			case <-ctx.Done():
-				return nil
-			}
+		if !g.meet(ctx, localsOf(list)) {
+			g.log.Debug("old connections not ended: the guest's hardware address is not known", "connections", len(list))
+			continue
 		}
 		for _, c := range list {
 			_ = g.stack.Probe(c.Peer, c.Local) // counted by the link
 		}
 	}
+}
+
+// meet waits until the guest's hardware address is known. It asks for it by each of
+// the guest's addresses in turn, for it may not have some of them any more, and
+// returns false if there is no answer or ctx ends.
+func (g *gateway) meet(ctx context.Context, addresses []netip.Addr) bool {
+	for try := range solicitTries {
+		if len(addresses) == 0 || g.stack.Met(addresses[try%len(addresses)]) {
+			return true
+		}
+		select {
+		case <-time.After(solicitPause):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return false
+}
+
+// localsOf returns the guest's addresses that connections have, each once, in the
+// order of their first connections.
+func localsOf(list []portfwd.Connection) []netip.Addr {
+	var addresses []netip.Addr
+	for _, c := range list {
+		if a := c.Local.Addr(); !slices.Contains(addresses, a) {
+			addresses = append(addresses, a)
+		}
+	}
+	return addresses
 }
