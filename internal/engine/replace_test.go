@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"taproot/test/settle"
 )
@@ -93,7 +94,8 @@ func TestReplaceFails(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			k := newBeating(t, tt.script, 100e6)
+			k := newKeeping(t, tt.script)
+			k.beat = 100 * time.Millisecond // of the other one only
 			old := k.current()
 			if err := k.restartNow(t, tt.path); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q in it", err, tt.want)
