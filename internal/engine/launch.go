@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"taproot/userns"
@@ -119,11 +120,23 @@ func (l *launcher) environment(env []string) []string {
 	return boundedMemory(kept)
 }
 
-// wait passes on what the engine says until it is gone.
+// lastWords is how long is waited for what a dead engine has said to be passed on.
+const lastWords = time.Second
+
+// wait passes on what the engine says until it is gone. Where nobody reads what we
+// say ourselves, its last words are lost: who stops it must not wait for a reader.
 func (p *process) wait() {
-	passOn(p.stderr, p.said)
-	p.said.Close()
+	passed := make(chan struct{})
+	go func() { // ends with said, or when what it has begun to write is read
+		defer close(passed)
+		passOn(p.stderr, p.said)
+	}()
 	state, err := p.process.Wait()
+	select {
+	case <-passed:
+	case <-time.After(lastWords):
+	}
+	p.said.Close()
 	switch {
 	case err != nil:
 		p.err = err

@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 	os.Exit(settle.Main(m))
 }
 
+// words is how many last words an engine says: more than a pipe holds.
+const words = 20000
+
 // fakeEngine is an engine that moves no packets.
 func fakeEngine() int {
 	if os.Getenv(scriptEnv) == "" { // which engines in a sandbox do not get
@@ -58,6 +61,11 @@ func fakeEngine() int {
 	}
 	switch word {
 	case "die": // before it is ready
+		return 3
+	case "chatty":
+		_, _ = os.Stderr.WriteString("so much to tell\n")
+	case "last-words":
+		_, _ = os.Stderr.WriteString(strings.Repeat("word\n", words))
 		return 3
 	case "fail":
 		_ = w.send(message{Failed: "as told"})
