@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"taproot/test/settle"
 )
@@ -90,6 +91,12 @@ func fakeEngine() int {
 		signal.Notify(stop, syscall.SIGTERM)
 		<-stop
 		return 0
+	case "babbling": // reads nothing, but does not fall silent
+		_ = w.send(message{Ready: true})
+		return repeat(w, message{Closed: 1})
+	case "parrot": // says that it lives, and reads nothing
+		_ = w.send(message{Ready: true})
+		return repeat(w, message{Pong: true})
 	case "miss": // misses the first socket, and calls the second one closed
 		_ = w.send(message{Ready: true})
 		for n := 0; ; {
@@ -120,6 +127,15 @@ func fakeEngine() int {
 			return 0
 		}
 	}
+}
+
+// repeat says m again and again.
+func repeat(w *wire, m message) int {
+	often := time.NewTicker(10 * time.Millisecond)
+	for w.send(m) == nil {
+		<-often.C
+	}
+	return 0
 }
 
 // answerHello says who we are, as a word of the script has it. It returns false

@@ -24,11 +24,11 @@ type process struct {
 	exited chan struct{} // closed when the process is gone
 	err    error         // how it ended; valid once exited is closed
 
-	beat    time.Duration // of watchOver
-	heard   atomic.Uint64 // messages from the engine: signs of life
-	isReady atomic.Bool
-	missed  atomic.Int32 // beats without a sign of life
-	silent  atomic.Int32 // the number of beats for whose silence it was killed
+	beat   time.Duration // of watchOver
+	signs  signs         // of life
+	heeded atomic.Bool   // set when watch reads all that it says
+	missed atomic.Int32  // beats without a sign of life
+	silent atomic.Int32  // the number of beats for whose silence it was killed
 
 	version string // as it says itself; "" if it was not asked
 }
@@ -61,7 +61,6 @@ func (p *process) ready() error {
 	case !m.Ready:
 		return errors.New("start the engine: unexpected message")
 	}
-	p.isReady.Store(true)
 	p.steps = append(p.steps, own(m.Sandbox)...)
 	return nil
 }
@@ -74,11 +73,12 @@ func (p *process) next() (message, error) {
 		if err != nil {
 			return message{}, err
 		}
-		p.heard.Add(1)
-		if !m.Pong {
-			m.Failed, m.Gone = plain(m.Failed), plain(m.Gone)
-			return m, nil
+		if m.Pong {
+			p.signs.answer()
+			continue
 		}
+		m.Failed, m.Gone = plain(m.Failed), plain(m.Gone)
+		return m, nil
 	}
 }
 
@@ -105,6 +105,7 @@ var errEnded = errors.New("exit status 0")
 // watch returns when the engine is gone. gone is why the device is, "" if it
 // is not. heard gets what else the engine says; it must not block.
 func (p *process) watch(heard func(message)) (gone string) {
+	p.heeded.Store(true)
 	for {
 		m, err := p.next()
 		if errors.Is(err, errMessage) {

@@ -3,15 +3,16 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // The supervisor asks the engine for a sign of life every watchBeat. One that has
-// given none for silentMost beats, or for startMost before it is ready, is killed,
-// and another one started. An engine answers within a millisecond; the limit leaves
-// room for a machine that is out of breath.
+// given none for silentMost beats, or for startMost before what it says is read all
+// the time, is killed, and another one started. An engine answers within a
+// millisecond; the limit leaves room for a machine that is out of breath.
 const (
 	watchBeat  = 2 * time.Second
 	silentMost = 3
@@ -23,6 +24,45 @@ func errSilentFor(beats int, beat time.Duration) error {
 	return fmt.Errorf("no sign of life for %v", time.Duration(beats)*beat)
 }
 
+// signs are an engine's signs of life: its answers to what it was asked. Nothing else
+// is one. An engine whose reader is stuck may well go on to send, and one that does
+// not read at all must not have the supervisor wait until there is room for the
+// next message.
+type signs struct {
+	mu sync.Mutex
+	// +checklocks:mu
+	asked uint64 // questions that it got
+	// +checklocks:mu
+	answered uint64 // asked at most
+}
+
+// ask counts the question that put delivers, if it does.
+func (s *signs) ask(put func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := put()
+	if err == nil {
+		s.asked++
+	}
+	return err
+}
+
+// answer counts an answer, unless there is nothing left to be answered.
+func (s *signs) answer() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answered < s.asked {
+		s.answered++
+	}
+}
+
+// heard returns the number of answers.
+func (s *signs) heard() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.answered
+}
+
 // A pulse counts the beats without a sign of life. Only those count for which we
 // were awake ourselves: when everything was stopped for a minute (SIGSTOP, a cgroup
 // that is frozen), or the machine is so slow that we are late too, silence means
@@ -30,7 +70,20 @@ func errSilentFor(beats int, beat time.Duration) error {
 type pulse struct {
 	last   time.Time // beat
 	heard  uint64    // signs of life until then
+	heeded bool      // all that it says was read then
 	missed int       // beats in a row
+}
+
+// most returns how many beats may pass in silence. They are counted anew from when
+// what the engine says is read, since until then we may have missed what it said.
+func (p *pulse) most(heeded bool) int {
+	if !heeded {
+		return startMost
+	}
+	if !p.heeded {
+		p.heeded, p.missed = true, -1 // the beat that ends now
+	}
+	return silentMost
 }
 
 // note notes a beat that came at now, beat after the last one if we were awake, and
@@ -57,19 +110,16 @@ func (p *process) watchOver(beat time.Duration) {
 			return
 		case <-timer.C:
 		}
-		most := silentMost
-		if !p.isReady.Load() {
-			most = startMost
-		}
-		missed := pulse.note(time.Now(), p.heard.Load(), beat)
+		most := pulse.most(p.heeded.Load())
+		missed := pulse.note(time.Now(), p.signs.heard(), beat)
 		p.missed.Store(int32(missed))
 		if missed >= most {
 			p.silent.Store(int32(most))
 			_ = p.process.Kill() // it is ours, or reaped
 			return
 		}
-		err := p.wire.try(message{Ping: true})
-		if err != nil && !errors.Is(err, unix.EAGAIN) { // it is on its way out; else it does not listen
+		err := p.signs.ask(func() error { return p.wire.try(message{Ping: true}) })
+		if err != nil && !errors.Is(err, unix.EAGAIN) { // it is on its way out; else it does not read
 			return
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"taproot/test/settle"
 )
 
@@ -43,11 +45,66 @@ func TestPulse(t *testing.T) {
 	}
 }
 
+// TestSigns wants only answers to count, and no more than there were questions.
+func TestSigns(t *testing.T) {
+	var s signs
+	delivered, full := func() error { return nil }, func() error { return unix.EAGAIN }
+	for i, step := range []struct {
+		put     func() error // what becomes of the question, nil if there is none
+		answers int
+		want    uint64
+	}{{nil, 1, 0}, {delivered, 0, 0}, {delivered, 1, 1}, {nil, 3, 2}, {full, 1, 2}, {delivered, 1, 3}} {
+		if step.put != nil {
+			_ = s.ask(step.put)
+		}
+		for range step.answers {
+			s.answer()
+		}
+		if got := s.heard(); got != step.want {
+			t.Errorf("step %d: got %d signs of life, want %d", i, got, step.want)
+		}
+	}
+}
+
+// TestPulseStart wants silence to be counted anew from when all that the engine says
+// is read.
+func TestPulseStart(t *testing.T) {
+	const beat = time.Second
+	now := time.Now()
+	p := pulse{last: now}
+	for i, tt := range []struct {
+		heeded       bool
+		most, missed int
+	}{{false, startMost, 1}, {false, startMost, 2}, {false, startMost, 3}, {true, silentMost, 0}, {true, silentMost, 1}, {true, silentMost, 2}} {
+		now = now.Add(beat)
+		most := p.most(tt.heeded)
+		if missed := p.note(now, 0, beat); most != tt.most || missed != tt.missed {
+			t.Errorf("beat %d: got %d of %d, want %d of %d", i, missed, most, tt.missed, tt.most)
+		}
+	}
+}
+
+// TestFullWire has an engine that does not read what it is told, while it says that
+// it lives: who waits for room for the next message waits until it is killed.
+func TestFullWire(t *testing.T) {
+	k := newBeating(t, "parrot stay", time.Second)
+	engine := k.current()
+	for engine.wire.try(message{Host: &hostState{}}) == nil {
+	}
+	if err := engine.wire.send(message{Host: &hostState{}}); err == nil {
+		t.Error("got no error of a message to an engine that does not read")
+	}
+	settle.Until(t, "another engine runs", func() bool {
+		return countLives(t) >= 2 && k.status().Engine == EngineRunning
+	})
+}
+
 // TestSilentEngine has an engine that does not answer, before and after it is
 // ready. Another one takes its place.
 func TestSilentEngine(t *testing.T) {
 	for script, beat := range map[string]time.Duration{
 		"deaf stay":            time.Second,
+		"babbling stay":        time.Second,
 		"ready-die stuck stay": 300 * time.Millisecond, // 15 times
 	} {
 		t.Run(script, func(t *testing.T) {
