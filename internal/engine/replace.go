@@ -62,7 +62,8 @@ func (i *Instance) Restart(ctx context.Context, binary string) error {
 type replacement struct {
 	process *process
 	binary  *build
-	taken   chan struct{} // closed when it has taken over
+	taken   chan struct{} // closed when it has taken over, or failed to
+	err     error         // why it failed to; valid once taken is closed
 }
 
 // serveRestarts replaces the engine whenever it is asked to, until ctx ends.
@@ -91,20 +92,27 @@ func (s *supervisor) replace(ctx context.Context, launcher *launcher, path strin
 		b.closeUnless(s.binaryNow())
 		return fmt.Errorf("the engine stays as it is: %w", err)
 	}
-	r := &replacement{process: next, binary: b, taken: make(chan struct{})}
+	return s.exchange(ctx, &replacement{process: next, binary: b, taken: make(chan struct{})})
+}
+
+// exchange ends the engine that runs and waits until r has taken over.
+func (s *supervisor) exchange(ctx context.Context, r *replacement) error {
 	s.mu.Lock()
 	s.next = r
 	s.mu.Unlock()
 	s.stopEngine()
 	select {
 	case <-r.taken:
+		if r.err != nil {
+			return fmt.Errorf("the other engine did not take over: %w", r.process.ended(r.err))
+		}
 		return nil
 	case <-s.kept:
 	case <-ctx.Done():
 	}
 	if s.takeNext() != nil {
-		next.stop()
-		b.closeUnless(s.binaryNow())
+		r.process.stop()
+		r.binary.closeUnless(s.binaryNow())
 	}
 	return ErrNoEngine
 }
@@ -195,8 +203,9 @@ func (s *supervisor) replaced(ctx context.Context) bool {
 	s.events.tell(EventEngineReplaced, r.binary.String())
 	s.setBinary(r.binary)
 	orphans := s.orphans(ctx)
-	if err := s.handOver(r.process); err != nil {
-		s.log.Debug("engine did not take over", "error", err) // it is dead, and the next to be kept
+	if r.err = s.handOver(r.process); r.err != nil {
+		s.log.Debug("engine did not take over", "error", r.err)
+		r.process.stop() // it is dead, and the next to be kept
 	} else {
 		s.engineState(EngineRunning)
 		s.endOrphans(orphans)

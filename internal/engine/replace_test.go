@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -105,6 +107,28 @@ func TestReplaceFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNotTakenOver wants the error of an engine that is gone when its turn comes, and
+// a third one to run.
+func TestNotTakenOver(t *testing.T) {
+	k := newKeeping(t, "stay ready-die stay")
+	ctx, release := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer release()
+	next, err := k.prepareEngine(t.Context(), testLauncher(newThreads(ctx, &wg)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-next.exited
+	err = k.exchange(t.Context(), &replacement{process: next, taken: make(chan struct{})})
+	if err == nil || !strings.Contains(err.Error(), "did not take over: engine: exit status 4") {
+		t.Errorf("got %v, want how the other engine ended", err)
+	}
+	settle.Until(t, "another engine runs", func() bool {
+		return countLives(t) >= 3 && k.status().Engine == EngineRunning
+	})
 }
 
 // TestOpenBinary wants programs refused that somebody else may have put there.
