@@ -42,11 +42,18 @@ type restartRequest struct {
 // if none runs, and ErrBusy if one is being replaced.
 func (i *Instance) Restart(ctx context.Context, binary string) error {
 	s := i.supervisor
+	if !s.restarting.CompareAndSwap(false, true) {
+		return ErrBusy
+	}
 	r := restartRequest{binary, make(chan error, 1)}
 	select {
 	case s.restartRequests <- r:
-	default:
-		return ErrBusy
+	case <-s.kept:
+		s.restarting.Store(false)
+		return ErrNoEngine
+	case <-ctx.Done():
+		s.restarting.Store(false)
+		return ctx.Err()
 	}
 	select {
 	case err := <-r.result:
@@ -71,7 +78,9 @@ func (s *supervisor) serveRestarts(ctx context.Context, launcher *launcher) {
 	for {
 		select {
 		case r := <-s.restartRequests:
-			r.result <- s.replace(ctx, launcher, r.binary)
+			err := s.replace(ctx, launcher, r.binary)
+			s.restarting.Store(false) // also if nobody waits for it any more
+			r.result <- err
 		case <-ctx.Done():
 			return
 		}

@@ -32,15 +32,31 @@ func program(t *testing.T, mode os.FileMode) string {
 	return path
 }
 
-// restartNow asks for another engine, as soon as somebody listens.
+// restartNow asks for another engine.
 func (k *keeping) restartNow(t *testing.T, binary string) error {
 	t.Helper()
-	err := ErrBusy
-	settle.Until(t, "somebody restarts", func() bool {
-		err = (&Instance{supervisor: k.supervisor}).Restart(t.Context(), binary)
-		return !errors.Is(err, ErrBusy)
-	})
-	return err
+	return (&Instance{supervisor: k.supervisor}).Restart(t.Context(), binary)
+}
+
+// TestRestartBusy wants a request to wait for who serves it, and only one.
+func TestRestartBusy(t *testing.T) {
+	s := &supervisor{restartRequests: make(chan restartRequest), kept: make(chan struct{})}
+	i := &Instance{supervisor: s}
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() { first <- i.Restart(ctx, "") }()
+	settle.Until(t, "it is asked for", s.restarting.Load)
+	if err := i.Restart(t.Context(), ""); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second one: got %v, want %v", err, ErrBusy)
+	}
+	cancel()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("nobody serves it: got %v, want %v", err, context.Canceled)
+	}
+	close(s.kept)
+	if err := i.Restart(t.Context(), ""); !errors.Is(err, ErrNoEngine) {
+		t.Errorf("after the end: got %v, want %v", err, ErrNoEngine)
+	}
 }
 
 // TestReplace wants an engine to be replaced by one of another program, which is

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"taproot/internal/plan"
@@ -51,6 +52,7 @@ type supervisor struct {
 
 	beat time.Duration // 0 means watchBeat
 
+	restarting      atomic.Bool         // a request is under way
 	restartRequests chan restartRequest // taken by serveRestarts
 	kept            chan struct{}       // closed when the engine is kept no longer
 
