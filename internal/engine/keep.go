@@ -113,12 +113,13 @@ func (s *supervisor) deviceGone(ctx context.Context, why string) {
 }
 
 // networkGone says that the guest's network is gone for good: a command is told
-// by a warning and goes on, an attachment ends.
+// by a warning and goes on, an attachment ends. Who sees the state has been told why,
+// and who hears of the event sees the state.
 func (s *supervisor) networkGone(why error) {
-	s.engineState(EngineGone)
 	s.lost(why)
-	s.events.tell(EventNetworkGone, why.Error())
 	s.cfg.warn(fmt.Sprintf("the guest has no network any more: %v", why), "")
+	s.engineState(EngineGone)
+	s.events.tell(EventNetworkGone, why.Error())
 	s.gone <- fmt.Errorf("network of the guest: %w", why) // there is room, this is the only time
 }
 

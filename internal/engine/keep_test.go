@@ -121,6 +121,13 @@ func TestKeepGivesUp(t *testing.T) {
 	} {
 		t.Run(script, func(t *testing.T) {
 			k := newKeeping(t, script)
+			settle.Until(t, "it is given up", func() bool { return k.status().Engine == EngineGone })
+			if got := k.status().Why; !strings.Contains(got, want) {
+				t.Errorf("got %q, want why: %q", got, want)
+			}
+			if len(k.warnings) == 0 {
+				t.Error("no warning yet")
+			}
 			select {
 			case <-k.ended:
 			case <-time.After(settle.Patience):

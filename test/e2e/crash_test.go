@@ -220,7 +220,9 @@ func TestGivenUp(t *testing.T) {
 	if e := info["engine"].(map[string]any); e["restarts"] != 10.0 || e["why"] != "the engine died 11 times in 1m0s" {
 		t.Errorf("engine: got %v", e)
 	}
-	wantContains(t, "standard error", w.Err(), "taproot: warning: the guest has no network any more: the engine died 11 times in 1m0s")
+	l.Eventually("it is said", func() bool {
+		return strings.Contains(w.Err(), "taproot: warning: the guest has no network any more: the engine died 11 times in 1m0s")
+	})
 	if _, status := w.ask("POST", "/v1/restart", "{}"); status != 503 {
 		t.Errorf("restart: got status %d, want 503", status)
 	}
