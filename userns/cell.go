@@ -72,6 +72,12 @@ func (e *CellError) Hint() string {
 	return NamespaceHint(e.Err)
 }
 
+// NotStatic tells whether the step was to execute a program that has no root
+// directory to find its dynamic linker in (ENOENT, execve(2)).
+func (e *CellError) NotStatic() bool {
+	return e.Root && e.Step == stepNames[stepExec]
+}
+
 // SelfProgram opens the program that runs, even if its file was replaced.
 func SelfProgram() (*os.File, error) {
 	fd, err := unix.Open(selfExe, unix.O_PATH|unix.O_CLOEXEC, 0)

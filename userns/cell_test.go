@@ -176,6 +176,9 @@ func TestCellRefused(t *testing.T) {
 			t.Errorf("%s: got %v, want a CellError", tt.text, err)
 			continue
 		}
+		if want := tt.root && tt.trouble.step == stepExec; e.NotStatic() != want {
+			t.Errorf("%s: not static: got %v, want %v", tt.text, e.NotStatic(), want)
+		}
 		if e.Error() != tt.text || e.Namespaces != tt.namespaces || e.Root != tt.root || !errors.Is(e, tt.trouble.errno) {
 			t.Errorf("got %+v, want %q for namespaces %v, root %v", e, tt.text, tt.namespaces, tt.root)
 		}

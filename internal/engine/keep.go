@@ -66,6 +66,7 @@ const (
 func (s *supervisor) keep(ctx context.Context, launcher *launcher) {
 	defer close(s.kept)
 	var deaths []time.Time
+	var unborn error // why the last one was not started, if it was not
 	for {
 		engine := s.current()
 		if s.awaited() {
@@ -85,14 +86,16 @@ func (s *supervisor) keep(ctx context.Context, launcher *launcher) {
 		if s.replaced(ctx) {
 			continue
 		}
-		s.died(cmp.Or(engine.err, errEnded))
+		why := cmp.Or(unborn, engine.err, errEnded)
+		s.died(why)
 		now := time.Now()
 		deaths = append(deaths, now)
 		for now.Sub(deaths[0]) > restartWindow {
 			deaths = deaths[1:]
 		}
-		s.log.Warn("engine died", "error", engine.err, "times", len(deaths))
-		if err := s.restart(ctx, launcher, len(deaths)); err != nil {
+		s.log.Warn("engine died", "error", why, "times", len(deaths))
+		var err error
+		if unborn, err = s.restart(ctx, launcher, len(deaths)); err != nil {
 			s.networkGone(err)
 			return
 		}
@@ -149,33 +152,34 @@ func (s *supervisor) launch() launch {
 }
 
 // restart starts the engine for the n-th time in a row. One that dies before
-// it is ready is no error: it is left for keep to count.
-func (s *supervisor) restart(ctx context.Context, launcher *launcher, n int) error {
+// it is ready is no error, and one that cannot be started now, which is why it is
+// unborn, perhaps can a little later: both are left for keep to count.
+func (s *supervisor) restart(ctx context.Context, launcher *launcher, n int) (unborn, err error) {
 	if n > restartMost {
-		return fmt.Errorf("the engine died %d times in %v", n, restartWindow)
+		return nil, fmt.Errorf("the engine died %d times in %v", n, restartWindow)
 	}
 	select {
 	case <-time.After(min(restartFirst<<(n-1), restartLongest)):
 	case <-ctx.Done():
-		return nil
+		return nil, nil
 	}
 	s.countRestart()
 	orphans := s.orphans(ctx) // while there are no others
 	engine, err := launcher.start(s.launch())
 	if err != nil {
-		return err
+		return err, nil
 	}
 	s.engineIs(engine)
 	_, err = s.beginEngine(engine, func() error { return nil }) // the first one was warned of
 	var refused refusal
 	if errors.As(err, &refused) || errors.As(err, new(*sandboxError)) {
 		engine.stop()
-		return err
+		return nil, err
 	}
 	if err != nil {
 		engine.stop()
-		return nil
+		return nil, nil
 	}
 	s.endOrphans(orphans)
-	return s.rules.Republish()
+	return nil, s.rules.Republish()
 }

@@ -151,15 +151,32 @@ func TestKeepGivesUp(t *testing.T) {
 // TestRestartLimit wants the eleventh death in a minute to be the last.
 func TestRestartLimit(t *testing.T) {
 	s := &supervisor{}
-	err := s.restart(t.Context(), nil, restartMost+1)
+	_, err := s.restart(t.Context(), nil, restartMost+1)
 	if err == nil || !strings.Contains(err.Error(), "11 times") {
 		t.Errorf("got %v, want the number of deaths", err)
 	}
 	ended, end := context.WithCancel(t.Context())
 	end()
-	if err := s.restart(ended, nil, restartMost); err != nil { // which waits 5 s
+	if _, err := s.restart(ended, nil, restartMost); err != nil { // which waits 5 s
 		t.Errorf("when all ends: got %v, want nil", err)
 	}
+}
+
+// TestUnborn wants an engine that cannot be started for a while to be started later.
+func TestUnborn(t *testing.T) {
+	k := newKeeping(t, "stay")
+	b, err := openBinary("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.file.Close() // cannot be executed
+	k.setBinary(b)
+	if err := k.current().process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	settle.Until(t, "one is not started", func() bool { return strings.HasPrefix(k.status().Why, "start the engine: ") })
+	k.setBinary(nil)
+	settle.Until(t, "another one runs", func() bool { return k.status().Engine == EngineRunning && countLives(t) == 2 })
 }
 
 // TestBegin wants each way in which an engine does not start told apart.

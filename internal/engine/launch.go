@@ -21,9 +21,12 @@ type launcher struct {
 	threads *threads
 	mode    SandboxMode
 
-	// refused is why levels of the cell were refused, from the highest on. What was
-	// refused once is not tried again. It belongs to the thread.
+	// refused is why levels of the cell were refused to the first engine, from the
+	// highest on. The level in which that was started is settled: a guest, which may
+	// exhaust namespaces and end the engine, does not get one in a weaker cell. Both
+	// belong to the thread.
 	refused []error
+	settled bool
 }
 
 // start starts an engine, which waits for its work. It dies with the thread
@@ -66,7 +69,10 @@ func (l *launcher) try(how launch) (*process, error) {
 		Files: []*os.File{null, null, say, theirs},
 	}
 	err = l.threads.do(func() (err error) {
-		p.process, p.steps, err = l.climbDown(cell, how.binary != nil)
+		p.process, p.steps, err = l.climbDown(how.binary != nil, func(at level) (*os.Process, error) {
+			cell.Namespaces, cell.Root = at.namespaces, at.root
+			return cell.Start()
+		})
 		return err
 	})
 	if err != nil {
@@ -77,25 +83,26 @@ func (l *launcher) try(how launch) (*process, error) {
 	return p, nil
 }
 
-// climbDown starts an engine in the highest level of the cell that works. It
-// runs on the thread. What is refused to a foreign program, which may not be
-// static, need not be to others.
-func (l *launcher) climbDown(cell userns.Cell, foreign bool) (*os.Process, []SandboxStep, error) {
+// climbDown starts the first engine in the highest level of the cell that works, and
+// others in the same. A foreign program, which may not be static, goes lower where
+// that is the reason; others need not. It runs on the thread.
+func (l *launcher) climbDown(foreign bool, start func(level) (*os.Process, error)) (*os.Process, []SandboxStep, error) {
 	levels, refused := l.mode.levels(), l.refused
 	for {
-		level := levels[len(refused)]
-		cell.Namespaces, cell.Root = level.namespaces, level.root
-		process, err := cell.Start()
+		at := levels[len(refused)]
+		process, err := start(at)
 		if err == nil {
-			return process, level.steps(l.mode, refused), nil
+			if !l.settled {
+				l.refused, l.settled = refused, true
+			}
+			return process, at.steps(l.mode, refused), nil
 		}
-		if !errors.As(err, new(*userns.CellError)) || len(refused)+1 == len(levels) {
+		cell := (*userns.CellError)(nil)
+		lower := errors.As(err, &cell) && (!l.settled || foreign && cell.NotStatic())
+		if !lower || len(refused)+1 == len(levels) {
 			return nil, nil, err
 		}
 		refused = append(slices.Clip(refused), err)
-		if !foreign {
-			l.refused = refused
-		}
 	}
 }
 

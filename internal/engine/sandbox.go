@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"taproot/userns"
@@ -210,15 +211,24 @@ func (s *supervisor) forgo() error {
 	return nil
 }
 
-// sandboxIs notes what the engine has given up, and logs what it has not.
+// fewer tells whether one of the steps of before is missing.
+func fewer(before, steps []SandboxStep) bool {
+	return slices.ContainsFunc(before, func(s SandboxStep) bool { return s.On && !has(steps, s.Name) })
+}
+
+// sandboxIs notes what the engine has given up, and logs what it has not, of the first
+// and of each that has given up less than the one before.
 func (s *supervisor) sandboxIs(steps []SandboxStep) {
 	s.mu.Lock()
-	first := s.sandbox == nil
+	before := s.sandbox
 	s.sandbox = steps
 	s.mu.Unlock()
 	missing := skipped(steps)
 	switch {
-	case missing == "" || s.cfg.Sandbox.Mode == SandboxOff || !first:
+	case missing == "" || s.cfg.Sandbox.Mode == SandboxOff:
+	case fewer(before, steps):
+		s.log.Warn("sandbox weaker than before", "skipped", missing)
+	case before != nil:
 	case !has(steps, StepRoot) && !has(steps, StepLandlock), !has(steps, StepSeccomp):
 		s.log.Warn("sandbox incomplete", "skipped", missing)
 	default: // something else does the same
