@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,10 +26,21 @@ type tapDevice struct {
 // Path implements userns.Device.
 func (d *tapDevice) Path() string { return tap.Path }
 
+// A device that is busy is tried again for handOverTime: who has it may be on the
+// way out, as the engine of a supervisor that was killed a moment ago.
+const (
+	handOverTime  = time.Second
+	handOverPause = 10 * time.Millisecond
+)
+
 // Attach implements userns.Device.
 func (d *tapDevice) Attach(f *os.File, name string) (err error) {
-	d.features, err = tap.Attach(f, name, d.offload)
-	return err
+	for end := time.Now().Add(handOverTime); ; time.Sleep(handOverPause) {
+		d.features, err = tap.Attach(f, name, d.offload)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // Refused implements userns.Device.
