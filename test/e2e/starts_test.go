@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -112,6 +113,10 @@ func TestAttachments(t *testing.T) {
 		}
 		syscall.Kill(a.Process.Pid, signal)
 		a.Status()
+		// What is killed with it ends a moment later, and has the ports until then.
+		h.Eventually("its other processes are gone", func() bool {
+			return !slices.ContainsFunc(h.Processes(), func(p lab.Process) bool { return strings.HasPrefix(p.Args, "taproot-") })
+		})
 		if signal == syscall.SIGTERM {
 			h.Eventually("the namespace is as it was", func() bool { return maps.Equal(traces(t, h.Lab, c.Namespace), before) })
 		}
