@@ -136,8 +136,9 @@ func (p *process) stop() {
 	<-p.exited
 }
 
-// stopGrace is how long an engine may take to end its flows.
-const stopGrace = 500 * time.Millisecond
+// stopGrace is how long an engine may take to send what the guest has sent and to end
+// its flows. It takes a millisecond; the rest is for a machine that is out of breath.
+const stopGrace = 2 * time.Second
 
 // threads starts processes on one thread that lives until the end: a parent's
 // death signal is sent when the thread that made the process ends
