@@ -14,10 +14,12 @@ import (
 )
 
 // scriptEnv tells the test binary as engine what each of its lives does, in
-// words of fakeEngine. countEnv is a file with a byte for each life before.
+// words of fakeEngine. countEnv is a file with a byte for each life before,
+// publishedEnv one that is made when a port is published.
 const (
-	scriptEnv = "TAPROOT_TEST_ENGINE"
-	countEnv  = "TAPROOT_TEST_ENGINE_LIVES"
+	scriptEnv    = "TAPROOT_TEST_ENGINE"
+	countEnv     = "TAPROOT_TEST_ENGINE_LIVES"
+	publishedEnv = "TAPROOT_TEST_ENGINE_PUBLISHED"
 )
 
 // TestMain is also the engine of tests, by argv[0]. It checks that no test
@@ -111,6 +113,20 @@ func fakeEngine() int {
 				_ = w.send(message{Missed: true})
 			} else {
 				_ = w.send(message{Closed: m.Publish[0].Rule})
+			}
+		}
+	case "slow": // tells by a file that it has heard of a port
+		_ = w.send(message{Ready: true})
+		time.Sleep(300 * time.Millisecond)
+		for {
+			m, err := heed(w)
+			switch {
+			case err != nil:
+				return 0
+			case m.Publish != nil:
+				_ = os.WriteFile(os.Getenv(publishedEnv), nil, 0o600)
+			case m.Query != nil:
+				_ = w.send(message{Answer: &answer{ID: m.Query.ID}})
 			}
 		}
 	case "answer", "busy", "bad-answer", "endless", "answer-dies":

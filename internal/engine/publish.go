@@ -22,12 +22,19 @@ func (s *supervisor) newTable() *portfwd.Table {
 	})
 }
 
-// addRules publishes the rules of the configuration.
+// addRules publishes the rules of the configuration. When it returns, the engine has
+// them: the guest may reach its own ports at once.
 func (s *supervisor) addRules(ctx context.Context) error {
 	for _, r := range s.cfg.Rules {
 		if _, err := s.rules.Add(ctx, r); err != nil {
 			return err
 		}
+	}
+	if len(s.cfg.Rules) == 0 {
+		return nil
+	}
+	if err := s.ask(ctx, query{}, func(*answer) {}); err != nil {
+		s.log.Debug("not known whether ports are published", "error", err) // the next engine gets them too
 	}
 	return nil
 }

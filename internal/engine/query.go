@@ -9,7 +9,8 @@ import (
 )
 
 // A query asks the engine about what only it knows. It answers each in its turn,
-// in one or more messages. One of the fields besides ID is set.
+// in one or more messages. One of the fields besides ID is set, or none: the answer
+// then tells that what it was told before is done.
 type query struct {
 	ID    uint64
 	Find  *flow.Filter `json:",omitempty"` // flows

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -109,6 +110,25 @@ func TestMissed(t *testing.T) {
 		}
 	}}
 	if err := supervise(t.Context(), Config{Sandbox: testSandbox(), DNS: DNS{Off: true}, NoFollow: true}, w); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPublishedBeforeGuest wants the engine to have the ports of the configuration
+// when the guest begins, which may ask for them first of all.
+func TestPublishedBeforeGuest(t *testing.T) {
+	setScript(t, "slow")
+	heard := filepath.Join(t.TempDir(), "heard")
+	t.Setenv(publishedEnv, heard)
+	w := &testWorld{device: device(t), guest: func(*supervisor) {
+		if _, err := os.Stat(heard); err != nil {
+			t.Error("the guest runs, and the engine has not heard of its port:", err)
+		}
+	}}
+	cfg := Config{Sandbox: testSandbox(), DNS: DNS{Off: true}, NoFollow: true, Rules: []portfwd.Rule{{
+		Proto: flow.TCP, Listen: netip.MustParseAddrPort("127.0.0.1:0"), Target: netip.MustParseAddrPort("10.0.2.100:80"),
+	}}}
+	if err := supervise(t.Context(), cfg, w); err != nil {
 		t.Error(err)
 	}
 }
