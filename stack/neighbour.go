@@ -3,6 +3,7 @@ package stack
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
@@ -34,11 +35,14 @@ const (
 // (RFC 4861 §7.2.5); and router solicitations, which it does not answer.
 func (s *Stack) Classify(f *link.Frame) bool {
 	head := f.Head
+	s.asked = false
 	switch binary.BigEndian.Uint16(head[atEtherType:]) {
 	case uint16(header.IPv4ProtocolNumber):
 		return s.classifyIPv4(f, head)
 	case uint16(header.ARPProtocolNumber):
-		return !s.answersARP(head)
+		answers := s.answersARP(head)
+		s.asked = answers && header.ARP(head[atIP:]).Op() == header.ARPRequest
+		return !answers
 	case uint16(header.IPv6ProtocolNumber):
 		return s.classifyIPv6(f, head)
 	}
@@ -109,6 +113,20 @@ func (s *Stack) classifyICMPv6(f *link.Frame, head []byte) bool {
 	return false
 }
 
+// lingering is how long a guest is given to hear who is where, and to send what has
+// waited for that: the time it needs is that which its processor is busy with others.
+const lingering = 200 * time.Millisecond
+
+// linger is link.Config.Linger: a guest whose last words ask who has an address has
+// not said what it had to say there. Its kernel does that, also for a program that
+// has ended.
+func (s *Stack) linger() time.Duration {
+	if s.asked {
+		return lingering
+	}
+	return 0
+}
+
 // allNodes is every host on the link (RFC 4291 §2.7.1).
 var allNodes = netip.AddrFrom16([16]byte{0: 0xff, 1: 0x02, 15: 1})
 
@@ -132,6 +150,7 @@ func (s *Stack) answerSolicitation(source, target netip.Addr) {
 	default:
 		flags &^= naOverride // RFC 4861 §7.2.8: in the name of another
 	}
+	s.asked = !source.IsUnspecified()
 	_ = s.SendICMP6(target, destination, s.neighbourMessage(header.ICMPv6NeighborAdvert, flags, target)) // counted by the link
 }
 

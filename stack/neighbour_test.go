@@ -194,3 +194,46 @@ func answers(t *testing.T, cfg Config, frame []byte, prepare ...func(*Stack)) (s
 	await(t, "the end", ended)
 	return sent
 }
+
+// TestStopWhileAsked stops a gateway as the guest asks who it is. What the guest's
+// kernel sends to it then still comes.
+func TestStopWhileAsked(t *testing.T) {
+	for name, question := range map[string][]byte{
+		"IPv4": arpRequest("10.0.2.100", "10.0.2.2"),
+		"IPv6": solicitation("fd00::64", "fd00::2"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			device, guest, err := taptest.Pair(tap.Features{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer guest.Close()
+			s := newStack(t, Config{Device: device, MTU: 1500, MAC: gatewayMAC, Addresses: []netip.Addr{gateway4, gateway6}})
+			got := make(chan string, 2)
+			s.HandleUDP(func(d Datagram) { got <- string(d.Payload) })
+			w := guest.NewWriter()
+			send := func(frame []byte) {
+				w.Add(frame)
+				if err := w.Flush(); err != nil {
+					t.Error(err)
+				}
+			}
+			send(question)
+			if err := s.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- s.Run(t.Context()) }()
+			b := make([]byte, tap.MaxFrame)
+			answers := 0
+			_ = guest.NewReader(b).Run(func(int) { // ends with the device
+				if answers++; answers == 1 {
+					send(datagramFrame(s, netip.AddrPortFrom(guest4, 4000), netip.AddrPortFrom(server4, 53), []byte("last words")))
+				}
+			})
+			if err := <-ended; err != nil || answers != 1 || len(got) != 1 {
+				t.Errorf("got %d answers, %d datagrams and error %v, want one of each and nil", answers, len(got), err)
+			}
+		})
+	}
+}

@@ -105,6 +105,8 @@ type Stack struct {
 	scratch     []byte
 	headScratch []byte
 
+	asked bool // the guest's last frame asks who has an address; the reader's
+
 	memory *keeper
 
 	fragmentID    atomic.Uint32 // of the last packet that was cut
@@ -158,6 +160,7 @@ func New(cfg Config) (*Stack, error) {
 				s.idle()
 			}
 		},
+		Linger: s.linger,
 	})
 	if err := s.setOptions(); err != nil {
 		return nil, err
@@ -271,7 +274,8 @@ func (s *Stack) Pending() (now int, dropped uint64) {
 	return len(s.heads), s.stack.Stats().TCP.ForwardMaxInFlightDrop.Value()
 }
 
-// Stop ends Run after the packets that the guest has sent until now.
+// Stop ends Run after the packets that the guest has sent until now, with those that
+// wait in its kernel for an answer to who has the gateway's address.
 func (s *Stack) Stop() error { return s.link.Stop() }
 
 // Run moves packets until ctx ends, which is no error, or the device is gone.

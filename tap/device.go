@@ -78,6 +78,11 @@ type Reader struct {
 	// without a pause that others, who wait for descriptors, shall have a turn.
 	Yield func()
 
+	// Linger is called, unless it is nil, when what was waiting in a device that was
+	// stopped has been read. It returns how long Run is to wait for one more frame,
+	// and for those that come with it.
+	Linger func() time.Duration
+
 	since time.Time // when there was the last pause; zero if it is now
 }
 
@@ -158,6 +163,20 @@ func (r *Reader) share() {
 // finish reads what is waiting in a device that was stopped: a guest's program
 // may have sent it just before its end. In one that was closed there is nothing.
 func (r *Reader) finish(frame func(n int)) {
+	r.empty(frame)
+	if r.Linger == nil {
+		return
+	}
+	d := r.Linger()
+	if d <= 0 || r.device.file.SetReadDeadline(time.Now().Add(d)) != nil {
+		return
+	}
+	_ = r.device.raw.Read(func(fd uintptr) bool { return r.drain(fd, frame) != unix.EAGAIN || r.Linger() <= 0 })
+	r.empty(frame)
+}
+
+// empty reads what is waiting.
+func (r *Reader) empty(frame func(n int)) {
 	_ = r.device.raw.Control(func(fd uintptr) {
 		for range finishMax {
 			if r.drain(fd, frame) != nil {
@@ -189,7 +208,7 @@ func (r *Reader) cause(frame func(n int)) error {
 // seconds of processor per GB, with 32 they take 0.52 to 0.60.
 const drainMax = 32
 
-// finishMax bounds what finish reads, in drains: more frames than the device's
+// finishMax bounds what empty reads, in drains: more frames than the device's
 // queue holds (1000, IFF_TAP's default) come from somebody who goes on sending.
 const finishMax = 32
 

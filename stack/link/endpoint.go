@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -44,6 +45,9 @@ type Config struct {
 	// handled. nil calls nobody.
 	Idle func()
 
+	// Linger is tap.Reader.Linger. nil means not at all.
+	Linger func() time.Duration
+
 	// Capture gets every frame both ways, as the device has it but without the
 	// virtio-net header, in the format of pcap. The endpoint closes it. nil
 	// captures nothing.
@@ -74,6 +78,7 @@ type Endpoint struct {
 	mac        tcpip.LinkAddress
 	filter     func([]byte) bool
 	idle       func()
+	linger     func() time.Duration
 	classifier Classifier
 	capture    *capture // nil if there is none
 	mtu        atomic.Uint32
@@ -106,6 +111,7 @@ func New(cfg Config) *Endpoint {
 		mac:        tcpip.LinkAddress(cfg.MAC),
 		filter:     cfg.Filter,
 		idle:       cfg.Idle,
+		linger:     cfg.Linger,
 		classifier: cfg.Classifier,
 		queue:      make(chan *stack.PacketBuffer, queueLen),
 		met:        make(chan struct{}),

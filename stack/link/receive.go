@@ -57,7 +57,7 @@ func (e *Endpoint) receive() error {
 		bufs = append([][]byte{r.virtio}, bufs...)
 	}
 	r.reader = e.device.NewReader(bufs...)
-	r.reader.Idle = e.idle
+	r.reader.Idle, r.reader.Linger = e.idle, e.linger
 	if turn, err := socket.NewTurn(); err == nil { // else others wait for 10 ms when there is a flood
 		defer turn.Close()
 		r.reader.Yield = turn.Yield
