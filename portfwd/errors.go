@@ -24,7 +24,8 @@ type BindError struct {
 	// or we cannot know.
 	Holder string
 
-	need int // how many descriptors would be enough; 0: not the trouble
+	need    int  // how many descriptors would be enough; 0: not the trouble
+	leaving bool // who has it is about to be gone, as far as can be seen
 }
 
 // Error returns operation, object and cause.

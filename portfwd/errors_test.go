@@ -1,14 +1,19 @@
 package portfwd
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"taproot/stack/flow"
 )
@@ -123,10 +128,58 @@ func TestHolderRule(t *testing.T) {
 
 // TestHolderOthers wants a name for who cannot be looked into, too.
 func TestHolderOthers(t *testing.T) {
-	if got, want := (owned{}).holder(), "a connection that has just ended"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	if got, leaving := (owned{}).holder(); got != "a connection that has just ended" || leaving {
+		t.Errorf("a connection: got %q and %v", got, leaving)
 	}
-	if got, want := (owned{inode: 1<<32 - 1, uid: 1001}).holder(), "a process of uid 1001"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	const somebody = 1 << 30
+	if got, leaving := (owned{inode: 1<<32 - 1, uid: somebody}).holder(); got != fmt.Sprint("a process of uid ", somebody) || leaving {
+		t.Errorf("somebody else: got %q and %v", got, leaving)
 	}
 }
+
+// TestHolderLeaves has a port that no process has, as when its owner was killed and
+// is not gone yet: its only descriptor is on its way. Who publishes it waits.
+func TestHolderLeaves(t *testing.T) {
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	way, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Sendmsg(way[0], []byte{0}, unix.UnixRights(int(f.Fd())), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	l.Close()
+	released := &onDebug{do: sync.OnceFunc(func() { // what is on its way is closed with it
+		unix.Close(way[0])
+		unix.Close(way[1])
+	})}
+	defer released.do()
+	table := NewTable(TableConfig{Carrier: &recorder{}, Sockets: socketsHere, Log: slog.New(released)})
+	defer table.Close()
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	if _, err := table.Add(t.Context(), Rule{Listen: at, Target: port(80)}); err != nil {
+		t.Errorf("got %v, want the port when its owner has gone", err)
+	}
+}
+
+// An onDebug is a slog.Handler that does something whenever it is told something.
+type onDebug struct{ do func() }
+
+func (h *onDebug) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h *onDebug) Handle(context.Context, slog.Record) error {
+	h.do()
+	return nil
+}
+
+func (h *onDebug) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+func (h *onDebug) WithGroup(string) slog.Handler { return h }

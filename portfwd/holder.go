@@ -30,9 +30,15 @@ func (t *Table) explain(ctx context.Context, r Rule, err error) error {
 	defer diag.Close()
 	o, ok := diag.at(bind)
 	if ok {
-		bind.Holder = o.holder()
+		bind.Holder, bind.leaving = o.holder()
 	}
 	return err
+}
+
+// isLeaving tells errors that are over in a moment, perhaps.
+func isLeaving(err error) bool {
+	var bind *BindError
+	return errors.As(err, &bind) && bind.leaving
 }
 
 // ruleAt names the rule that has a port that r would have, "" if none has.
@@ -86,15 +92,17 @@ func (s *Scanner) at(e *BindError) (found owned, ok bool) {
 	return found, ok
 }
 
-// holder names the process that has a socket as well as we can.
-func (o owned) holder() string {
+// holder names the process that has a socket as well as we can. leaving tells that no
+// process of this user's has it that we see: one that was killed closes its files
+// when it can be seen no more.
+func (o owned) holder() (name string, leaving bool) {
 	if o.inode == 0 {
-		return "a connection that has just ended"
+		return "a connection that has just ended", false
 	}
 	if pid, command := processOf(o.inode); pid != 0 {
-		return fmt.Sprintf("%s (pid %d)", command, pid)
+		return fmt.Sprintf("%s (pid %d)", command, pid), false
 	}
-	return fmt.Sprintf("a process of uid %d", o.uid)
+	return fmt.Sprintf("a process of uid %d", o.uid), int(o.uid) == os.Geteuid()
 }
 
 // processOf finds a process that has a socket among those that we may look

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"taproot/stack/flow"
 )
@@ -126,14 +127,34 @@ func NewTable(cfg TableConfig) *Table {
 
 // Add opens the sockets of a rule, gives them to the engine and returns the
 // rule's id. Ids count from 1 and are never used again. If a port cannot be
-// bound, nothing is left of the rule and the error is a *BindError. ctx ends
-// only the wait for sockets of the guest's namespace.
+// bound, nothing is left of the rule and the error is a *BindError. A port whose
+// owner is about to be gone is waited for up to leavingGrace; else ctx ends only
+// the wait for sockets of the guest's namespace.
 func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) {
-	if id, err = t.add(ctx, r, 0); err != nil {
-		return 0, t.explain(ctx, r, err)
+	ends := time.Now().Add(leavingGrace)
+	for {
+		if id, err = t.add(ctx, r, 0); err == nil {
+			return id, nil
+		}
+		if err = t.explain(ctx, r, err); !isLeaving(err) || time.Now().After(ends) {
+			return 0, err
+		}
+		t.cfg.Log.Debug("rule waits for a port", "rule", r.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return 0, err
+		case <-time.After(leavingPause):
+		}
 	}
-	return id, nil
 }
+
+// leavingGrace is how long a port is waited for that is about to be free: another
+// instance that was killed has it for some milliseconds more, and whoever starts one
+// again at once is not to fail. leavingPause is between two attempts.
+const (
+	leavingGrace = time.Second
+	leavingPause = 10 * time.Millisecond
+)
 
 // add is Add for automatic rules too, which do not want to know who has a port; by is
 // the id of one.
