@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"taproot/internal/socket"
 	"taproot/stack/flow"
@@ -23,8 +24,7 @@ const (
 	defaultUDPIdle = 2 * time.Minute
 
 	// unansweredIdle is the same until the target has answered, as Linux has it
-	// (nf_conntrack_udp_timeout): whoever can invent senders shall not fill the
-	// flow table for long.
+	// (nf_conntrack_udp_timeout). In a full table such flows give way at once.
 	unansweredIdle = 30 * time.Second
 
 	// receiveBuffer is what waits in a published socket while we do not run, in
@@ -43,6 +43,8 @@ type datagrams struct {
 	idle   time.Duration
 	now    atomic.Uint32 // ticks since the start
 	outbox *outbox       // of the guest's device's goroutine; nil if nothing is held back
+
+	evictions *rate.Limiter // of flows for new ones
 
 	mu sync.RWMutex
 	// +checklocks:mu
@@ -65,6 +67,7 @@ type pair struct{ source, target netip.AddrPort }
 // A udpListener is a published socket with its flows.
 type udpListener struct {
 	*listener
+	owner *datagrams
 	flows map[client]*udpFlow // guarded by datagrams.mu
 }
 
@@ -105,7 +108,7 @@ func newDatagrams(p *Publisher) (*datagrams, error) {
 	if idle <= 0 {
 		idle = defaultUDPIdle
 	}
-	d := &datagrams{p: p, poller: poller, idle: idle}
+	d := &datagrams{p: p, poller: poller, idle: idle, evictions: rate.NewLimiter(flow.EvictionsPerSecond, flow.EvictionBurst)}
 	if p.cfg.HoldBack {
 		d.outbox = new(outbox)
 	}
@@ -129,7 +132,7 @@ func (d *datagrams) listen(l *listener) error {
 	}
 	d.lastID++
 	l.id = d.lastID
-	d.listeners[l.id] = &udpListener{listener: l, flows: make(map[client]*udpFlow)}
+	d.listeners[l.id] = &udpListener{listener: l, owner: d, flows: make(map[client]*udpFlow)}
 	if err := d.poller.Add(l.socket.FD(), l.id); err != nil {
 		delete(d.listeners, l.id)
 		return err
@@ -203,7 +206,7 @@ func (d *datagrams) sweep() {
 			idle = answered
 		}
 		// The tick in which it was seen does not count, so it is never early.
-		if now-f.seen.Load() > idle || f.flow.Killed() {
+		if now-f.seen.Load() > idle {
 			d.detachLocked(f)
 		}
 	}

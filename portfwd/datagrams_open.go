@@ -2,6 +2,7 @@ package portfwd
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 
@@ -35,22 +36,41 @@ func (d *datagrams) open(l *udpListener, c client, to socket.Address) *udpFlow {
 		}
 		initiator, target = f.pair.source, f.pair.target
 	}
-	var err error
-	if f.flow, err = d.p.cfg.Flows.Open(flow.Key{Proto: flow.UDP, Initiator: initiator, Target: target}); err != nil {
-		d.p.Stats.Full.Add(1)
+	if !d.enter(f, initiator, target) {
 		return nil
 	}
-	f.flow.SetRule(l.Rule, l.Direction == Inbound)
 	if !d.attach(f) {
 		f.flow.Close()
 		return nil
 	}
+	f.flow.SetKiller(f)
 	d.p.cfg.Log.Debug("flow opened", "proto", "udp", "initiator", initiator, "target", target)
 	if f.local {
 		d.p.connections.Go(func() { d.connect(f) })
 	}
 	return f
 }
+
+// enter opens the flow in the table of all, or counts that it is full. Whoever can
+// invent senders could fill it, so one that was never answered gives way.
+func (d *datagrams) enter(f *udpFlow, initiator, target netip.AddrPort) bool {
+	flows, k := d.p.cfg.Flows, flow.Key{Proto: flow.UDP, Initiator: initiator, Target: target}
+	var err error
+	f.flow, err = flows.Open(k)
+	if errors.Is(err, flow.ErrFull) && d.evictions.Allow() && flows.MakeRoom(flow.UDP) {
+		d.p.Stats.Evicted.Add(1)
+		f.flow, err = flows.Open(k)
+	}
+	if err != nil {
+		d.p.Stats.Full.Add(1)
+		return false
+	}
+	f.flow.SetRule(f.listener.Rule, f.listener.Direction == Inbound)
+	return true
+}
+
+// Kill implements flow.Killer.
+func (f *udpFlow) Kill() { f.listener.owner.detach(f) }
 
 // attach enters a flow in the tables, with another source port where another
 // client looks the same to the guest.

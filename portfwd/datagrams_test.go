@@ -166,16 +166,56 @@ func TestRemoveUDP(t *testing.T) {
 	}
 }
 
+// TestFullUDP fills the table: clients who were never answered give way to others,
+// those who were do not.
 func TestFullUDP(t *testing.T) {
 	b := newBench(t, flow.Config{MaxUDP: 1})
 	e := b.add(t, Rule{Proto: flow.UDP, Listen: addrPort("127.0.0.1:0")})
-	first, second := newClient(t, e.at("127.0.0.1")), newClient(t, e.at("127.0.0.1"))
-	first.Write([]byte("first"))
-	b.wantAsked(t, "first")
-	second.Write([]byte("second"))
-	settle.Until(t, "the limit", func() bool { return b.publisher.Stats.Full.Load() == 1 })
-	first.Write([]byte("third"))
-	b.wantAsked(t, "third")
+	var c *net.UDPConn
+	for _, word := range []string{"first", "second", "third"} {
+		c = newClient(t, e.at("127.0.0.1"))
+		c.Write([]byte(word))
+		d := b.wantAsked(t, word)
+		if word == "third" {
+			b.answer(t, d, "answer")
+			wantAnswer(t, c, "answer")
+		}
+	}
+	stats := &b.publisher.Stats
+	if full, evicted := stats.Full.Load(), stats.Evicted.Load(); full != 0 || evicted != 2 {
+		t.Errorf("never answered: got %d refused and %d evicted, want 0 and 2", full, evicted)
+	}
+	newClient(t, e.at("127.0.0.1")).Write([]byte("fourth"))
+	settle.Until(t, "the limit", func() bool { return stats.Full.Load() == 1 })
+	c.Write([]byte("fifth"))
+	b.wantAsked(t, "fifth")
+}
+
+// TestFullLocalUDP does the same with clients who are led past the stack.
+func TestFullLocalUDP(t *testing.T) {
+	b := newBench(t, flow.Config{MaxUDP: 1})
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	at := func(server netip.AddrPort) Entry {
+		return b.add(t, Rule{Proto: flow.UDP, Loopback: true, Listen: addrPort("127.0.0.2:0"), Target: port(server.Port())})
+	}
+	e := at(silent.LocalAddr().(*net.UDPAddr).AddrPort())
+	for range 3 {
+		newClient(t, e.at("127.0.0.2")).Write([]byte("x"))
+		silent.SetDeadline(time.Now().Add(settle.Patience))
+		if _, _, err := silent.ReadFrom(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := newClient(t, at(serveUDP(t, "127.0.0.1:0")).at("127.0.0.2"))
+	c.Write([]byte("question"))
+	wantAnswer(t, c, "QUESTION")
+	if got := b.flows.Len(flow.UDP); got != 1 {
+		t.Errorf("flows: got %d, want 1", got)
+	}
 }
 
 // serveUDP answers each datagram with itself in capitals, until the test ends.

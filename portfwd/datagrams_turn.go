@@ -1,10 +1,6 @@
 package portfwd
 
-import (
-	"net/netip"
-
-	"taproot/stack/flow"
-)
+import "net/netip"
 
 // HandleRefusal takes what the guest says of a datagram of a client's: nobody has
 // its port, target. A client that never had an answer is led to the guest's address
@@ -45,16 +41,14 @@ func (d *datagrams) turn(refused pair) *udpFlow {
 	if f.pair.source, f.pair.target, ok = d.p.otherFamily(l.Listener, old.client.address, refused.target.Addr()); !ok {
 		return nil
 	}
-	var err error
-	if f.flow, err = d.p.cfg.Flows.Open(flow.Key{Proto: flow.UDP, Initiator: f.pair.source, Target: f.pair.target}); err != nil {
-		d.p.Stats.Full.Add(1)
+	if !d.enter(f, f.pair.source, f.pair.target) {
 		return nil
 	}
-	f.flow.SetRule(l.Rule, l.Direction == Inbound)
 	if !d.replace(old, f) {
 		f.flow.Close()
 		return nil
 	}
+	f.flow.SetKiller(f)
 	return f
 }
 

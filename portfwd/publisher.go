@@ -89,6 +89,7 @@ type Stats struct {
 	Refused     atomic.Uint64 // TCP: by the target; the client was reset
 	Unreachable atomic.Uint64 // TCP: no way to the target, or no answer; the client was reset
 	Full        atomic.Uint64 // flows that met the limit; TCP clients were reset
+	Evicted     atomic.Uint64 // UDP flows without an answer that were ended for these
 	Exhausted   atomic.Uint64 // times that there was no descriptor left
 	Dropped     atomic.Uint64 // UDP: messages that the next socket or the guest's link did not take
 	Unroutable  atomic.Uint64 // clients for whom the guest has no address, or we have none to show

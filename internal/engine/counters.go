@@ -117,6 +117,7 @@ func portsCounters() []counter {
 		{"ports_refused", "Connections by published ports that the target refused.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Refused }},
 		{"ports_unreachable", "Connections by published ports whose target was out of reach.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Unreachable }},
 		{"ports_full", "Flows by published ports that met the limit.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Full }},
+		{"ports_evicted", "UDP flows that were never answered and gave way to clients of published ports.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Evicted }},
 		{"ports_exhausted", "Times that published ports had no descriptor left.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Exhausted }},
 		{"ports_dropped", "Datagrams by published ports that were dropped.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Dropped }},
 		{"ports_unroutable", "Clients of published ports for whom the guest has no address.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Unroutable }},

@@ -13,5 +13,6 @@
 // have a limit of their own besides that of both.
 //
 // Only the owner of a flow closes it; the table counts and lists. Others may ask
-// the owner to, by Flow.Kill.
+// the owner to, by Flow.Kill. Where the table is full, Table.MakeRoom asks the owner
+// of a flow that was never answered.
 package flow

@@ -101,7 +101,7 @@ func (f *Flow) Close() {
 	t := f.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.flows, f)
+	delete(t.flows[f.Proto], f)
 	t.stats[f.Proto].Live--
 	t.live[f.Proto][f.Way()]--
 	t.settleLocked(f)
@@ -156,7 +156,7 @@ type Table struct {
 	// +checklocks:mu
 	refusedFrames uint64
 	// +checklocks:mu
-	flows map[*Flow]struct{}
+	flows [protos]map[*Flow]struct{}
 	// live counts them.
 	// +checklocks:mu
 	live [protos][ways]int
@@ -184,7 +184,7 @@ func New(cfg Config) *Table {
 		full:      cfg.Full,
 		max:       [protos]int{TCP: orDefault(cfg.MaxTCP, 65536), UDP: orDefault(cfg.MaxUDP, 8192), ICMP: orDefault(cfg.MaxICMP, 256)},
 		maxFrames: orDefault(cfg.MaxFrames, 16384),
-		flows:     make(map[*Flow]struct{}),
+		flows:     [protos]map[*Flow]struct{}{TCP: {}, UDP: {}, ICMP: {}},
 		rules:     make(map[int]*RuleStats),
 	}
 }
@@ -215,7 +215,7 @@ func (t *Table) OpenBy(k Key, w Way) (*Flow, error) {
 	f := &Flow{Key: k, ID: t.last, Opened: time.Now(), table: t}
 	f.way.Store(uint32(w))
 	t.live[k.Proto][w]++
-	t.flows[f] = struct{}{}
+	t.flows[k.Proto][f] = struct{}{}
 	s.Opened++
 	s.Live++
 	s.Peak = max(s.Peak, s.Live)
@@ -258,9 +258,15 @@ func (t *Table) All() iter.Seq[*Flow] {
 
 // +checklocks:t.mu
 func (t *Table) allLocked() []*Flow {
-	flows := make([]*Flow, 0, len(t.flows))
-	for f := range t.flows {
-		flows = append(flows, f)
+	n := 0
+	for _, of := range t.flows {
+		n += len(of)
+	}
+	flows := make([]*Flow, 0, n)
+	for _, of := range t.flows {
+		for f := range of {
+			flows = append(flows, f)
+		}
 	}
 	return flows
 }

@@ -10,9 +10,8 @@ const (
 	killed
 )
 
-// Kill makes a flow's owner end it: one of TCP is reset at once, or when it has
-// been connected; one of another protocol ends when its owner looks next, which
-// is within a second.
+// Kill makes a flow's owner end it, at once: one of TCP is reset, now or when it
+// has been connected.
 func (f *Flow) Kill() {
 	if f.ending.Or(killed)&hasKiller != 0 {
 		f.killer.Kill()

@@ -94,6 +94,7 @@ type origin struct {
 // A mapping is one host socket.
 type mapping struct {
 	origin
+	owner  *mapper
 	id     uint64
 	socket *hostSocket
 
@@ -221,6 +222,7 @@ func (m *mapper) openPeer(key pair) (*peer, error) {
 		f.Close()
 		return attached, err
 	}
+	f.SetKiller(p)
 	if ctx := context.Background(); m.cfg.Log.Enabled(ctx, slog.LevelDebug) { // attributes are allocated
 		m.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "flow opened", slog.Any("proto", m.proto),
 			slog.Any("initiator", key.guest), slog.Any("target", key.destination))
@@ -252,7 +254,7 @@ func (m *mapper) attach(p *peer, o origin) (*peer, error) {
 		return nil, err
 	}
 	// The poller may report the id before it means something; that is ignored.
-	fresh := &mapping{origin: o, id: m.lastID.Add(1), socket: s}
+	fresh := &mapping{origin: o, owner: m, id: m.lastID.Add(1), socket: s}
 	if err := m.poller.Add(s.FD(), fresh.id); err != nil {
 		s.Release()
 		return nil, err

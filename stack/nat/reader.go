@@ -154,9 +154,6 @@ func (m *mapper) sweep() {
 // expired reports whether the peer has been idle for longer than it may. The
 // tick in which it was seen does not count, so it is never early.
 func (p *peer) expired(now uint32) bool {
-	if p.flow.Killed() {
-		return true
-	}
 	idle := p.idle
 	if p.pending.Load() <= 0 {
 		idle = p.answered
@@ -218,6 +215,7 @@ func (m *mapper) close() {
 	m.closed = true
 	var peers []*peer
 	for _, p := range m.peers {
+		p.gone = true
 		peers = append(peers, p)
 	}
 	var sockets []*hostSocket

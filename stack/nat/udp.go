@@ -68,7 +68,7 @@ type Stats struct {
 	Spoofed atomic.Uint64 // packets whose source is not the guest's
 	Full    atomic.Uint64 // packets dropped at the limit of flows or descriptors
 
-	Evicted      atomic.Uint64 // flows without an answer that were ended for others
+	Evicted      atomic.Uint64 // flows without an answer that were ended for these
 	NoDescriptor atomic.Uint64 // those of Full that met the limit of descriptors
 	Expired      atomic.Uint64 // packets whose TTL ended at the gateway
 	Dropped      atomic.Uint64 // packets dropped because the host was not ready

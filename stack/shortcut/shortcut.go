@@ -84,7 +84,7 @@ func New(cfg Config) (*Shortcut, error) {
 		return nil, err
 	}
 	s := &Shortcut{
-		cfg: cfg, waiting: make(chan struct{}, 1), evictions: rate.NewLimiter(nat.EvictionsPerSecond, nat.EvictionBurst), lastID: uint64(len(files)),
+		cfg: cfg, waiting: make(chan struct{}, 1), evictions: rate.NewLimiter(flow.EvictionsPerSecond, flow.EvictionBurst), lastID: uint64(len(files)),
 		pending: make(map[flow.Key]*attempt), dialing: make(map[uint64]*attempt),
 		bonds: newBonds(),
 	}

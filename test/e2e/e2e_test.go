@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 		"in-flight":   inFlightProgram,
 		"fds":         fdsProgram,
 		"fewids":      fewIDsProgram,
+		"clients":     clientsProgram,
 		"flood":       floodProgram,
 		"halfclose":   halfCloseProgram,
 		"hold":        holdProgram,

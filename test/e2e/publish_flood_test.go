@@ -1,0 +1,58 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"testing"
+
+	"taproot/test/lab"
+)
+
+// clientsProgram ADDRESS N is N clients at ports from 10000, who say one thing each and
+// are gone.
+func clientsProgram(args []string) int {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return quit(err)
+	}
+	server, err := netip.ParseAddrPort(args[0])
+	if err != nil {
+		return quit(err)
+	}
+	for i := range n {
+		c, err := net.DialUDP("udp", &net.UDPAddr{Port: 10000 + i}, net.UDPAddrFromAddrPort(server))
+		if err != nil {
+			return quit(err)
+		}
+		c.Write([]byte("x"))
+		c.Close()
+	}
+	fmt.Println(n)
+	return 0
+}
+
+// TestPublishUDPFlood: clients who are never answered fill the table of flows, and
+// give way to others and to the guest's own.
+func TestPublishUDPFlood(t *testing.T) {
+	t.Parallel()
+	const clients = 10000 // more than may be
+	l := newLab(t)
+	w := newFlooded(t, l, "-p", "*:8080:80/udp", "-p", "*:8081:81/udp")
+	guest := networkOf(t, l, w.shell)
+	guest.ListenPacket("udp", ":80") // who does not answer
+	serveUDPEcho(t, guest, ":81")
+	serveName(t, l.Outside, "udp4", ":7000", "outside")
+	l.Eventually("the table is full", func() bool {
+		l.Outside.Program("clients", join(lab.Host4, 8080), fmt.Sprint(clients)).MustRun()
+		flows := w.limit("flows_udp")
+		return flows.Now == flows.Limit
+	})
+	c := dialUDP(t, l.Outside, join(lab.Host4, 8081))
+	askMany(t, []net.Conn{c}, []string{numbered(1, 100)})
+	wantCall(t, guest, "udp", join(lab.Outside4, 7000), "outside "+lab.Host4)
+	if flows := w.limit("flows_udp"); flows.Now != flows.Limit {
+		t.Errorf("flows: got %+v, want the table to be full yet", flows)
+	}
+}
