@@ -82,7 +82,7 @@ func (w *world) startQUIC(program string) error {
 		return err
 	}
 	server := w.lab.Outside.Command(path, "serve", w.quicServer())
-	server.Limit = time.Hour
+	server.Stay()
 	server.Stderr = os.Stderr
 	if err := server.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", program, err)

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -215,7 +214,7 @@ func (w *world) generators() []string {
 
 // startAgent starts a role and waits for it to call.
 func (w *world) startAgent(ctx context.Context, cmd *lab.Cmd, role string) (*remote, error) {
-	cmd.Limit = time.Hour // far more than a run; the conductor ends it
+	cmd.Stay() // the conductor ends it
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", role, err)

@@ -182,6 +182,7 @@ func (h *host) hold(c *lab.Cmd) *container {
 	if _, err := c.StdinPipe(); err != nil {
 		h.t.Fatal(err)
 	}
+	c.Stay()
 	c.MustStart()
 	pid := strconv.Itoa(c.Process.Pid)
 	h.Eventually("the container runs", func() bool {

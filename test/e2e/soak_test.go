@@ -225,7 +225,9 @@ func newSoak(t *testing.T) *soak {
 	l := newLab(t)
 	serveDNS(t, l.Outside, lab.Outside4, "first")
 	serveDNS(t, l.Outside, lab.Second4, "second")
-	w := newWeb(t, l, "-p", "8080:80", "-p", "8080:80/udp")
+	c := guest(l, []string{"-p", "8080:80", "-p", "8080:80/udp", "--name=web"}, "sh")
+	c.Stay()
+	w := newWebOf(l, startShell(t, c))
 	ctx, cancel := context.WithTimeout(t.Context(), soakTime(t))
 	t.Cleanup(cancel)
 	s := &soak{web: w, t: t, guest: networkOf(t, l, w.shell), ends: ctx, faults: make(map[string]int), supervisor: w.Process.Pid}

@@ -19,9 +19,6 @@ const UserID = 1000
 // than anything here takes, shorter than go test's own limit.
 const commandLimit = 3 * time.Minute
 
-// sessionLimit is the same for what lives as long as a test.
-const sessionLimit = 10 * time.Minute
-
 // A Cmd is a command in one of the namespaces. Its fields may be changed until
 // Start. What it leaves running is killed when the test ends.
 type Cmd struct {
@@ -49,6 +46,17 @@ func (n *Namespace) Command(name string, args ...string) *Cmd {
 	// let go of its output; then Wait reports [exec.ErrWaitDelay].
 	c.WaitDelay = Patience
 	return c
+}
+
+// Stay gives a command as long as its test may take, or an hour where there is no
+// limit: its end comes with the test's.
+func (c *Cmd) Stay() {
+	c.Limit = time.Hour
+	if t, ok := c.ns.lab.t.(interface{ Deadline() (time.Time, bool) }); ok {
+		if at, ok := t.Deadline(); ok {
+			c.Limit = time.Until(at)
+		}
+	}
 }
 
 // User is a command on the host, run by an ordinary user.

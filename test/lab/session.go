@@ -37,7 +37,7 @@ func (l *Lab) Session() *Session {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	holder.Limit = sessionLimit
+	holder.Stay()
 	holder.MustStart()
 	l.t.Cleanup(func() { in.Close() })
 	s.pid = holder.Process.Pid
