@@ -116,6 +116,10 @@ type Stack struct {
 	// heads holds the first bytes of the SYNs that are being answered.
 	// +checklocks:mu
 	heads map[stack.TransportEndpointID][]byte
+	// ended says that Accept accepts nothing any more.
+	// +checklocks:mu
+	ended     bool
+	accepting sync.WaitGroup // calls of Accept under way; none begins after ended
 }
 
 // New returns a stack that does not move packets yet.
@@ -289,9 +293,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	stopLate()
 	late.Wait()
 	s.stack.Close()
-	for _, ep := range s.stack.CleanupEndpoints() {
-		ep.Abort()
-	}
+	s.abort()
 	s.stack.Wait()
 	if s.workers != nil {
 		s.workers.close()

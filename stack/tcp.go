@@ -85,19 +85,6 @@ func (s *Stack) head(id stack.TransportEndpointID) []byte {
 	return s.heads[id]
 }
 
-// Accept completes the guest's handshake and returns its end of the
-// connection. It blocks until the guest has answered.
-func (r *Request) Accept() (*Conn, error) {
-	defer r.complete(false)
-	c := &Conn{}
-	var err tcpip.Error
-	if c.ep, err = r.req.CreateEndpoint(&c.queue); err != nil {
-		return nil, toError(err)
-	}
-	r.stack.memory.add(c)
-	return c, nil
-}
-
 // Refuse answers with RST: nobody listens at the destination.
 func (r *Request) Refuse() { r.complete(true) }
 
