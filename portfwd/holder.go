@@ -28,8 +28,8 @@ func (t *Table) explain(ctx context.Context, r Rule, err error) error {
 		return err
 	}
 	defer diag.Close()
-	o, ok := diag.at(bind)
-	if ok {
+	bind.leaving = true // gone, if nobody has it now
+	if o, ok := diag.at(bind); ok {
 		bind.Holder, bind.leaving = o.holder()
 	}
 	return err
