@@ -56,6 +56,11 @@ func (p *Publisher) acceptFrom(id uint64) bool {
 		fd, client, err := socket.AcceptFrom(l.socket.FD())
 		switch err {
 		case nil:
+			if p.cfg.Descriptors.Reached(fd) {
+				p.Stats.Exhausted.Add(1)
+				socket.Reset(fd)
+				continue
+			}
 			p.admit(l.Listener, fd, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()))
 		case syscall.EAGAIN:
 			return true

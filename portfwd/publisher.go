@@ -45,6 +45,10 @@ type PublisherConfig struct {
 	// Flows counts the flows.
 	Flows *flow.Table
 
+	// Descriptors is what the sockets of clients must stay below. At it they are
+	// reset.
+	Descriptors socket.Ceiling
+
 	// Addresses are the guest's and the gateway's, see Publisher.SetAddresses.
 	Addresses Addresses
 
@@ -90,7 +94,7 @@ type Stats struct {
 	Unreachable atomic.Uint64 // TCP: no way to the target, or no answer; the client was reset
 	Full        atomic.Uint64 // flows that met the limit; TCP clients were reset
 	Evicted     atomic.Uint64 // UDP flows without an answer that were ended for these
-	Exhausted   atomic.Uint64 // times that there was no descriptor left
+	Exhausted   atomic.Uint64 // times that there was no descriptor left, for a client at least
 	Dropped     atomic.Uint64 // UDP: messages that the next socket or the guest's link did not take
 	Unroutable  atomic.Uint64 // clients for whom the guest has no address, or we have none to show
 }

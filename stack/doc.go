@@ -19,6 +19,6 @@
 //
 // Handlers of datagrams and echoes run on the link's reader and must not block;
 // a handler of TCP requests runs on a goroutine of its own, of which at most
-// MaxPending exist. Requests beyond that are dropped, as a full listen queue
+// Config.MaxPending exist. Requests beyond that are dropped, as a full listen queue
 // would, and counted by the stack; the guest sends its SYN again.
 package stack

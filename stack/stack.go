@@ -33,9 +33,13 @@ const nic tcpip.NICID = 1
 // one flow into the guest makes 11 Gbit/s, with 9000 it makes 17.
 const largestMTU = 9000
 
-// MaxPending is how many TCP requests may wait for their host at once. The
-// usual listen queue of Linux is 4096 as well (net.core.somaxconn).
+// MaxPending is how many TCP requests may wait for their host at once, by default.
+// The usual listen queue of Linux is 4096 as well (net.core.somaxconn).
 const MaxPending = 4096
+
+// MaxFragments is how many bytes of incomplete packets of each family are kept. It is
+// gVisor's (fragmentation.HighFragThreshold), as is that the oldest are dropped.
+const MaxFragments = 4 << 20
 
 // A Config describes a stack.
 type Config struct {
@@ -75,6 +79,10 @@ type Config struct {
 	// connections are reset, oldest idle one first; their buffers are made small
 	// before that. 0 sets no limit.
 	Memory uint64
+
+	// MaxPending is how many TCP requests may wait for their host at once; 0 means
+	// the constant of that name.
+	MaxPending int
 }
 
 // A Stack is the gateway. Its methods are safe for concurrent use; handlers
@@ -88,6 +96,7 @@ type Stack struct {
 	own        map[netip.Addr]bool
 	linkLocal  netip.Addr
 	neighbours func(netip.Addr) bool
+	maxPending int // requests
 
 	syn          func(*SYN) bool
 	synPoints    uint64   // a bit for each DSCP whose SYNs go to syn
@@ -143,12 +152,16 @@ func New(cfg Config) (*Stack, error) {
 		own:        make(map[netip.Addr]bool),
 		linkLocal:  cfg.LinkLocal,
 		neighbours: cfg.Neighbours,
+		maxPending: cfg.MaxPending,
 		scratch:    make([]byte, 0, 65536),
 		heads:      make(map[stack.TransportEndpointID][]byte),
 		late:       make(chan lateSYN, maxLate),
 		memory:     newKeeper(cfg.Memory),
 	}
 	s.datagramHeads.New = func() any { return new(datagramHead) }
+	if s.maxPending <= 0 {
+		s.maxPending = MaxPending
+	}
 	if !s.linkLocal.IsValid() {
 		s.linkLocal = linkLocal(cfg.MAC)
 	}
@@ -271,11 +284,18 @@ func (s *Stack) Link() *link.Stats { return &s.link.Stats }
 func (s *Stack) Memory() *Memory { return &s.memory.Memory }
 
 // Pending returns how many requests of TCP wait to be answered, of which there may
-// be MaxPending, and how many were dropped because there were as many.
+// be Config.MaxPending, and how many were dropped because there were as many.
 func (s *Stack) Pending() (now int, dropped uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.heads), s.stack.Stats().TCP.ForwardMaxInFlightDrop.Value()
+}
+
+// Incomplete returns how many packets the guest was told of that their fragments did
+// not arrive in time. gVisor sends that, and counts what it has sent.
+func (s *Stack) Incomplete() uint64 {
+	icmp := s.stack.Stats().ICMP
+	return icmp.V4.PacketsSent.TimeExceeded.Value() + icmp.V6.PacketsSent.TimeExceeded.Value()
 }
 
 // Stop ends Run after the packets that the guest has sent until now, with those that

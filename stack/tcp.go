@@ -36,7 +36,7 @@ type Request struct {
 // swallowed.
 func (s *Stack) HandleTCP(h func(*Request)) {
 	s.workers = newWorkers(h)
-	forwarder := tcp.NewForwarder(s.stack, receiveWindow, MaxPending, func(req *tcp.ForwarderRequest) {
+	forwarder := tcp.NewForwarder(s.stack, receiveWindow, s.maxPending, func(req *tcp.ForwarderRequest) {
 		id := req.ID()
 		s.workers.serve(&Request{
 			Source:      netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
@@ -64,7 +64,7 @@ func (s *Stack) HandleTCP(h func(*Request)) {
 func (s *Stack) keepHead(id stack.TransportEndpointID, pkt *stack.PacketBuffer) (kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.heads[id]; ok || len(s.heads) >= MaxPending {
+	if _, ok := s.heads[id]; ok || len(s.heads) >= s.maxPending {
 		return false
 	}
 	s.heads[id] = appendHeader(nil, pkt)

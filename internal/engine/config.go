@@ -95,6 +95,10 @@ type Config struct {
 	// Sandbox says what the engine gives up.
 	Sandbox Sandbox
 
+	// Limits are numbers for the engine's limits other than the usual ones. The
+	// environment variable LimitVariable stands for those that are not among them.
+	Limits LimitSettings
+
 	// Capture gets every frame both ways in the format of pcap; nil means no
 	// capture. It belongs to the caller.
 	Capture *os.File

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 
 	"taproot/internal/plan"
 	"taproot/internal/relay"
+	"taproot/internal/socket"
 	"taproot/portfwd"
 	"taproot/stack"
 	"taproot/stack/dhcp"
@@ -53,7 +55,8 @@ type gateway struct {
 
 	dnsConns   chan struct{} // as many as there are connections
 	dnsRefused atomic.Uint64 // connections that were too many
-	files      uint64        // how many descriptors there may be
+	machine    machine
+	limits     numbers
 
 	orphans chan []portfwd.Connection // pages of them, see endOrphans
 
@@ -71,15 +74,23 @@ const hostName = "host.taproot.internal"
 // newGateway puts the parts together. Nothing moves yet.
 func newGateway(st start, w *wire, log *slog.Logger) (*gateway, error) {
 	g := &gateway{
-		log: log, spec: st.spec, wire: w, files: maxDescriptors(), dnsConns: make(chan struct{}, maxDNSConns),
+		log: log, spec: st.spec, wire: w, machine: thisMachine(),
 		orphans: make(chan []portfwd.Connection, maxOrphans/pageOrphans),
 		queries: make(chan *query, maxQueries), limited: make(chan flow.Proto, 1),
 	}
-	g.flows = flow.New(flow.Config{Full: g.flowsFull})
+	g.limits = st.spec.Limits.on(g.machine)
+	if n := st.spec.Limits["memory"]; n > 0 {
+		debug.SetMemoryLimit(int64(n))
+	}
+	g.dnsConns = make(chan struct{}, g.limits.dnsConns)
+	g.flows = flow.New(flow.Config{
+		MaxTCP: int(g.limits.flowsTCP), MaxFrames: int(g.limits.flowsFrames),
+		MaxUDP: int(g.limits.flowsUDP), MaxICMP: int(g.limits.flowsICMP), Full: g.flowsFull,
+	})
 	g.sockets = newGuestSockets(func(r socketRequest) error { return w.send(message{Need: &r}) })
 	g.unix = newUnixSockets(func(r connectRequest) error { return w.send(message{Connect: &r}) })
 	var err error
-	if g.mover, err = relay.NewMover(relay.MoverConfig{Occupied: moreProcessors()}); err != nil {
+	if g.mover, err = relay.NewMover(relay.MoverConfig{Occupied: moreProcessors(), Descriptors: int(g.limits.descriptors)}); err != nil {
 		return nil, err
 	}
 	if st.device == nil {
@@ -112,7 +123,8 @@ func (g *gateway) addStack(st start) error {
 	}
 	c := stack.Config{
 		Device: device, MTU: p.MTU, MAC: p.GatewayMAC, LinkLocal: p.LinkLocal,
-		Addresses: g.spec.own(), Source: g.rules.Source, Capture: st.capture, Memory: memoryBudget(),
+		Addresses: g.spec.own(), Source: g.rules.Source, Capture: st.capture, Memory: g.limits.tcpMemory,
+		MaxPending: int(g.limits.dialsFrames),
 	}
 	if p.Neighbours {
 		c.Neighbours = g.neighbour
@@ -153,6 +165,7 @@ func (g *gateway) addPorts() (err error) {
 		UnixSocket:  g.unix.connect,
 		Mover:       g.mover,
 		Flows:       g.flows,
+		Descriptors: socket.Ceiling(g.limits.descriptors),
 		Addresses:   portAddresses(&g.spec.Plan),
 		HostAddrs:   g.spec.Host.Addresses,
 		HoldBack:    true,
@@ -191,7 +204,7 @@ func (g *gateway) neighbour(a netip.Addr) bool { return !g.rules.Own(a) }
 func (g *gateway) addNAT() error {
 	s, cfg := g.spec, g.natConfig()
 	var err error
-	if g.tcp, err = nat.NewTCP(nat.TCPConfig{Config: cfg, Mover: g.mover}); err != nil {
+	if g.tcp, err = nat.NewTCP(nat.TCPConfig{Config: cfg, Mover: g.mover, MaxPending: int(g.limits.dialsFrames)}); err != nil {
 		return err
 	}
 	if g.udp, err = nat.NewUDP(nat.UDPConfig{Config: cfg, HoldBack: true, Published: g.published}); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taproot/internal/socket"
 	"taproot/portfwd"
 	"taproot/stack"
 	"taproot/stack/flow"
@@ -66,22 +67,26 @@ func (g *gateway) expectClients(listeners []portfwd.Listener) {
 	}
 }
 
-// needClients asks for n sockets that stand for clients.
+// needClients asks for n sockets that stand for clients, or fewer.
 func (g *gateway) needClients(family, n int) {
-	r := socketRequest{Family: family, Type: unix.SOCK_STREAM, Clients: n}
+	r := socketRequest{Family: family, Type: unix.SOCK_STREAM, Clients: min(n, g.machine.batch())}
 	if err := g.wire.send(message{Need: &r}); err != nil {
 		g.dialer.Supply(family, nil, fmt.Errorf("ask for sockets inside the guest: %w", err))
 	}
 }
 
 // next returns what the supervisor says next. The sockets of clients, of which there
-// are many, go to who asked for them before.
+// are many, go to who asked for them before. Of sockets for new flows, those are closed
+// that are too many.
 func (g *gateway) next(w *wire) (message, []*os.File, error) {
 	for {
 		m, fds, err := w.receiveRaw()
 		if err != nil {
 			fds.close()
 			return message{}, nil, err
+		}
+		if m.Sockets != nil {
+			fds = fds.admitted(socket.Ceiling(g.limits.descriptors))
 		}
 		if m.Sockets != nil && m.Sockets.Request.Clients > 0 {
 			g.supply(m.Sockets, fds)
@@ -141,9 +146,9 @@ func (g *gateway) addShortcut(on bool, listeners []*os.File) (err error) {
 	g.undiverted = make(chan struct{}, 1)
 	g.shortcut, err = shortcut.New(shortcut.Config{
 		Config: g.natConfig(), Stack: g.stack, TCP: g.tcp, Mover: g.mover,
-		Listeners: listeners,
-		Except:    func(a netip.AddrPort) bool { return g.isResolver(a) },
-		Broken:    g.undivert,
+		Listeners: listeners, MaxPending: int(g.limits.dialsShortcut),
+		Except: func(a netip.AddrPort) bool { return g.isResolver(a) },
+		Broken: g.undivert,
 	})
 	if err != nil {
 		return err
@@ -174,5 +179,6 @@ func (g *gateway) natConfig() nat.Config {
 		Guest: g.stack, Rules: g.rules, Flows: g.flows, Log: g.log,
 		Gateway4: s.Plan.V4.Gateway, Gateway6: s.Plan.V6.Gateway,
 		Bind: s.Bind, Denied: s.Denied,
+		Descriptors: socket.Ceiling(g.limits.descriptors), ErrorsPerSecond: int(g.limits.icmpErrors),
 	}
 }

@@ -1,19 +1,14 @@
 package engine
 
 import (
-	"math"
-	"runtime"
-	"runtime/debug"
-
-	"golang.org/x/sys/unix"
-
 	"taproot/stack"
+	"taproot/stack/dns"
 	"taproot/stack/flow"
 	"taproot/stack/nat"
 )
 
-// A Limit says how much there may be of something in the engine, how much there is
-// now, and how often somebody was turned away because of it.
+// A Limit says how much there may be of something in the engine, how much there
+// is now, and how often somebody was turned away because of it.
 type Limit struct {
 	Name string // words with "_" between them
 	Help string // what is limited, a sentence
@@ -26,26 +21,82 @@ type Use struct{ Now, Max, Refused uint64 }
 // A limit is where the engine finds a Limit's numbers.
 type limit struct {
 	name, help string
+	usual      func(machine) uint64 // what it is if nobody says otherwise
+	reason     string               // for that, sentences; docs/limits.md has them
+	least      uint64               // that somebody may say; 0 if nobody may
 	use        func(g *gateway, t *flow.Totals) Use
+	number     func(*numbers) *uint64
 }
 
 // limitTable lists all limits. As with counterTable, their places have a meaning.
-// The reason for each number is where it is declared.
 func limitTable() []limit {
+	lists := [][]limit{flowLimits(), dialLimits(), dnsLimits(), memoryLimits()}
+	var all []limit
+	for _, list := range lists {
+		all = append(all, list...)
+	}
+	return all
+}
+
+func flowLimits() []limit {
 	return []limit{
-		{"flows_tcp", "TCP connections.", flowsUse(flow.TCP)},
-		{"flows_tcp_frames", "TCP connections by frames, which cost more memory.", framesUse},
-		{"flows_udp", "UDP address pairs.", flowsUse(flow.UDP)},
-		{"flows_icmp", "Echo identifiers.", flowsUse(flow.ICMP)},
-		{"dials_frames", "Connections of the guest by frames whose target has not answered yet.", dialsUse},
-		{"dials_shortcut", "Connections of the guest by the shortcut whose target or guest has not answered yet.", shortcutDialsUse},
-		{"dns_datagrams", "DNS queries over UDP under way.", func(g *gateway, _ *flow.Totals) Use { return dnsUse(g, false) }},
-		{"dns_messages", "DNS queries over TCP under way.", func(g *gateway, _ *flow.Totals) Use { return dnsUse(g, true) }},
-		{"dns_connections", "DNS connections of the guest.", dnsConnsUse},
-		{"icmp_errors", "ICMP errors of ours about datagrams and echo requests, in a second; how many there are now is not counted.", errorsUse},
-		{"memory", "Bytes of memory of the engine's, which it goes beyond only for moments.", memoryUse},
-		{"tcp_memory", "Bytes of memory in use, beyond which connections by frames that hold much are reset.", tcpMemoryUse},
-		{"descriptors", "Descriptors of the engine's; without one, flows are refused.", descriptorsUse},
+		{name: "flows_tcp", help: "TCP connections.", use: flowsUse(flow.TCP),
+			usual: fixed(flow.DefaultTCP), least: 1, number: func(n *numbers) *uint64 { return &n.flowsTCP },
+			reason: "By the shortcut an idle one costs less than 1 KB and two descriptors, which are limited besides. It is more than one address has ports for, so that one server is never out of reach because of it."},
+		{name: "flows_tcp_frames", help: "TCP connections by frames, which cost more memory.", use: framesUse,
+			usual: fixed(flow.DefaultFrames), least: 1, number: func(n *numbers) *uint64 { return &n.flowsFrames },
+			reason: "22 KB each, when they are idle, are 360 MB of the engine's 1 GiB."},
+		{name: "flows_udp", help: "UDP address pairs.", use: flowsUse(flow.UDP),
+			usual: shared(flow.DefaultUDP, 4), least: 1, number: func(n *numbers) *uint64 { return &n.flowsUDP },
+			reason: "They live for two minutes after the last datagram (RFC 4787 REQ-5): 68 new ones a second for ever. Each may need a descriptor, of which they get a quarter. At the limit one that was never answered gives way."},
+		{name: "flows_icmp", help: "Echo identifiers.", use: flowsUse(flow.ICMP),
+			usual: shared(flow.DefaultICMP, 4), least: 1, number: func(n *numbers) *uint64 { return &n.flowsICMP },
+			reason: "A ping each, which lives for a minute (RFC 5508 REQ-2). More of them at once are a flood. They give way like those of UDP."},
+	}
+}
+
+func dialLimits() []limit {
+	return []limit{
+		{name: "dials_frames", help: "Connections of the guest by frames whose target has not answered yet.", use: dialsUse,
+			usual: shared(stack.MaxPending, 4), least: 4, number: func(n *numbers) *uint64 { return &n.dialsFrames },
+			reason: "As long as Linux makes the queue of a server (net.core.somaxconn): a browser has a hundred, a load test thousands. Each is a goroutine and a descriptor for the two minutes that the kernel asks for. From three quarters on others give way."},
+		{name: "dials_shortcut", help: "Connections of the guest by the shortcut whose target or guest has not answered yet.", use: shortcutDialsUse,
+			usual: shared(stack.MaxPending, 4), least: 1, number: func(n *numbers) *uint64 { return &n.dialsShortcut },
+			reason: "The same; a descriptor each and no goroutine. At the limit others give way."},
+	}
+}
+
+func dnsLimits() []limit {
+	return []limit{
+		{name: "dns_datagrams", help: "DNS queries over UDP under way.", use: func(g *gateway, _ *flow.Totals) Use { return dnsUse(g, false) },
+			usual: shared(dns.DefaultDatagrams, 16), least: 1, number: func(n *numbers) *uint64 { return &n.dnsDatagrams },
+			reason: "1 KB each. With all servers down for 5 seconds it takes 205 new names a second to get there; who asked asks again."},
+		{name: "dns_messages", help: "DNS queries over TCP under way.", use: func(g *gateway, _ *flow.Totals) Use { return dnsUse(g, true) },
+			usual: shared(dns.DefaultMessages, 32), least: 1, number: func(n *numbers) *uint64 { return &n.dnsMessages },
+			reason: "A descriptor and up to 64 KiB each: 17 MiB. Others wait."},
+		{name: "dns_connections", help: "DNS connections of the guest.", use: dnsConnsUse,
+			usual: fixed(maxDNSConns), least: 1, number: func(n *numbers) *uint64 { return &n.dnsConns },
+			reason: "A stub resolver needs one, and those that are idle are closed after seconds."},
+		{name: "icmp_errors", help: "ICMP errors of ours about datagrams and echo requests, in a second; how many there are now is not counted.", use: errorsUse,
+			usual: fixed(nat.ErrorsPerSecond), least: 1, number: func(n *numbers) *uint64 { return &n.icmpErrors },
+			reason: "RFC 1812 §4.3.2.8 and RFC 4443 §2.4 (f) ask for a limit; it is Linux's (icmp_msgs_per_sec), for each of the two."},
+		{name: "fragments", help: "Bytes of incomplete packets of the guest, of each family; how many there are is not known, and only those whose time was up are counted.", use: fragmentsUse,
+			usual: fixed(stack.MaxFragments), number: func(n *numbers) *uint64 { return &n.fragments },
+			reason: "64 of the largest packets, as in Linux (ipfrag_high_thresh). The oldest give way; time is up after 30 seconds, of IPv6 after 60 (RFC 8200 §4.5)."},
+	}
+}
+
+func memoryLimits() []limit {
+	return []limit{
+		{name: "memory", help: "Bytes of memory of the engine's, which it goes beyond only for moments.", use: memoryUse,
+			usual: func(m machine) uint64 { return m.memory }, least: leastMemory, number: func(n *numbers) *uint64 { return &n.memory },
+			reason: "All connections by frames that there may be, idle, are a third of it, and buffers as much again. No more than a quarter of the machine's, and GOMEMLIMIT says otherwise."},
+		{name: "tcp_memory", help: "Bytes of memory in use, beyond which connections by frames that hold much are reset.", use: tcpMemoryUse,
+			usual: func(m machine) uint64 { return m.memory / 2 }, least: leastMemory / 2, number: func(n *numbers) *uint64 { return &n.tcpMemory },
+			reason: "Half of the engine's, as the garbage collector lets memory grow to twice of what is in use."},
+		{name: "descriptors", help: "Descriptors of the engine's, beyond which there are no new flows; the rest is for DNS, published ports and what is under way.", use: descriptorsUse,
+			usual: func(m machine) uint64 { return m.descriptors - kept(m.descriptors) }, least: 1, number: func(n *numbers) *uint64 { return &n.descriptors },
+			reason: "Four fifths of what the process may have (ulimit -n, the hard limit), and 64 less if that is less: a new flow that is refused at once is better than a published port or a name that fails."},
 	}
 }
 
@@ -56,7 +107,9 @@ func Limits() []Limit { return namedLimits(make([]Use, len(limitTable()))) }
 func (g *gateway) uses(t *flow.Totals) []Use {
 	var list []Use
 	for _, l := range limitTable() {
-		list = append(list, l.use(g, t))
+		u := l.use(g, t)
+		u.Max = *l.number(&g.limits)
+		list = append(list, u)
 	}
 	return list
 }
@@ -73,122 +126,4 @@ func namedLimits(uses []Use) []Limit {
 		list[i] = Limit{l.name, l.help, uses[i]}
 	}
 	return list
-}
-
-func flowsUse(p flow.Proto) func(*gateway, *flow.Totals) Use {
-	return func(_ *gateway, t *flow.Totals) Use {
-		return Use{uint64(t.Proto[p].Live), uint64(t.Limit[p]), t.Proto[p].Refused}
-	}
-}
-
-func framesUse(_ *gateway, t *flow.Totals) Use {
-	return Use{uint64(t.Frames.Live), uint64(t.Frames.Limit), t.Frames.Refused}
-}
-
-func dialsUse(g *gateway, _ *flow.Totals) Use {
-	if g.stack == nil {
-		return Use{Max: stack.MaxPending}
-	}
-	now, dropped := g.stack.Pending()
-	return Use{uint64(now), stack.MaxPending, dropped + g.tcp.Stats.Evicted.Load()}
-}
-
-func shortcutDialsUse(g *gateway, _ *flow.Totals) Use {
-	if g.shortcut == nil {
-		return Use{Max: stack.MaxPending}
-	}
-	return Use{uint64(g.shortcut.Pending()), stack.MaxPending, g.shortcut.Stats.Overflown.Load()}
-}
-
-func dnsUse(g *gateway, stream bool) Use {
-	if g.dns == nil {
-		return Use{}
-	}
-	datagrams, messages := g.dns.Limits()
-	if stream {
-		return Use{uint64(messages.Now), uint64(messages.Max), 0} // they wait
-	}
-	return Use{uint64(datagrams.Now), uint64(datagrams.Max), g.dns.Stats().Busy}
-}
-
-func dnsConnsUse(g *gateway, _ *flow.Totals) Use {
-	return Use{uint64(len(g.dnsConns)), maxDNSConns, g.dnsRefused.Load()}
-}
-
-func errorsUse(g *gateway, _ *flow.Totals) Use {
-	u := Use{Max: nat.ErrorsPerSecond}
-	if g.stack != nil {
-		u.Refused = g.udp.Stats.Suppressed.Load() + g.echo.Stats.Suppressed.Load()
-	}
-	return u
-}
-
-// memoryUse counts as Go's runtime does for its limit.
-func memoryUse(*gateway, *flow.Totals) Use {
-	var s runtime.MemStats
-	runtime.ReadMemStats(&s)
-	u := Use{Now: s.Sys - s.HeapReleased}
-	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
-		u.Max = uint64(limit)
-	}
-	return u
-}
-
-func tcpMemoryUse(g *gateway, _ *flow.Totals) Use {
-	if g.stack == nil {
-		return Use{}
-	}
-	m := g.stack.Memory()
-	return Use{m.Used.Load(), m.Budget, m.Ended.Load()}
-}
-
-func descriptorsUse(g *gateway, _ *flow.Totals) Use {
-	u := Use{Now: uint64(openDescriptors(g.files)), Max: g.files}
-	if g.ports != nil {
-		u.Refused = g.ports.Stats.Exhausted.Load()
-	}
-	if g.stack != nil {
-		u.Refused += g.tcp.Stats.NoDescriptor.Load() + g.udp.Stats.NoDescriptor.Load() + g.echo.Stats.NoDescriptor.Load()
-	}
-	if g.shortcut != nil {
-		u.Refused += g.shortcut.Stats.NoDescriptor.Load()
-	}
-	return u
-}
-
-// maxDescriptors returns how many descriptors we may have. It is asked for before
-// the engine is confined.
-func maxDescriptors() uint64 {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 0 // not known
-	}
-	return limit.Cur
-}
-
-// openDescriptors counts our descriptors, of which there may be most, without
-// /proc, which is not there for the engine: ppoll(2) tells of those that are not
-// open. After a window without any it stops, since the kernel gives the lowest.
-func openDescriptors(most uint64) int {
-	window := int(min(most, 1024)) // more at once than there may be is an error
-	fds := make([]unix.PollFd, window)
-	n := 0
-	for first := 0; first < int(most); first += window {
-		for i := range fds {
-			fds[i] = unix.PollFd{Fd: int32(first + i)}
-		}
-		if _, err := unix.Ppoll(fds, &unix.Timespec{}, nil); err != nil {
-			return n
-		}
-		before := n
-		for _, fd := range fds {
-			if fd.Revents&unix.POLLNVAL == 0 {
-				n++
-			}
-		}
-		if n == before {
-			return n
-		}
-	}
-	return n
 }

@@ -2,9 +2,7 @@ package engine
 
 import (
 	"fmt"
-	"math"
 	"os"
-	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,15 +30,4 @@ func boundedMemory(env []string) []string {
 		limit = min(limit, max(uint64(info.Totalram)*uint64(info.Unit)/4, leastMemory))
 	}
 	return append(env, fmt.Sprintf("GOMEMLIMIT=%d", limit))
-}
-
-// memoryBudget returns how many bytes may be in use before connections are reset:
-// half of the limit, as the garbage collector lets the heap grow to twice of that.
-// Without a limit it is 0.
-func memoryBudget() uint64 {
-	limit := debug.SetMemoryLimit(-1) // changes nothing
-	if limit == math.MaxInt64 {
-		return 0
-	}
-	return uint64(limit) / 2
 }

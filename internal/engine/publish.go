@@ -212,7 +212,7 @@ func (s *supervisor) sendClients(ctx context.Context, engine *process, r socketR
 
 // sendOthers makes unconnected sockets and sends them.
 func (s *supervisor) sendOthers(ctx context.Context, engine *process, r socketRequest) error {
-	files, err := s.socketsInGuest(ctx, slices.Repeat([]userns.Socket{{Family: r.Family, Type: r.Type}}, socketBatch))
+	files, err := s.socketsInGuest(ctx, slices.Repeat([]userns.Socket{{Family: r.Family, Type: r.Type}}, min(socketBatch, thisMachine().batch())))
 	if err != nil {
 		return err
 	}

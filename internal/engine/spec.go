@@ -24,6 +24,7 @@ type spec struct {
 	Bind                    nat.Bind
 	Without                 Without
 	Sandbox                 SandboxMode
+	Limits                  LimitSettings
 	DNS                     DNS // without Servers, which are in Host
 	HostAt                  []netip.Addr
 	Announce                Announce
@@ -44,7 +45,7 @@ func newSpec(p *plan.Plan, cfg *Config) *spec {
 	return &spec{
 		Plan:         *p,
 		HostLoopback: cfg.HostLoopback, AllowHost: cfg.AllowHost, AllowLinkLocal: cfg.AllowLinkLocal,
-		Maps: cfg.Maps, Denied: cfg.Denied, Bind: cfg.Bind, Without: cfg.Without, Sandbox: cfg.Sandbox.Mode,
+		Maps: cfg.Maps, Denied: cfg.Denied, Bind: cfg.Bind, Without: cfg.Without, Sandbox: cfg.Sandbox.Mode, Limits: cfg.Limits,
 		DNS:    DNS{Off: cfg.DNS.Off, Ports: cfg.DNS.Ports},
 		HostAt: cfg.HostAt, Announce: cfg.Announce,
 		Capture: cfg.Capture != nil, Stats: cfg.Stats,

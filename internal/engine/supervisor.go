@@ -101,6 +101,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	cfg.readShortcut(os.Getenv(ShortcutVariable))
+	cfg.readLimits(os.Getenv(LimitVariable))
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}

@@ -7,11 +7,13 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"taproot/internal/plan"
+	"taproot/internal/socket"
 	"taproot/portfwd"
 	"taproot/stack/flow"
 )
@@ -304,6 +306,11 @@ func (p passed) files() ([]*os.File, error) {
 		return nil, os.NewSyscallError("set non-blocking", err)
 	}
 	return files, nil
+}
+
+// admitted returns those that are below a ceiling, and closes the others.
+func (p passed) admitted(c socket.Ceiling) passed {
+	return slices.DeleteFunc(p, func(fd int) bool { return c.Admit(fd) != nil })
 }
 
 func (p passed) close() {

@@ -21,6 +21,11 @@ type MoverConfig struct {
 	// by the loops' goroutines, and gives the runtime one more or takes it back. nil:
 	// loops wait in the runtime's poller only, which is slower for small messages.
 	Occupied func(change int)
+
+	// Descriptors is what the numbers of pipes' descriptors must stay below, which
+	// the kernel gives the lowest first: where there are no more, bytes are copied. 0
+	// is no bound.
+	Descriptors int
 }
 
 // A Mover relays between pairs of stream sockets. It is safe for concurrent
@@ -46,7 +51,7 @@ func NewMover(cfg MoverConfig) (*Mover, error) {
 			}
 			return nil, fmt.Errorf("relay: %w", err)
 		}
-		l.vigil.occupied = cfg.Occupied
+		l.vigil.occupied, l.pipes.below = cfg.Occupied, cfg.Descriptors
 		m.loops = append(m.loops, l)
 	}
 	return m, nil

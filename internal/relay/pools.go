@@ -69,6 +69,8 @@ type pipes struct {
 	spare []pipe // that nobody holds
 	made  int    // how many there are
 	wait  int    // how often not to ask the kernel
+
+	below int // see MoverConfig.Descriptors
 }
 
 // take returns an empty pipe, or false: then the caller copies.
@@ -84,7 +86,7 @@ func (p *pipes) take() (pipe, bool) {
 	case p.made >= maxPipes:
 		return pipe{}, false
 	}
-	q, ok := newPipe(p.made < largePipes)
+	q, ok := newPipe(p.made < largePipes, p.below)
 	if !ok {
 		p.wait = respite
 		return pipe{}, false
@@ -95,12 +97,16 @@ func (p *pipes) take() (pipe, bool) {
 
 // newPipe asks the kernel. It returns false if the process may have no more
 // descriptors, or the user no more pipes worth having.
-func newPipe(large bool) (pipe, bool) {
+func newPipe(large bool, below int) (pipe, bool) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return pipe{}, false
 	}
 	p := pipe{int32(fds[0]), int32(fds[1])}
+	if below > 0 && max(fds[0], fds[1]) >= below {
+		p.close()
+		return pipe{}, false
+	}
 	if large {
 		if _, err := unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, pipeSize); err == nil {
 			return p, true

@@ -21,7 +21,7 @@ const (
 
 	// maxPipelined bounds the queries of one connection that are under way at
 	// once; then it is not read from. Enough for a resolver that asks for A
-	// and AAAA of a page's names together, a small part of maxInFlight.
+	// and AAAA of a page's names together, a small part of DefaultMessages.
 	maxPipelined = 32
 )
 

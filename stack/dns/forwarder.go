@@ -2,6 +2,7 @@ package dns
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,16 +16,16 @@ import (
 )
 
 const (
-	// maxInFlight bounds the messages under way over TCP. Each holds a
+	// DefaultMessages bounds the messages under way over TCP. Each holds a
 	// descriptor and up to 64 KiB; 256 are a quarter of the usual soft limit of
 	// 1024 descriptors, and 17 MiB.
-	maxInFlight = 256
+	DefaultMessages = 256
 
-	// maxDatagrams is the same over UDP, where they cost about 1 KB each, and
+	// DefaultDatagrams is the same over UDP, where they cost about 1 KB each, and
 	// a descriptor for several. Nothing is queued behind them: with the servers
 	// down for 5 s it takes 205 new lookups a second to get there, and
 	// resolvers repeat what is dropped.
-	maxDatagrams = 1024
+	DefaultDatagrams = 1024
 
 	// defaultTimeout is how long one server has. RFC 1123 section 6.1.3.3 asks
 	// for at least 5 s, which is also what glibc's resolver waits.
@@ -43,7 +44,7 @@ const (
 // forwarded. It gets no answer.
 var ErrMalformed = errors.New("malformed query")
 
-// ErrBusy is the error of a datagram that arrives while maxDatagrams are under
+// ErrBusy is the error of a datagram that arrives while Config.MaxDatagrams are under
 // way. It gets no answer; the guest will ask again.
 var ErrBusy = errors.New("too many queries under way")
 
@@ -66,6 +67,11 @@ type Config struct {
 	// Timeout is how long one server has for its answer; 0 means 5 s. A lookup
 	// takes at most twice as long, however many servers there are.
 	Timeout time.Duration
+
+	// MaxDatagrams and MaxMessages are how many queries may be under way over UDP,
+	// where more are dropped, and over TCP, where more wait; 0 means DefaultDatagrams
+	// and DefaultMessages.
+	MaxDatagrams, MaxMessages int
 
 	// Log gets what goes wrong, as debug messages; nil means nothing.
 	Log *slog.Logger
@@ -94,6 +100,7 @@ type Forwarder struct {
 
 	asker    *asker
 	underWay atomic.Int32 // over UDP
+	most     int32        // of them
 
 	queries, local, failed, malformed, busy, mismatched atomic.Uint64
 }
@@ -105,7 +112,8 @@ func New(config Config) (*Forwarder, error) {
 		dial:    config.Dial,
 		timeout: config.Timeout,
 		log:     config.Log,
-		slots:   make(chan struct{}, maxInFlight),
+		most:    int32(cmp.Or(config.MaxDatagrams, DefaultDatagrams)),
+		slots:   make(chan struct{}, cmp.Or(config.MaxMessages, DefaultMessages)),
 	}
 	for name, addrs := range config.Hosts {
 		f.hosts[strings.ToLower(name)] = append([]netip.Addr(nil), addrs...)
@@ -146,7 +154,7 @@ type Use struct{ Now, Max int }
 // Limits returns how many queries are under way over UDP, where more are dropped,
 // and over TCP, where more wait.
 func (f *Forwarder) Limits() (datagrams, messages Use) {
-	return Use{int(f.underWay.Load()), maxDatagrams}, Use{len(f.slots), cap(f.slots)}
+	return Use{int(f.underWay.Load()), int(f.most)}, Use{len(f.slots), cap(f.slots)}
 }
 
 // Stats returns the counters.
@@ -182,7 +190,7 @@ func (f *Forwarder) Datagram(query []byte, answer func(reply []byte)) error {
 		answer(reply)
 		return nil
 	}
-	if f.underWay.Add(1) > maxDatagrams {
+	if f.underWay.Add(1) > f.most {
 		f.underWay.Add(-1)
 		f.busy.Add(1)
 		return ErrBusy

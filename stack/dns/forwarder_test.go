@@ -251,7 +251,7 @@ func TestDatagramBoundsInFlight(t *testing.T) {
 	f.SetServers([]netip.AddrPort{upstream(silent).start(t)})
 	query := ask(t, "example.com.", dnsmessage.TypeA)
 	unanswered := func([]byte) { t.Error("an answer from a silent server") }
-	for i := range maxDatagrams {
+	for i := range DefaultDatagrams {
 		if err := f.Datagram(query, unanswered); err != nil {
 			t.Fatalf("query %d: %v", i, err)
 		}

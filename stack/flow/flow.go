@@ -107,23 +107,28 @@ func (f *Flow) Close() {
 	t.settleLocked(f)
 }
 
+// How many flows there may be by default.
+const (
+	// DefaultTCP connections cost, by the shortcut and idle, 2 descriptors each, of
+	// which the usual hard limit is 524288 or 1048576, and less than 1 KB.
+	DefaultTCP = 65536
+
+	// DefaultFrames connections of 22 KB each make 360 MB.
+	DefaultFrames = 16384
+
+	// DefaultUDP address pairs have a descriptor each on the host, in the worst case.
+	DefaultUDP = 8192
+
+	// DefaultICMP echo identifiers: more at once are a flood.
+	DefaultICMP = 256
+)
+
 // A Config limits a table. Zero means the default of each field.
 type Config struct {
-	// MaxTCP is 65536 by default, by either way: by the shortcut an idle one
-	// costs 2 descriptors, of which the usual hard limit is 524288 or 1048576,
-	// and less than 1 KB.
-	MaxTCP int
-
-	// MaxFrames is how many of these may go by frames, 16384 by default: 22 KB
-	// each make 360 MB.
-	MaxFrames int
-
-	// MaxUDP is 8192 by default: one descriptor each on the host, in the
-	// worst case, under the usual hard limit of 524288 or 1048576.
-	MaxUDP int
-
-	// MaxICMP is 256 by default: more echo identifiers at once is a flood.
-	MaxICMP int
+	MaxTCP    int // by either way; DefaultTCP
+	MaxFrames int // of these, by frames; DefaultFrames
+	MaxUDP    int // DefaultUDP
+	MaxICMP   int // DefaultICMP
 
 	// Full is called when a flow met a limit; it must not block. nil: nobody
 	// asks.
@@ -182,8 +187,8 @@ func New(cfg Config) *Table {
 	}
 	return &Table{
 		full:      cfg.Full,
-		max:       [protos]int{TCP: orDefault(cfg.MaxTCP, 65536), UDP: orDefault(cfg.MaxUDP, 8192), ICMP: orDefault(cfg.MaxICMP, 256)},
-		maxFrames: orDefault(cfg.MaxFrames, 16384),
+		max:       [protos]int{TCP: orDefault(cfg.MaxTCP, DefaultTCP), UDP: orDefault(cfg.MaxUDP, DefaultUDP), ICMP: orDefault(cfg.MaxICMP, DefaultICMP)},
+		maxFrames: orDefault(cfg.MaxFrames, DefaultFrames),
 		flows:     [protos]map[*Flow]struct{}{TCP: {}, UDP: {}, ICMP: {}},
 		rules:     make(map[int]*RuleStats),
 	}

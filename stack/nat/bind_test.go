@@ -42,7 +42,7 @@ func TestBindTCP(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), settle.Patience)
 			defer cancel()
 			target := netip.AddrPortFrom(netip.MustParseAddr(test.target), port)
-			fd, err := dial(test.bind, target, func() (context.Context, func()) { return ctx, func() {} })
+			fd, err := dial(&Config{Bind: test.bind}, target, func() (context.Context, func()) { return ctx, func() {} })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +69,7 @@ func TestBindTCPGone(t *testing.T) {
 		"device":  {Device4: "nosuch", Device6: "nosuch"},
 	} {
 		for _, target := range []string{"198.51.100.1:80", "[2001:db8::1]:80"} {
-			_, err := dial(bind, netip.MustParseAddrPort(target), func() (context.Context, func()) { return context.Background(), func() {} })
+			_, err := dial(&Config{Bind: bind}, netip.MustParseAddrPort(target), func() (context.Context, func()) { return context.Background(), func() {} })
 			if !errors.Is(err, unix.ENETUNREACH) || isExhausted(err) {
 				t.Errorf("%s for %s: got %v, want %v", name, target, err, unix.ENETUNREACH)
 			}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 
+	"taproot/internal/socket"
 	"taproot/stack/flow"
 	"taproot/stack/policy"
 )
@@ -22,6 +24,14 @@ type Config struct {
 
 	// Bind says where the host's sockets start.
 	Bind Bind
+
+	// Descriptors is what the sockets of new flows must stay below: at it there is
+	// no flow, with EMFILE.
+	Descriptors socket.Ceiling
+
+	// ErrorsPerSecond is how many ICMP errors UDP and Echo make themselves, each; 0
+	// means the constant of that name.
+	ErrorsPerSecond int
 
 	// Denied is what the guest is told of a destination that a rule forbids; 0
 	// means AdminProhibited.
@@ -54,6 +64,9 @@ func (c *Config) Complete() error {
 	case c.Flows == nil:
 		return errors.New("nat: Flows are missing")
 	}
+	if c.ErrorsPerSecond <= 0 {
+		c.ErrorsPerSecond = ErrorsPerSecond
+	}
 	if c.Denied == 0 {
 		c.Denied = AdminProhibited
 	}
@@ -61,6 +74,17 @@ func (c *Config) Complete() error {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return nil
+}
+
+// Stream is Bind.Stream for a new flow.
+func (c *Config) Stream(target netip.Addr) (fd int, err error) {
+	if fd, err = c.Bind.Stream(target); err != nil {
+		return -1, err
+	}
+	if err := c.Descriptors.Admit(fd); err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	return fd, nil
 }
 
 // gatewayFor returns the gateway's address of the family of addr.

@@ -99,9 +99,9 @@ func (e *Echo) Handle(r stack.Echo) {
 func (e *Echo) open(o origin) (*hostSocket, error) {
 	// Without the option the guest sees replies from nearer than they came.
 	if o.guest.Addr().Is6() {
-		return openSocket(e.cfg.Bind, o, unix.IPPROTO_ICMPV6, option{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT})
+		return openSocket(&e.cfg, o, unix.IPPROTO_ICMPV6, option{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT})
 	}
-	return openSocket(e.cfg.Bind, o, unix.IPPROTO_ICMP, option{unix.IPPROTO_IP, unix.IP_RECVTTL})
+	return openSocket(&e.cfg, o, unix.IPPROTO_ICMP, option{unix.IPPROTO_IP, unix.IP_RECVTTL})
 }
 
 // receive implements protocol. The kernel has matched identifier and type.

@@ -21,7 +21,7 @@ import (
 const tickLength = time.Second
 
 const (
-	// ErrorsPerSecond and errorBurst limit the errors that we make ourselves,
+	// ErrorsPerSecond, by default, and errorBurst limit the errors that we make ourselves,
 	// as RFC 1812 section 4.3.2.8 asks. They are what Linux uses
 	// (icmp_msgs_per_sec, icmp_msgs_burst).
 	ErrorsPerSecond = 1000
@@ -145,7 +145,7 @@ func (m *mapper) init(cfg Config, p protocol, proto flow.Proto, check policy.Pro
 	}
 	m.cfg, m.protocol, m.proto, m.check = cfg, p, proto, check
 	m.evictions = newEvictions()
-	m.limiter = rate.NewLimiter(ErrorsPerSecond, errorBurst)
+	m.limiter = rate.NewLimiter(rate.Limit(cfg.ErrorsPerSecond), errorBurst)
 	m.mu.Lock() // nobody else has m yet, but checklocks cannot know
 	defer m.mu.Unlock()
 	m.mappings = make(map[origin]*mapping)

@@ -46,18 +46,22 @@ func (s *hostSocket) grow() {
 // An option is a socket option that is on.
 type option struct{ level, name int }
 
-// openSocket returns the socket of a mapping, bound as b says, and one reference
+// openSocket returns the socket of a mapping, bound as c says, and one reference
 // to it. It has the options that all of ours have, and more, which is not
 // essential.
-func openSocket(b Bind, o origin, protocol int, more option) (*hostSocket, error) {
+func openSocket(c *Config, o origin, protocol int, more option) (*hostSocket, error) {
 	opened, err := socket.New(socket.Family(o.guest.Addr()), unix.SOCK_DGRAM, protocol)
 	if err != nil {
 		return nil, err
 	}
+	if c.Descriptors.Reached(opened.FD()) {
+		opened.Release()
+		return nil, os.NewSyscallError("socket", unix.EMFILE)
+	}
 	s := &hostSocket{Socket: opened, v6: o.guest.Addr().Is6()}
 	_ = unix.SetsockoptInt(s.FD(), more.level, more.name, 1)
 	if err = os.NewSyscallError("setsockopt", s.setOptions()); err == nil {
-		err = s.bind(b, o)
+		err = s.bind(c.Bind, o)
 	}
 	if err != nil {
 		s.Release()

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -24,6 +25,10 @@ type TCPConfig struct {
 
 	// Mover moves the bytes of connections, which live until its Run ends.
 	Mover *relay.Mover
+
+	// MaxPending is the stack's, 0 means stack.MaxPending. Three quarters of it may
+	// wait for their target, so that there is always room for the next one.
+	MaxPending int
 }
 
 // A TCP answers the guest's connections from the host's sockets. The guest's
@@ -40,7 +45,9 @@ type TCPConfig struct {
 type TCP struct {
 	Stats TCPStats
 
-	cfg TCPConfig
+	cfg      TCPConfig
+	maxDials int
+
 	wg  sync.WaitGroup  // of requests and connections
 	ctx context.Context // ends with Run: dials give up
 	end context.CancelFunc
@@ -66,7 +73,7 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 		return nil, errors.New("nat: Mover is missing")
 	}
 	ctx, end := context.WithCancel(context.Background())
-	return &TCP{cfg: cfg, ctx: ctx, end: end, adopted: make(map[flow.Key]adoption), dials: make(map[*dialing]struct{}), evictions: newEvictions()}, nil
+	return &TCP{cfg: cfg, maxDials: cmp.Or(cfg.MaxPending, stack.MaxPending) * 3 / 4, ctx: ctx, end: end, adopted: make(map[flow.Key]adoption), dials: make(map[*dialing]struct{}), evictions: newEvictions()}, nil
 }
 
 // Run waits for ctx, then ends what waits for an answer and returns when all
@@ -126,16 +133,12 @@ func (t *TCP) open(key flow.Key) (a adoption, err error) {
 	if a.flow, err = t.cfg.Flows.Open(key); err != nil {
 		return a, err
 	}
-	if a.host, err = dial(t.cfg.Bind, target, t.wait); err != nil && !socket.IsReset(err) {
+	if a.host, err = dial(&t.cfg.Config, target, t.wait); err != nil && !socket.IsReset(err) {
 		a.flow.Close()
 		return a, err
 	}
 	return a, nil
 }
-
-// maxDials is how many dials may wait for their target. It is less than what the
-// stack hands over, so that there is always room for the next one.
-const maxDials = stack.MaxPending * 3 / 4
 
 // A dialing is a dial that waits for its target.
 type dialing struct{ giveUp func() }
@@ -148,7 +151,7 @@ func (t *TCP) wait() (ctx context.Context, done func()) {
 	d := &dialing{cancel}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.dials) >= maxDials && t.evictions.Allow() {
+	if len(t.dials) >= t.maxDials && t.evictions.Allow() {
 		for other := range t.dials { // in no order
 			delete(t.dials, other)
 			other.giveUp()
@@ -165,11 +168,11 @@ func (t *TCP) wait() (ctx context.Context, done func()) {
 	}
 }
 
-// dial connects a socket of the host, from where b says, and sets it up for the
+// dial connects a socket of the host, from where c says, and sets it up for the
 // relay. Where the target does not answer at once it waits as long as the kernel
 // does, or until the context of wait ends. The descriptor is the caller's.
-func dial(b Bind, target netip.AddrPort, wait func() (ctx context.Context, done func())) (int, error) {
-	fd, err := b.Stream(target.Addr())
+func dial(c *Config, target netip.AddrPort, wait func() (ctx context.Context, done func())) (int, error) {
+	fd, err := c.Stream(target.Addr())
 	if err != nil {
 		return -1, err
 	}

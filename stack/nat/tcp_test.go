@@ -449,10 +449,11 @@ func exhaustDescriptors(t *testing.T) (release func()) {
 
 // TestTCPDialsAreEvicted wants room for the next dial, by giving one up.
 func TestTCPDialsAreEvicted(t *testing.T) {
-	tcp := &TCP{ctx: t.Context(), dials: make(map[*dialing]struct{}), evictions: newEvictions()}
+	const most = 10
+	tcp := &TCP{ctx: t.Context(), maxDials: most, dials: make(map[*dialing]struct{}), evictions: newEvictions()}
 	given := 0
 	var waits []context.Context
-	for range maxDials + 1 {
+	for range most + 1 {
 		ctx, done := tcp.wait()
 		defer done()
 		waits = append(waits, ctx)

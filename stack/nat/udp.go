@@ -252,7 +252,7 @@ func (p *peer) send(head, payload []byte, c *socket.Control) error {
 // open implements protocol.
 func (u *UDP) open(o origin) (*hostSocket, error) {
 	// Without UDP_GRO (before Linux 5.0) datagrams come one by one.
-	return openSocket(u.cfg.Bind, o, unix.IPPROTO_UDP, option{unix.IPPROTO_UDP, unix.UDP_GRO})
+	return openSocket(&u.cfg, o, unix.IPPROTO_UDP, option{unix.IPPROTO_UDP, unix.UDP_GRO})
 }
 
 // receive implements protocol.

@@ -53,7 +53,7 @@ func (s *Shortcut) look(key flow.Key, syn *stack.SYN) finding {
 	switch {
 	case a != nil && a.state == past && syn.Sequence == a.syn.Sequence:
 		return isSwallowed
-	case a == nil && len(s.pending) >= stack.MaxPending:
+	case a == nil && len(s.pending) >= s.cfg.MaxPending:
 		return isTooMuch
 	case a == nil || a.state == past:
 		return isNew

@@ -32,6 +32,10 @@ type Config struct {
 	// gateway's own services. nil excepts none.
 	Except func(netip.AddrPort) bool
 
+	// MaxPending is how many connections may wait for their target or for the guest;
+	// 0 means stack.MaxPending.
+	MaxPending int
+
 	// Broken is called when the rules in the guest's namespace do not do what they
 	// should, and the shortcut was disabled therefore. It must not block. nil
 	// calls nobody.
@@ -48,6 +52,9 @@ func (c *Config) complete() error {
 		return errors.New("shortcut: Mover is missing")
 	case len(c.Listeners) == 0:
 		return errors.New("shortcut: Listeners are missing")
+	}
+	if c.MaxPending <= 0 {
+		c.MaxPending = stack.MaxPending
 	}
 	if c.Guest == nil {
 		c.Guest = c.Stack

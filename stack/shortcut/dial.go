@@ -66,7 +66,7 @@ func (s *Shortcut) begin(key flow.Key, syn *stack.SYN, tooMuch bool) {
 		return
 	}
 	a := &attempt{key: key, flow: f, syn: syn, since: f.Opened}
-	if a.host, err = s.cfg.Bind.Stream(target.Addr()); err != nil {
+	if a.host, err = s.cfg.Stream(target.Addr()); err != nil {
 		f.Close()
 		s.answer(syn, err)
 		return

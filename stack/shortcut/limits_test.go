@@ -273,7 +273,7 @@ func (s *Shortcut) waits(a *attempt) bool {
 func (s *Shortcut) fill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range stack.MaxPending - len(s.pending) {
+	for i := range s.cfg.MaxPending - len(s.pending) {
 		key := flow.Key{Initiator: netip.AddrPortFrom(netip.Addr{}, uint16(i))}
 		s.pending[key] = &attempt{key: key, syn: &stack.SYN{}, state: past, since: time.Now().Add(time.Hour)}
 	}

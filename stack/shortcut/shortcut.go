@@ -191,7 +191,7 @@ func (s *Shortcut) Run(ctx context.Context) error {
 }
 
 // Pending returns how many connections wait for their target or for the guest, of
-// which there may be stack.MaxPending.
+// which there may be Config.MaxPending.
 func (s *Shortcut) Pending() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

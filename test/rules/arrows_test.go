@@ -36,7 +36,7 @@ func arrows() map[string][]string {
 		},
 
 		"internal/engine": {
-			"internal/plan", "internal/relay", "portfwd",
+			"internal/plan", "internal/relay", "internal/socket", "portfwd", // socket: docs/decisions/034-limits.md
 			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy", "stack/shortcut",
 			"tap", "userns", "userns/sandbox",
 		},

@@ -97,6 +97,10 @@ const networkHelp = `Network of the guest:
                          what the process gives up that reads what the guest
                          sends; auto skips, and logs, what this machine does
                          not offer, require fails then (default: auto)
+      --limit=NAME=NUMBER
+                         how much there may be of something that 'taproot ctl
+                         NAME stats' lists, as in memory=256M; repeat for more
+                         (default: docs/limits.md)
 
 What the guest may reach besides other machines:
       --host-loopback=PORT[,PORT|FIRST-LAST]...|all|none

@@ -28,6 +28,7 @@ type netOptions struct {
 	offload        tap.Offload
 	shortcut       engine.Shortcut
 	sandbox        engine.SandboxMode
+	limits         engine.LimitSettings
 	portOptions
 }
 
@@ -88,6 +89,8 @@ func (o *netOptions) registerNetwork(fs *pflag.FlagSet) {
 		parse: last(engine.ParseShortcut)}, "shortcut", "TCP from socket to socket")
 	fs.Var(&value[engine.SandboxMode]{result: &o.sandbox, preset: "auto", kind: "auto|require|off",
 		parse: last(engine.ParseSandbox)}, "sandbox", "confinement of the engine")
+	fs.Var(&value[engine.LimitSettings]{result: &o.limits, preset: "docs/limits.md", kind: "NAME=NUMBER",
+		parse: engine.ParseLimits}, "limit", "how much there may be of something")
 }
 
 func (o *netOptions) registerPolicy(fs *pflag.FlagSet) {
@@ -152,6 +155,7 @@ func (o *netOptions) config() engine.Config {
 		Offload:        o.offload,
 		Shortcut:       o.shortcut,
 		Sandbox:        engine.Sandbox{Mode: o.sandbox},
+		Limits:         o.limits,
 		HostLoopback:   o.hostLoopback,
 		AllowHost:      o.allowHost,
 		AllowLinkLocal: o.allowLinkLocal,
