@@ -31,6 +31,10 @@ type Direct interface {
 	// and Ended that it does not any more.
 	Joined(f *flow.Flow)
 	Ended(f *flow.Flow)
+
+	// Inherit is Joined for a socket that another process had, which it checks; ended
+	// says that the socket may be over.
+	Inherit(f *flow.Flow, fd int, ended bool) error
 }
 
 // promptness is how soon the guest answers the stack, if it would have answered

@@ -20,13 +20,14 @@ import (
 
 // A fakeDirect answers as dial says, on another goroutine if it is late.
 type fakeDirect struct {
-	dial   func(source, target netip.AddrPort) (fd int, err error)
-	late   bool
-	dialed chan dialed
-	doubts atomic.Int32
-	joined atomic.Int32
-	ended  atomic.Int32
-	keys   chan flow.Key // of those that have joined
+	inherit error // of Inherit
+	dial    func(source, target netip.AddrPort) (fd int, err error)
+	late    bool
+	dialed  chan dialed
+	doubts  atomic.Int32
+	joined  atomic.Int32
+	ended   atomic.Int32
+	keys    chan flow.Key // of those that have joined
 }
 
 func newFakeDirect(dial func(source, target netip.AddrPort) (int, error)) *fakeDirect {
@@ -50,6 +51,8 @@ func (f *fakeDirect) Joined(joined *flow.Flow) {
 }
 
 func (f *fakeDirect) Ended(*flow.Flow) { f.ended.Add(1) }
+
+func (f *fakeDirect) Inherit(*flow.Flow, int, bool) error { return f.inherit }
 
 // echoing returns a connected socket whose other end sends back what it gets.
 func echoing(netip.AddrPort, netip.AddrPort) (int, error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -14,6 +15,23 @@ import (
 type build struct {
 	path string // as it was asked for
 	file *os.File
+
+	handover atomic.Int32 // the handoverFormat of its engines
+}
+
+// learn notes the handoverFormat that an engine of the program has told of.
+func (b *build) learn(format int) {
+	if b != nil {
+		b.handover.Store(int32(format))
+	}
+}
+
+// hands returns the handoverFormat of its engines, 0 if it is not known.
+func (b *build) hands() int {
+	if b == nil {
+		return handoverFormat
+	}
+	return int(b.handover.Load())
 }
 
 // openBinary opens a program that others cannot have put or changed there. What is
@@ -23,7 +41,7 @@ func openBinary(path string) (*build, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	b := &build{path, os.NewFile(uintptr(fd), path)}
+	b := &build{path: path, file: os.NewFile(uintptr(fd), path)}
 	if err := b.check(fd); err != nil {
 		b.file.Close()
 		return nil, &os.PathError{Op: "execute", Path: path, Err: err}

@@ -299,7 +299,7 @@ func (c *capturing) try(t *testing.T, name string) string {
 	}
 	defer dir.Close()
 	text := fmt.Sprintf("%d\n%s\n%s\n%s", c.victim, c.listener, c.abstract, name)
-	if err := p.wire.send(message{Hello: &hello{c.filter, text}}, dir); err != nil {
+	if err := p.wire.send(message{Hello: &hello{Protocol: c.filter, Version: text}}, dir); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.wire.file.SetReadDeadline(time.Now().Add(settle.Patience)); err != nil {

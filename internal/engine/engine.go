@@ -79,7 +79,7 @@ func receiveStart(w *wire, version string) (start, error) {
 		case m.Unpublish != 0:
 			_ = w.send(message{Closed: m.Unpublish}) // we never had it
 		case m.Hello != nil:
-			_ = w.send(message{Hello: &hello{wireProtocol, version}}) // the supervisor may be gone
+			_ = w.send(message{Hello: &hello{wireProtocol, version, handoverFormat}}) // the supervisor may be gone
 		case m.Ping:
 			_ = w.send(message{Pong: true}) // the supervisor may be gone
 		}
@@ -134,6 +134,7 @@ func serve(w *wire, st start) error {
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	g.leave = func() { g.yield(cancel) }
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer g.stop(cancel)
@@ -142,6 +143,9 @@ func serve(w *wire, st start) error {
 	err = g.run(ctx)
 	if err != nil && ctx.Err() == nil {
 		_ = w.send(message{Gone: err.Error()})
+	}
+	if g.yields.Load() {
+		g.hand(w)
 	}
 	w.close()
 	wg.Wait()

@@ -24,7 +24,7 @@ func engineSeeds(f *testing.F) (packets [][]byte) {
 		{Need: &socketRequest{Family: 2, Type: 1}}, {Need: &socketRequest{Family: 10, Type: 1, Clients: maxRights}}, {Need: &socketRequest{Clients: -1}},
 		{Closed: 1}, {Refused: &portfwd.SocketID{Rule: 1, Index: -1}}, {Missed: true}, {Undiverted: true}, {Connect: &connectRequest{ID: 1, Rule: -1}},
 		{Limited: &icmp}, {Limited: &beyond}, {Answer: &answer{ID: 1, Killed: 3}}, {Answer: &answer{ID: 1, More: true, Flows: make([]flow.Info, 2)}},
-		{Start: &spec{}}, {Ready: true, Failed: strings.Repeat("x", 5000)},
+		{Handed: &handed{Flows: []handedFlow{handedOf(7)}, Last: 7}}, {Handed: &handed{}}, {Start: &spec{}}, {Ready: true, Failed: strings.Repeat("x", 5000)},
 	} {
 		b, err := m.encode()
 		if err != nil {
@@ -73,7 +73,7 @@ func FuzzSupervisor(f *testing.F) {
 		err := p.ready()
 		gone := ""
 		if err == nil {
-			gone = p.watch(s.hear)
+			gone = p.watch(func(m message, fds passed) { s.hear(p, m, fds) })
 		}
 		theirs.close()
 		checkWords(t, "", gone, err)

@@ -60,6 +60,10 @@ type gateway struct {
 
 	orphans chan []portfwd.Connection // pages of them, see endOrphans
 
+	inherits bool        // it waits for its turn, and may be given connections
+	yields   atomic.Bool // it hands its connections over at the end
+	leave    func()      // yields
+
 	queries chan *query     // of the supervisor's
 	limited chan flow.Proto // capacity 1: flows have met a limit
 
@@ -310,6 +314,8 @@ func (g *gateway) follow(w *wire) {
 
 // awaitTurn does what the supervisor says until packets are to move.
 func (g *gateway) awaitTurn(w *wire) error {
+	g.inherits = true
+	defer func() { g.inherits = false }()
 	for {
 		m, files, err := g.next(w)
 		if err != nil {
@@ -341,6 +347,8 @@ func (g *gateway) do(w *wire, m message, files []*os.File) {
 		case g.orphans <- m.Orphans:
 		default: // more than a supervisor of ours knows
 		}
+	case m.Yield && g.leave != nil:
+		g.leave()
 	case m.Ping:
 		_ = w.send(message{Pong: true}) // the supervisor may be gone
 	case m.Unpublish != 0:

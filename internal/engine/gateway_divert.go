@@ -76,8 +76,8 @@ func (g *gateway) needClients(family, n int) {
 }
 
 // next returns what the supervisor says next. The sockets of clients, of which there
-// are many, go to who asked for them before. Of sockets for new flows, those are closed
-// that are too many.
+// are many, go to who asked for them before, and those of connections are taken over. Of
+// sockets for new flows, those are closed that are too many.
 func (g *gateway) next(w *wire) (message, []*os.File, error) {
 	for {
 		m, fds, err := w.receiveRaw()
@@ -90,6 +90,10 @@ func (g *gateway) next(w *wire) (message, []*os.File, error) {
 		}
 		if m.Sockets != nil && m.Sockets.Request.Clients > 0 {
 			g.supply(m.Sockets, fds)
+			continue
+		}
+		if m.Handed != nil {
+			g.inherit(m.Handed, fds)
 			continue
 		}
 		files, err := fds.files()

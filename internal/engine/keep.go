@@ -73,7 +73,7 @@ func (s *supervisor) keep(ctx context.Context, launcher *launcher) {
 			engine.stop()
 		}
 		stop := context.AfterFunc(ctx, engine.wire.close)
-		gone := engine.watch(s.hear)
+		gone := engine.watch(func(m message, fds passed) { s.hear(engine, m, fds) })
 		stop()
 		if ctx.Err() != nil {
 			return

@@ -63,7 +63,7 @@ func (l *launcher) try(how launch) (*process, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	p := &process{wire: ours, exited: make(chan struct{}), said: said, stderr: how.stderr, beat: cmp.Or(how.beat, watchBeat)}
+	p := &process{wire: ours, exited: make(chan struct{}), said: said, stderr: how.stderr, beat: cmp.Or(how.beat, watchBeat), handover: how.binary.hands()}
 	cell := userns.Cell{
 		Program: program, Args: []string{EngineName}, Env: l.environment(os.Environ()),
 		Files: []*os.File{null, null, say, theirs},

@@ -139,7 +139,7 @@ func fakeEngine() int {
 	}
 	_ = w.send(message{Ready: true})
 	for {
-		if _, err := heed(w); err != nil {
+		if m, err := heed(w); err != nil || m.Yield {
 			return 0
 		}
 	}
@@ -157,7 +157,7 @@ func repeat(w *wire, m message) int {
 // answerHello says who we are, as a word of the script has it. It returns false
 // for who is no engine.
 func answerHello(w *wire, word string) bool {
-	h := &hello{wireProtocol, "fake"}
+	h := &hello{wireProtocol, "fake", handoverFormat}
 	switch word {
 	case "stranger":
 		return false

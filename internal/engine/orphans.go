@@ -73,6 +73,7 @@ func (g *gateway) probeOrphans(ctx context.Context) error {
 		var list []portfwd.Connection
 		select {
 		case list = <-g.orphans:
+			list = g.orphansOf(list)
 		case <-ctx.Done():
 			return nil
 		}

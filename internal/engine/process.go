@@ -30,7 +30,8 @@ type process struct {
 	missed atomic.Int32  // beats without a sign of life
 	silent atomic.Int32  // the number of beats for whose silence it was killed
 
-	version string // as it says itself; "" if it was not asked
+	version  string // as it says itself; "" if it was not asked
+	handover int    // the handoverFormat that it understands, 0 if none
 }
 
 // A launch says how engines are started.
@@ -67,18 +68,26 @@ func (p *process) ready() error {
 
 // next returns what the engine says next but that it lives.
 func (p *process) next() (message, error) {
+	m, fds, err := p.nextPassed()
+	fds.close() // an engine has none to give, unless it yields
+	return m, err
+}
+
+// nextPassed is next with what comes with a message.
+func (p *process) nextPassed() (message, passed, error) {
 	for {
-		m, files, err := p.wire.receive()
-		closeAll(files) // an engine has none to give
+		m, fds, err := p.wire.receiveRaw()
 		if err != nil {
-			return message{}, err
+			fds.close()
+			return message{}, nil, err
 		}
 		if m.Pong {
+			fds.close()
 			p.signs.answer()
 			continue
 		}
 		m.Failed, m.Gone = plain(m.Failed), plain(m.Gone)
-		return m, nil
+		return m, fds, nil
 	}
 }
 
@@ -103,11 +112,12 @@ func (p *process) ended(err error) error {
 var errEnded = errors.New("exit status 0")
 
 // watch returns when the engine is gone. gone is why the device is, "" if it
-// is not. heard gets what else the engine says; it must not block.
-func (p *process) watch(heard func(message)) (gone string) {
+// is not. heard gets what else the engine says, and owns what comes with it; it must
+// not block.
+func (p *process) watch(heard func(message, passed)) (gone string) {
 	p.heeded.Store(true)
 	for {
-		m, err := p.next()
+		m, fds, err := p.nextPassed()
 		if errors.Is(err, errMessage) {
 			_ = p.process.Kill() // an engine of ours would not say that
 		}
@@ -117,7 +127,7 @@ func (p *process) watch(heard func(message)) (gone string) {
 		if m.Gone != "" {
 			gone = m.Gone
 		}
-		heard(m)
+		heard(m, fds)
 	}
 	<-p.exited
 	return gone

@@ -138,8 +138,13 @@ func (s *supervisor) republish(ctx context.Context) {
 }
 
 // hear notes what the engine says. There are few kinds of sockets, and a
-// request that is waiting already covers a second one.
-func (s *supervisor) hear(m message) {
+// request that is waiting already covers a second one. It owns fds.
+func (s *supervisor) hear(from *process, m message, fds passed) {
+	if m.Handed != nil {
+		s.handed(from, m.Handed, fds)
+		return
+	}
+	fds.close()
 	if m.Need != nil && m.Need.valid() {
 		select {
 		case s.needed <- *m.Need:

@@ -31,7 +31,7 @@ func TestHearNeed(t *testing.T) {
 		{socketRequest{}, false},
 	} {
 		s := &supervisor{needed: make(chan socketRequest, 1)}
-		s.hear(message{Need: &tt.r})
+		s.hear(nil, message{Need: &tt.r}, nil)
 		if got := len(s.needed) == 1; got != tt.want {
 			t.Errorf("%+v: got %v, want %v", tt.r, got, tt.want)
 		}

@@ -179,7 +179,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		id, answers := s.queries.add()
 		m.Answer.ID = id
-		s.hear(message{Answer: m.Answer})
+		s.hear(nil, message{Answer: m.Answer}, nil)
 		a := <-answers
 		if a.check() != nil {
 			return

@@ -18,6 +18,7 @@ const wireProtocol = 1
 type hello struct {
 	Protocol int
 	Version  string `json:",omitempty"` // the engine's, for people
+	Handover int    `json:",omitempty"` // the engine's handoverFormat; 0 knows none
 }
 
 // maxVersion is the longest version in bytes.
@@ -37,7 +38,8 @@ type restartRequest struct {
 
 // Restart replaces the engine by another one, of the program at the absolute path
 // binary, or of the same as now if that is "". The guest keeps its device, published
-// ports stay open, and flows are reset. The one that runs goes when the other is
+// ports stay open, connections of the shortcut go on where both programs can do that,
+// and other flows are reset. The one that runs goes when the other is
 // ready, and stays if that does not come up, which is the error. It wraps ErrNoEngine
 // if none runs, and ErrBusy if one is being replaced.
 func (i *Instance) Restart(ctx context.Context, binary string) error {
@@ -71,6 +73,11 @@ type replacement struct {
 	binary  *build
 	taken   chan struct{} // closed when it has taken over, or failed to
 	err     error         // why it failed to; valid once taken is closed
+
+	// Of what the one before hands over, for who reads what that says:
+	flows   int    // that it was given
+	last    uint64 // the highest id of those
+	refused bool   // it gets no more
 }
 
 // serveRestarts replaces the engine whenever it is asked to, until ctx ends.
@@ -108,8 +115,9 @@ func (s *supervisor) replace(ctx context.Context, launcher *launcher, path strin
 func (s *supervisor) exchange(ctx context.Context, r *replacement) error {
 	s.mu.Lock()
 	s.next = r
+	engine := s.engine
 	s.mu.Unlock()
-	s.stopEngine()
+	s.retire(ctx, engine, r)
 	select {
 	case <-r.taken:
 		if r.err != nil {
@@ -146,6 +154,7 @@ func (s *supervisor) prepareEngine(ctx context.Context, launcher *launcher, b *b
 		p.stop()
 		return nil, err
 	}
+	b.learn(p.handover)
 	return p, nil
 }
 
@@ -167,7 +176,7 @@ func (p *process) greet() error {
 	case m.Hello.Protocol != wireProtocol:
 		return &incompatible{m.Hello.Version, m.Hello.Protocol}
 	}
-	p.version = m.Hello.Version
+	p.version, p.handover = m.Hello.Version, m.Hello.Handover
 	return nil
 }
 
@@ -210,6 +219,7 @@ func (s *supervisor) replaced(ctx context.Context) bool {
 	}
 	s.countRestart()
 	s.events.tell(EventEngineReplaced, r.binary.String())
+	s.log.Debug("engine replaced", "program", r.binary.String(), "flows", r.flows)
 	s.setBinary(r.binary)
 	orphans := s.orphans(ctx)
 	if r.err = s.handOver(r.process); r.err != nil {

@@ -45,6 +45,7 @@ type message struct {
 	Ping      bool                 `json:",omitempty"` // a Pong is wanted
 	Orphans   []portfwd.Connection `json:",omitempty"` // of the guest, that an engine before had
 	Go        bool                 `json:",omitempty"` // with spec.Waits: packets are to move
+	Yield     bool                 `json:",omitempty"` // it is to hand over its connections, and to end
 
 	// First from the one, then from the other, if the engine is of another build
 	// perhaps; before all else.
@@ -64,6 +65,10 @@ type message struct {
 	Connect *connectRequest `json:",omitempty"` // to a Unix socket
 
 	Undiverted bool `json:",omitempty"` // the rules of the shortcut do nothing
+
+	// From the engine that yields, and to the one that waits: connections, with their
+	// descriptors.
+	Handed *handed `json:",omitempty"`
 
 	Answer  *answer     `json:",omitempty"` // to a query, or a part of one
 	Limited *flow.Proto `json:",omitempty"` // flows that met a limit
@@ -126,12 +131,23 @@ const (
 
 // send sends m, and files with it, which stay the caller's.
 func (w *wire) send(m message, files ...*os.File) error {
+	return withRights(files, func(rights []byte) error { return w.sendWith(m, rights) })
+}
+
+// sendPassed is send for descriptors that the runtime's poller does not know. They
+// stay the caller's.
+func (w *wire) sendPassed(m message, fds passed) error {
+	return w.sendWith(m, unix.UnixRights(fds...))
+}
+
+// sendWith is send with the control message as it is sent.
+func (w *wire) sendWith(m message, rights []byte) error {
 	b, err := m.encode()
 	if err != nil {
 		return err
 	}
 	for begun := time.Now(); ; time.Sleep(sendPause) {
-		err := w.sendBytes(b, files)
+		err := w.sendPacket(b, rights)
 		if !errors.Is(err, unix.ETOOMANYREFS) || time.Since(begun) > sendLongest {
 			return err
 		}
@@ -140,16 +156,19 @@ func (w *wire) send(m message, files ...*os.File) error {
 
 // sendBytes sends one packet, when there is room.
 func (w *wire) sendBytes(b []byte, files []*os.File) error {
+	return withRights(files, func(rights []byte) error { return w.sendPacket(b, rights) })
+}
+
+// sendPacket is sendBytes with the control message as it is sent.
+func (w *wire) sendPacket(b, rights []byte) error {
 	raw, err := w.file.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var sendErr error
-	err = withRights(files, func(rights []byte) error {
-		return raw.Write(func(fd uintptr) bool {
-			sendErr = unix.Sendmsg(int(fd), b, rights, nil, unix.MSG_NOSIGNAL)
-			return sendErr != unix.EAGAIN && sendErr != unix.EINTR
-		})
+	err = raw.Write(func(fd uintptr) bool {
+		sendErr = unix.Sendmsg(int(fd), b, rights, nil, unix.MSG_NOSIGNAL)
+		return sendErr != unix.EAGAIN && sendErr != unix.EINTR
 	})
 	if err != nil {
 		return err

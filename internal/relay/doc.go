@@ -15,7 +15,8 @@
 // once, and looks every 2 ms for what is less. While nothing but small messages goes
 // to and fro, the loop waits by itself instead of in the runtime's poller (see vigil).
 // Buffers and pipes are held only while a direction has bytes: an idle connection
-// costs its two descriptors.
+// costs its two descriptors. Another Mover, in another process perhaps, goes on where
+// one has ended: Keep and JoinPassed, with a pipe for what a direction holds.
 //
 // # Stream and socket
 //

@@ -2,6 +2,8 @@ package relay
 
 import (
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
 
 // A joint is one connection of a Mover: two sockets, and a way from each to the
@@ -11,7 +13,9 @@ type joint struct {
 	ways [2]way // ways[i] leads from ends[i] to the other
 	done func(inOrder bool)
 	loop *loop
-	slot uint32 // its place in the loop's table
+
+	owner Owner  // of Counters
+	slot  uint32 // its place in the loop's table
 
 	// dead is the way from an end that is dead. What that had sent still goes
 	// to the other, as far as it takes it at once; then both are reset.
@@ -32,6 +36,14 @@ type end struct {
 	// that came with the last bytes is not told a second time, and a read stops
 	// before urgent data.
 	exact bool
+}
+
+// events is what is asked for the socket.
+func (e *end) events() uint32 {
+	if e.armed {
+		return events | unix.EPOLLOUT
+	}
+	return events
 }
 
 // A way is one direction of a joint.
@@ -60,7 +72,7 @@ type way struct {
 }
 
 func newJoint(a, b int, count Counters, done func(bool)) *joint {
-	j := &joint{done: done}
+	j := &joint{done: done, owner: count.Owner}
 	j.ends[0].fd, j.ends[1].fd = int32(a), int32(b)
 	linger(a)
 	linger(b)

@@ -3,6 +3,7 @@ package relay
 import (
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -51,6 +52,9 @@ type loop struct {
 	gathering []*way
 
 	vigil vigil
+
+	keeps *atomic.Bool // Mover.keeps
+	kept  []Passed     // valid when run has returned
 
 	mu sync.Mutex
 	// +checklocks:mu
@@ -139,9 +143,9 @@ func (l *loop) add(j *joint) error {
 	s.age++
 	s.joint = j
 	// The lock keeps the loop from closing the one before the other is known.
-	err := l.control(unix.EPOLL_CTL_ADD, j, 0, s.age, events)
+	err := l.control(unix.EPOLL_CTL_ADD, j, 0, s.age, j.ends[0].events())
 	if err == nil {
-		if err = l.control(unix.EPOLL_CTL_ADD, j, 1, s.age, events); err != nil {
+		if err = l.control(unix.EPOLL_CTL_ADD, j, 1, s.age, j.ends[1].events()); err != nil {
 			_ = unix.EpollCtl(l.fd, unix.EPOLL_CTL_DEL, int(j.ends[0].fd), nil)
 		}
 	}
@@ -166,7 +170,7 @@ func (l *loop) arm(j *joint, side uint8) error {
 	l.mu.Lock()
 	age := l.slots[j.slot].age
 	l.mu.Unlock()
-	return l.control(unix.EPOLL_CTL_MOD, j, side, age, events|unix.EPOLLOUT)
+	return l.control(unix.EPOLL_CTL_MOD, j, side, age, e.events())
 }
 
 // remove gives up a joint's slot. It returns false if no joint is left.
@@ -220,14 +224,7 @@ func (l *loop) run() error {
 	_ = l.raw.Read(l.serve) // fails only after stop
 	l.vigil.keep(false)
 	l.stop()
-	l.mu.Lock()
-	slots := l.slots // nobody adds any more
-	l.mu.Unlock()
-	for _, s := range slots {
-		if s.joint != nil {
-			l.end(s.joint, false)
-		}
-	}
+	l.leave()
 	l.discard()
 	return l.err
 }

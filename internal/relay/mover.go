@@ -33,6 +33,7 @@ type MoverConfig struct {
 type Mover struct {
 	loops []*loop
 	next  atomic.Uint32 // number of the connection, which chooses the loop
+	keeps atomic.Bool   // see Keep
 }
 
 // NewMover returns a Mover without connections, whose Run is to be called once:
@@ -51,14 +52,14 @@ func NewMover(cfg MoverConfig) (*Mover, error) {
 			}
 			return nil, fmt.Errorf("relay: %w", err)
 		}
-		l.vigil.occupied, l.pipes.below = cfg.Occupied, cfg.Descriptors
+		l.vigil.occupied, l.pipes.below, l.keeps = cfg.Occupied, cfg.Descriptors, &m.keeps
 		m.loops = append(m.loops, l)
 	}
 	return m, nil
 }
 
-// Run moves bytes until ctx ends, then resets all connections and returns nil.
-// It fails only if epoll does. It owns two goroutines for each loop.
+// Run moves bytes until ctx ends, then resets all connections, but those that it is
+// to Keep, and returns nil. It fails only if epoll does. It owns two goroutines for each loop.
 func (m *Mover) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -28,6 +28,7 @@ type modelEnd struct {
 // A model is a connection of a Mover of which a schedule says what its peers do.
 type model struct {
 	ends    [2]modelEnd
+	joined  [2]int // the Mover's
 	count   [2]atomic.Int64
 	ended   chan bool
 	scratch []byte
@@ -36,19 +37,25 @@ type model struct {
 // octet is what stands at a position of what an end sends.
 func octet(side, at int) byte { return byte(at ^ at>>8 ^ at>>16 ^ side*0x5a) }
 
-// newModel joins two connections with small buffers.
-func newModel(t testing.TB, m *Mover) *model {
+// unjoined makes two connections with small buffers.
+func unjoined(t testing.TB) *model {
 	t.Helper()
 	s := &model{ended: make(chan bool, 1), scratch: make([]byte, 1<<18)}
-	var joined [2]int
 	for i := range s.ends {
-		joined[i], s.ends[i].fd = tcpPair(t)
-		for _, fd := range []int{joined[i], s.ends[i].fd} {
+		s.joined[i], s.ends[i].fd = tcpPair(t)
+		for _, fd := range []int{s.joined[i], s.ends[i].fd} {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10)
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10)
 		}
 	}
-	err := m.Join(joined[0], joined[1], Counters{Outbound: &s.count[0], Inbound: &s.count[1]}, func(inOrder bool) { s.ended <- inOrder })
+	return s
+}
+
+// newModel joins two connections.
+func newModel(t testing.TB, m *Mover) *model {
+	t.Helper()
+	s := unjoined(t)
+	err := m.Join(s.joined[0], s.joined[1], Counters{Outbound: &s.count[0], Inbound: &s.count[1]}, func(inOrder bool) { s.ended <- inOrder })
 	if err != nil {
 		t.Fatal(err)
 	}

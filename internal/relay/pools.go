@@ -61,8 +61,12 @@ func (p *buffers) give(b *[small]byte) {
 	}
 }
 
-// A pipe is empty whenever it is not in use. The zero pipe is none.
+// A pipe is empty whenever it is not in use. The zero pipe is none. One of which w is
+// none came with a connection: only what it holds can be read, and then it is closed.
 type pipe struct{ r, w int32 }
+
+// none is no descriptor.
+const none = -1
 
 // pipes are the pipes of one loop.
 type pipes struct {
@@ -121,7 +125,7 @@ func newPipe(large bool, below int) (pipe, bool) {
 
 // give takes an empty pipe back.
 func (p *pipes) give(q pipe) {
-	if len(p.spare) < sparePipes {
+	if len(p.spare) < sparePipes && q.w != none {
 		p.spare = append(p.spare, q)
 		return
 	}
@@ -130,8 +134,10 @@ func (p *pipes) give(q pipe) {
 
 // drop closes a pipe, empty or not.
 func (p *pipes) drop(q pipe) {
+	if q.w != none {
+		p.made--
+	}
 	q.close()
-	p.made--
 }
 
 // close closes the pipes that nobody holds.
@@ -142,7 +148,16 @@ func (p *pipes) close() {
 	p.spare = nil
 }
 
-func (p pipe) close() {
+func (p *pipe) close() {
 	unix.Close(int(p.r))
-	unix.Close(int(p.w))
+	p.closeWrite()
+}
+
+// closeWrite closes the end to be written, so that whoever has the other sees the end
+// of what it holds.
+func (p *pipe) closeWrite() {
+	if p.w != none {
+		unix.Close(int(p.w))
+		p.w = none
+	}
 }

@@ -200,7 +200,10 @@ func (t *Table) Open(k Key) (*Flow, error) { return t.OpenBy(k, ByFrames) }
 // OpenBy enters a flow that goes by w, or returns ErrFull at the protocol's limit
 // or the way's. The caller closes the flow. Two flows may have the same key for a
 // moment, when the guest uses a port again before the flow before is gone.
-func (t *Table) OpenBy(k Key, w Way) (*Flow, error) {
+func (t *Table) OpenBy(k Key, w Way) (*Flow, error) { return t.openAt(k, w, time.Now()) }
+
+// openAt is OpenBy for a flow that began at a time.
+func (t *Table) openAt(k Key, w Way, at time.Time) (*Flow, error) {
 	if k.Proto >= protos {
 		return nil, errors.New("open flow: unknown protocol")
 	}
@@ -217,7 +220,7 @@ func (t *Table) OpenBy(k Key, w Way) (*Flow, error) {
 		return nil, ErrFull
 	}
 	t.last++
-	f := &Flow{Key: k, ID: t.last, Opened: time.Now(), table: t}
+	f := &Flow{Key: k, ID: t.last, Opened: at, table: t}
 	f.way.Store(uint32(w))
 	t.live[k.Proto][w]++
 	t.flows[k.Proto][f] = struct{}{}

@@ -1,0 +1,81 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// yieldGrace is how long an engine may take from when it is asked to hand over its
+// connections until it is gone and the next one has them. It takes milliseconds; the
+// rest is for a machine that is out of breath. Nothing moves meanwhile.
+const yieldGrace = 3 * time.Second
+
+// retire ends the engine p, so that r takes over. If both understand it, p hands over
+// its connections before; what it has not done in time is reset.
+func (s *supervisor) retire(ctx context.Context, p *process, r *replacement) {
+	defer p.stop()
+	if p.handover != handoverFormat || r.process.handover != handoverFormat {
+		return
+	}
+	if p.wire.try(message{Yield: true}) != nil {
+		return // it is dead, or does not read
+	}
+	timer := time.NewTimer(yieldGrace)
+	defer timer.Stop()
+	select {
+	case <-r.taken:
+	case <-timer.C:
+		s.log.Warn("connections not handed over in time", "after", yieldGrace)
+	case <-s.kept:
+	case <-ctx.Done():
+	}
+}
+
+// handed passes connections on to the engine that waits to take over. An engine that
+// hands over what none of ours would is killed. It owns fds.
+func (s *supervisor) handed(from *process, h *handed, fds passed) {
+	r := s.heir()
+	if r == nil || r.refused {
+		fds.close() // nobody has asked for them
+		return
+	}
+	if err := h.check(fds, r.last); err != nil {
+		s.log.Warn("connections not handed over", "error", err)
+		r.refused = true
+		fds.close()
+		_ = from.process.Kill() // it is ours, or reaped
+		return
+	}
+	if n := len(h.Flows); n > 0 {
+		r.last = h.Flows[n-1].ID
+	}
+	defer fds.close()
+	if r.flows += len(h.Flows); r.flows > maxOrphans {
+		r.refused = true // more than there may be
+		return
+	}
+	if err := r.give(h, fds); err != nil {
+		s.log.Warn("connections not handed over", "error", err)
+		r.refused = true
+	}
+}
+
+// give sends connections to an engine that waits. One that does not read is not waited
+// for.
+func (r *replacement) give(h *handed, fds passed) error {
+	w := r.process.wire
+	_ = w.file.SetWriteDeadline(time.Now().Add(yieldGrace)) // it is a socket
+	defer w.file.SetWriteDeadline(time.Time{})
+	if err := w.sendPassed(message{Handed: h}, fds); err != nil {
+		return fmt.Errorf("hand over %d flows: %w", len(h.Flows), err)
+	}
+	return nil
+}
+
+// heir returns the engine that waits to take over, or nil.
+func (s *supervisor) heir() *replacement {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next
+}
