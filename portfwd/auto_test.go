@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"taproot/stack/flow"
@@ -389,4 +390,35 @@ func TestFollow(t *testing.T) {
 	settle.Until(t, "published again", func() bool { return rules(table, Inbound)[port] })
 	stop()
 	<-ended
+}
+
+// TestFollowSoon wants a rule to be there within 100 ms of a listener, whenever in
+// between two looks that comes, and to be gone as soon as it is.
+func TestFollowSoon(t *testing.T) {
+	const soon, step = 100 * time.Millisecond, time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		table, w := newFollowing(t)
+		first := freeRange(t, 1)
+		listening := Open{flow.TCP, netip.IPv4Unspecified(), first}
+		addAuto(t, table, AutoConfig{Listen: netip.AddrFrom4([4]byte{127, 0, 0, 1})})
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { table.Follow(ctx) })
+		defer wg.Wait()
+		defer stop()
+		for phase := range autoPeriod / step {
+			time.Sleep(phase * step)
+			for _, open := range [][]Open{{listening}, nil} {
+				w.set(nil, open...)
+				begun := time.Now()
+				for time.Since(begun) < soon && len(ofPorts(table)) != len(open) {
+					time.Sleep(step)
+					synctest.Wait()
+				}
+				if got := len(ofPorts(table)); got != len(open) {
+					t.Fatalf("phase %v: got %d rules, want %d within %v", phase*step, got, len(open), soon)
+				}
+			}
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -421,6 +422,26 @@ func TestManyPorts(t *testing.T) {
 	}
 	if got := settle.Descriptors(); got > before+10 {
 		t.Errorf("descriptors: got %d, want %d as before", got, before)
+	}
+}
+
+// TestManyPortsServed wants a rule of many ports to cost the engine a descriptor for
+// each, and nothing that waits for them one by one.
+func TestManyPortsServed(t *testing.T) {
+	const n, few = 2000, 10 // of the connection before, which may end late
+	b := newBench(t, flow.Config{})
+	wantEcho(t, dial(t, b.add(t, Rule{Proto: flow.TCP, Listen: addrPort("127.0.0.1:0")}).at("127.0.0.1"))) // all is there
+	settle.Until(t, "the flow's end", func() bool { return b.flows.Len(flow.TCP) == 0 })
+	descriptors, goroutines := settle.Descriptors(), runtime.NumGoroutine()
+	e := b.add(t, Rule{Proto: flow.TCP, Listen: addrPort("127.0.0.3:10000"), Ports: n})
+	if got := settle.Descriptors() - descriptors; got < 2*n-few || got > 2*n+few { // the Table's and the Publisher's
+		t.Errorf("descriptors: got %d more, want about %d", got, 2*n)
+	}
+	if got := runtime.NumGoroutine() - goroutines; got > 0 {
+		t.Errorf("goroutines: got %d more, want none", got)
+	}
+	for _, i := range []uint16{0, n / 2, n - 1} {
+		wantEcho(t, dial(t, netip.AddrPortFrom(e.Rule.Listen.Addr(), 10000+i)))
 	}
 }
 

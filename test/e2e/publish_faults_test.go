@@ -279,10 +279,94 @@ func TestPublishDescriptors(t *testing.T) {
 		if turned < limit {
 			t.Errorf("turned away: got %d clients of %d, want %d at least", turned, 2*limit, limit)
 		}
+		wantIdle(t, process(t, l, engineName).PID)
 		if _, err := old.Write([]byte("x")); err != nil {
 			t.Error(err)
 		}
 		wantByte(t, old)
+	})
+}
+
+// wantIdle wants a process to use less than half of a processor, of which one that
+// spins has all that it can get.
+func wantIdle(t *testing.T, pid int) {
+	t.Helper()
+	const window = time.Second
+	before, begun := processorTime(t, pid), time.Now()
+	<-time.After(window)
+	if got, most := processorTime(t, pid)-before, time.Since(begun)/2; got > most {
+		t.Errorf("processor time: got %v, want %v at most", got, most)
+	}
+}
+
+// processorTime returns what a process has used until now, in hundredths of a second:
+// utime and stime of proc(5).
+func processorTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), ") ") // behind the name
+	fields := strings.Fields(rest)
+	var ticks time.Duration
+	for _, field := range fields[11:13] {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * 10 * time.Millisecond // USER_HZ is 100
+}
+
+// TestPublishSilent: a client that connects and says nothing is seen by the guest's
+// program at once, stays, and is counted; one that does not read stays too. Both end
+// with their rule, if that is asked for.
+func TestPublishSilent(t *testing.T) {
+	bothWays(t, func(t *testing.T, l *lab.Lab, options []string) {
+		w := newWeb(t, l, append(options, "-p", "*:8080:80", "-p", "8081:81")...)
+		guest := networkOf(t, l, w.shell)
+		serveEchoes(t, guest, 81)
+		silent := guest.Listen("tcp", ":80")
+		silent.(*net.TCPListener).SetDeadline(time.Now().Add(lab.Patience))
+		var ends []net.Conn
+		for range 2 {
+			client := dialPublished(t, l.Outside, join(lab.Host4, 8080))
+			server, err := silent.Accept()
+			if err != nil {
+				t.Fatalf("a client that says nothing: %v", err)
+			}
+			defer server.Close()
+			if got, want := server.RemoteAddr().String(), client.LocalAddr().String(); got != want {
+				t.Errorf("client: got %s, want %s", got, want)
+			}
+			server.SetDeadline(time.Now().Add(lab.Patience))
+			ends = append(ends, client, server)
+		}
+		unread := make(chan error, 1)
+		go func() {
+			_, err := ends[1].Write(make([]byte, 64<<20))
+			unread <- err
+		}()
+		wantCall(t, l.Host, "tcp", "127.0.0.1:8081", "81 "+gateway4)
+		answer, _ := w.ask("GET", "/v1/rules/1", "")
+		if counters, _ := answer["counters"].(map[string]any); counters["live"] != 2.0 || counters["bytes_to_target"] != 0.0 {
+			t.Errorf("counters: got %v, want two flows and no byte to the target", answer["counters"])
+		}
+		w.ctl("unpublish", "--kill", "1")
+		for i, c := range ends {
+			_, err := io.Copy(io.Discard, c)
+			if i == 1 {
+				err = errors.Join(err, <-unread) // one of them is told
+			}
+			if !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("end %d: got %v, want %v", i, err, syscall.ECONNRESET)
+			}
+		}
+		if answer, status := w.ask("GET", "/v1/rules/1", ""); status != 404 {
+			t.Errorf("the rule: got %v, want it gone", answer)
+		}
 	})
 }
 
