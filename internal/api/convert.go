@@ -99,7 +99,7 @@ func flowOf(f *flow.Info) Flow {
 // left out.
 func infoOf(st *engine.Status) Info {
 	return Info{
-		Engine: Engine{string(st.Engine), st.Since, st.Restarts, st.Binary, st.Why},
+		Engine: Engine{string(st.Engine), st.Since, st.Restarts, st.Binary, st.RolledBack, st.Why},
 		Guest: Guest{
 			PID: st.Process, NetNS: st.Path, NetNSInode: st.NetNS,
 			Interface: st.Interface, MTU: st.MTU, Offload: st.Offload,

@@ -21,11 +21,12 @@ type Info struct {
 
 // An Engine is how the engine does.
 type Engine struct {
-	State    string    `json:"state"` // "starting", "running" or "gone"
-	Since    time.Time `json:"since"` // of State
-	Restarts int       `json:"restarts"`
-	Binary   string    `json:"binary,omitempty"` // what engines are made of; left out for the instance's own program
-	Why      string    `json:"why,omitempty"`    // what the engine before died of, or the network
+	State      string    `json:"state"` // "starting", "running" or "gone"
+	Since      time.Time `json:"since"` // of State
+	Restarts   int       `json:"restarts"`
+	Binary     string    `json:"binary,omitempty"`      // what engines are made of; left out for the instance's own program
+	RolledBack string    `json:"rolled_back,omitempty"` // the program before Binary that did not last, and why
+	Why        string    `json:"why,omitempty"`         // what the engine before died of, or the network
 }
 
 // A Guest is the guest's network.

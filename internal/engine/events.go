@@ -11,15 +11,16 @@ type EventKind string
 // The kinds of events, besides the changes of rules, of which portfwd.Table
 // tells.
 const (
-	EventEngineDied     EventKind = "engine-died"
-	EventEngineStarted  EventKind = "engine-started"  // again
-	EventEngineReplaced EventKind = "engine-replaced" // as it was asked for
-	EventNetworkGone    EventKind = "network-gone"
-	EventNetworkChanged EventKind = "network-changed" // the guest's
-	EventHostChanged    EventKind = "host-changed"    // its addresses or resolvers
-	EventShortcutOn     EventKind = "shortcut-on"
-	EventShortcutOff    EventKind = "shortcut-off"
-	EventFlowLimit      EventKind = "flow-limit"
+	EventEngineDied       EventKind = "engine-died"
+	EventEngineStarted    EventKind = "engine-started"     // again
+	EventEngineReplaced   EventKind = "engine-replaced"    // as it was asked for
+	EventEngineRolledBack EventKind = "engine-rolled-back" // to the program before
+	EventNetworkGone      EventKind = "network-gone"
+	EventNetworkChanged   EventKind = "network-changed" // the guest's
+	EventHostChanged      EventKind = "host-changed"    // its addresses or resolvers
+	EventShortcutOn       EventKind = "shortcut-on"
+	EventShortcutOff      EventKind = "shortcut-off"
+	EventFlowLimit        EventKind = "flow-limit"
 )
 
 // An Event is something that happened to an instance.

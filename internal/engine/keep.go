@@ -88,6 +88,7 @@ func (s *supervisor) keep(ctx context.Context, launcher *launcher) {
 		}
 		why := cmp.Or(unborn, engine.err, errEnded)
 		s.died(why)
+		s.rollBack(why)
 		now := time.Now()
 		deaths = append(deaths, now)
 		for now.Sub(deaths[0]) > restartWindow {

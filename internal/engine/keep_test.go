@@ -77,6 +77,13 @@ func newBeating(t *testing.T, script string, beat time.Duration) *keeping {
 	return k
 }
 
+// endTrial makes the program that engines are made of one that has lasted.
+func (k *keeping) endTrial() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.trial.until = time.Now()
+}
+
 // TestKeep wants an engine that dies to be started again, whenever it does.
 func TestKeep(t *testing.T) {
 	for script, lives := range map[string]int{
@@ -171,6 +178,7 @@ func TestUnborn(t *testing.T) {
 	}
 	b.file.Close() // cannot be executed
 	k.setBinary(b)
+	k.endTrial()
 	if err := k.current().process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -132,6 +132,9 @@ func fakeEngine() int {
 	case "answer", "busy", "bad-answer", "endless", "answer-dies":
 		_ = w.send(message{Ready: true})
 		return answerAs(w, word)
+	case "take-die", "take-silent": // when it has taken over
+		_ = w.send(message{Ready: true})
+		return takeOver(w, word)
 	case "gone":
 		_ = w.send(message{Ready: true})
 		_ = w.send(message{Gone: "deleted"})
@@ -141,6 +144,24 @@ func fakeEngine() int {
 	for {
 		if m, err := heed(w); err != nil || m.Yield {
 			return 0
+		}
+	}
+}
+
+// takeOver waits to take over, and fails then. Before, and if it need not wait, it does
+// what it should.
+func takeOver(w *wire, word string) int {
+	for {
+		m, err := heed(w)
+		switch {
+		case err != nil || m.Yield:
+			return 0
+		case m.Go && word == "take-die":
+			return 4
+		case m.Go:
+			stop := make(chan os.Signal, 1)
+			signal.Notify(stop, syscall.SIGTERM)
+			<-stop
 		}
 	}
 }

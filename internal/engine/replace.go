@@ -40,7 +40,9 @@ type restartRequest struct {
 // binary, or of the same as now if that is "". The guest keeps its device, published
 // ports stay open, connections of the shortcut go on where both programs can do that,
 // and other flows are reset. The one that runs goes when the other is
-// ready, and stays if that does not come up, which is the error. It wraps ErrNoEngine
+// ready, and stays if that does not come up, which is the error. One that ends before it
+// has given a sign of life is an error as well; if it or the next ones of another program
+// die soon, engines are made of the program before again. The error wraps ErrNoEngine
 // if none runs, and ErrBusy if one is being replaced.
 func (i *Instance) Restart(ctx context.Context, binary string) error {
 	s := i.supervisor
@@ -115,7 +117,7 @@ func (s *supervisor) replace(ctx context.Context, launcher *launcher, path strin
 func (s *supervisor) exchange(ctx context.Context, r *replacement) error {
 	s.mu.Lock()
 	s.next = r
-	engine := s.engine
+	engine, isOther := s.engine, r.binary != s.binary
 	s.mu.Unlock()
 	s.retire(ctx, engine, r)
 	select {
@@ -123,7 +125,7 @@ func (s *supervisor) exchange(ctx context.Context, r *replacement) error {
 		if r.err != nil {
 			return fmt.Errorf("the other engine did not take over: %w", r.process.ended(r.err))
 		}
-		return nil
+		return s.prove(ctx, r.process, isOther)
 	case <-s.kept:
 	case <-ctx.Done():
 	}
@@ -280,13 +282,4 @@ func (s *supervisor) binaryNow() *build {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.binary
-}
-
-// setBinary sets what engines are from now on.
-func (s *supervisor) setBinary(b *build) {
-	old := s.binaryNow()
-	s.mu.Lock()
-	s.binary = b
-	s.mu.Unlock()
-	old.closeUnless(b)
 }

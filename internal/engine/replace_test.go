@@ -79,6 +79,7 @@ func TestReplace(t *testing.T) {
 	if err := k.restartNow(t, ""); err != nil {
 		t.Fatal(err)
 	}
+	k.endTrial()
 	if err := k.current().process.Kill(); err != nil {
 		t.Fatal(err)
 	}

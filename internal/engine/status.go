@@ -20,11 +20,12 @@ const (
 
 // A Status is what an instance is and how it does. Its slices are the caller's.
 type Status struct {
-	Engine   EngineState
-	Since    time.Time // of Engine
-	Restarts int       // of the engine
-	Binary   string    // what engines are made of; "" for the supervisor's own program
-	Why      string    // what the engine before died of, or the network; "" if none did
+	Engine     EngineState
+	Since      time.Time // of Engine
+	Restarts   int       // of the engine
+	Binary     string    // what engines are made of; "" for the supervisor's own program
+	RolledBack string    // the program before Binary that did not last, and why; "" if none
+	Why        string    // what the engine before died of, or the network; "" if none did
 
 	// Process is the process id that the guest was entered by, 0 if that was not
 	// a process. Path is that of its network namespace, "" if only a device is
@@ -52,7 +53,7 @@ type Status struct {
 func (s *supervisor) status() Status {
 	s.mu.Lock()
 	network := s.network
-	st := Status{Engine: s.state, Since: s.since, Restarts: s.restarts, Binary: s.binary.String(), Why: s.why, SandboxSteps: slices.Clone(s.sandbox)}
+	st := Status{Engine: s.state, Since: s.since, Restarts: s.restarts, Binary: s.binary.String(), RolledBack: s.rolledBack, Why: s.why, SandboxSteps: slices.Clone(s.sandbox)}
 	if s.forgone.Name != "" {
 		st.SandboxSteps = append(st.SandboxSteps, s.forgone)
 	}

@@ -75,6 +75,12 @@ type supervisor struct {
 	// binary is what engines are made of.
 	// +checklocks:mu
 	binary *build
+	// trial is what there was before binary.
+	// +checklocks:mu
+	trial trial
+	// rolledBack is which program failed last, and why.
+	// +checklocks:mu
+	rolledBack string
 	// next is the engine that waits to take over.
 	// +checklocks:mu
 	next *replacement
@@ -117,7 +123,7 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer thread.Wait()
 	defer release()
 	defer s.undivert()
-	defer s.setBinary(nil)
+	defer s.closeBinaries()
 	defer wg.Wait()
 	defer s.stopEngine()
 	defer cancel()

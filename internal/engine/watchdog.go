@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync"
@@ -34,6 +35,19 @@ type signs struct {
 	asked uint64 // questions that it got
 	// +checklocks:mu
 	answered uint64 // asked at most
+	// told is closed by the next answer, unless it is nil.
+	// +checklocks:mu
+	told chan struct{}
+}
+
+// next returns what is closed when the next answer comes.
+func (s *signs) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told == nil {
+		s.told = make(chan struct{})
+	}
+	return s.told
 }
 
 // ask counts the question that put delivers, if it does.
@@ -53,6 +67,10 @@ func (s *signs) answer() {
 	defer s.mu.Unlock()
 	if s.answered < s.asked {
 		s.answered++
+		if s.told != nil {
+			close(s.told)
+			s.told = nil
+		}
 	}
 }
 
@@ -98,6 +116,9 @@ func (p *pulse) note(now time.Time, heard uint64, beat time.Duration) int {
 	p.last, p.heard = now, heard
 	return p.missed
 }
+
+// beatLength returns how often an engine is asked.
+func (s *supervisor) beatLength() time.Duration { return cmp.Or(s.beat, watchBeat) }
 
 // watchOver asks an engine that has got its work for signs of life, and kills it
 // when it gives none. It returns when the engine is gone, or was told to go.

@@ -70,7 +70,7 @@ func (x *ctl) printInfo(i *api.Info) {
 	lines := [][]string{
 		{"name", i.Name}, {"process", strconv.Itoa(i.PID)}, {"version", i.Version}, {"age", age(i.Started)}, {"socket", i.Socket},
 		{"engine", fmt.Sprintf("%s for %s, started again %d times", i.Engine.State, age(i.Engine.Since), i.Engine.Restarts) + because(i.Engine.Why)},
-		{"program", i.Engine.Binary},
+		{"program", i.Engine.Binary}, {"rolled back", i.Engine.RolledBack},
 		{"namespace", namespaceText(&i.Guest)},
 		{"device", fmt.Sprintf("%s, MTU %d, offload %s", i.Guest.Interface, i.Guest.MTU, onOff(i.Guest.Offload))},
 		{"addresses", join(i.Guest.Addresses)}, {"gateway", join(i.Guest.Gateways)}, {"resolver", join(i.Guest.Resolvers)},

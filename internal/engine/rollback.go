@@ -1,0 +1,96 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// trialBeats is for how many beats of the watchdog another program is on trial after it
+// has taken over: one that says nothing is killed within four, and most of what is
+// wrong with a build shows at once. It is no longer than that: whoever can end engines
+// by what the guest sends would otherwise choose which build there is.
+const trialBeats = 5
+
+// A trial is what there is to go back to from a program that engines are made of.
+type trial struct {
+	before *build // the program before, nil for our own; or one that has failed
+	until  time.Time
+	on     bool
+}
+
+// setBinary sets what engines are from now on. Another program than before is on trial
+// first: if its engine dies soon, engines are made of the one before again.
+func (s *supervisor) setBinary(b *build) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b == s.binary {
+		return
+	}
+	s.trial.before.closeUnless(b)
+	s.trial = trial{before: s.binary, until: time.Now().Add(trialBeats * s.beatLength()), on: true}
+	s.binary, s.rolledBack = b, ""
+}
+
+// closeBinaries closes all programs. No engine is started any more.
+func (s *supervisor) closeBinaries() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trial.before.closeUnless(s.binary)
+	s.binary.closeUnless(nil)
+	s.trial, s.binary = trial{}, nil
+}
+
+// rollBack has engines made of the program before again, if the one of now, whose
+// engine has died, is on trial.
+func (s *supervisor) rollBack(why error) {
+	s.mu.Lock()
+	t := &s.trial
+	if !t.on || time.Now().After(t.until) {
+		t.on = false
+		s.mu.Unlock()
+		return
+	}
+	failed := s.binary
+	s.binary, t.before, t.on = t.before, failed, false // which somebody may be starting: it is closed later
+	s.rolledBack = fmt.Sprintf("%s: %v", nameOf(failed), why)
+	story, now := s.rolledBack, s.binary
+	s.mu.Unlock()
+	s.log.Warn("engines are made of the program before again", "program", nameOf(now), "failed", nameOf(failed), "error", why)
+	s.events.tell(EventEngineRolledBack, story)
+}
+
+// nameOf names a program for people.
+func nameOf(b *build) string {
+	if b == nil {
+		return "the instance's own program"
+	}
+	return b.path
+}
+
+// prove waits until an engine that has taken over has given a sign of life. The error
+// is why it has not.
+func (s *supervisor) prove(ctx context.Context, p *process, isOther bool) error {
+	answered := p.signs.next()
+	err := p.signs.ask(func() error { return p.wire.try(message{Ping: true}) })
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		s.log.Debug("engine not asked", "error", err) // it is dead, which is seen below
+	}
+	select {
+	case <-answered:
+		return nil
+	case <-p.exited:
+	case <-s.kept:
+		return ErrNoEngine
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	err = fmt.Errorf("the other engine has taken over and ended: %w", p.ended(errEnded))
+	if isOther {
+		return fmt.Errorf("%w; engines are made of the program before again", err)
+	}
+	return err
+}
