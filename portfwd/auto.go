@@ -64,8 +64,9 @@ type AutoConfig struct {
 	Period time.Duration
 }
 
-// rule returns the rule of a port.
-func (c *AutoConfig) rule(port uint16) Rule {
+// Rule returns the rule of a port; with port 0 it is what the rules of all ports
+// have in common.
+func (c *AutoConfig) Rule(port uint16) Rule {
 	return Rule{
 		Direction: c.Direction, Proto: c.Proto, Listen: netip.AddrPortFrom(c.Listen, port),
 		Local: c.Local, Source: c.Source, Device: c.Device, Loopback: c.Loopback, Freebind: c.Freebind,
@@ -92,7 +93,7 @@ type auto struct {
 // AddAuto adds an automatic rule, whose ports are published as long as Follow
 // runs, and returns its id. Remove removes it and the rules of its ports.
 func (t *Table) AddAuto(ctx context.Context, c AutoConfig) (id int, err error) {
-	r := c.rule(0)
+	r := c.Rule(0)
 	if err := r.check(); err != nil {
 		return 0, err
 	}
@@ -371,7 +372,7 @@ func (c *AutoConfig) reaches(address netip.Addr) bool {
 // recently that failed. One that somebody has removed does not come back as long
 // as the same listener is there.
 func (t *Table) publishAuto(ctx context.Context, by int, a *auto, port uint16) {
-	r := a.rule(port)
+	r := a.Rule(port)
 	if _, ok := a.have[port]; ok || time.Now().Before(a.retry[port]) || t.taken(r) {
 		return
 	}

@@ -242,7 +242,7 @@ func FuzzParsePublish(f *testing.F) {
 			}
 		}
 		for _, a := range p.Auto {
-			spec := Entry{Rule: a.rule(0), Follows: true, Allow: a.Allow}.Spec()
+			spec := Entry{Rule: a.Rule(0), Follows: true, Allow: a.Allow}.Spec()
 			again, err := ParsePublish(spec, SourcePreserve)
 			if a.Allow.None() != (spec == "") || spec != "" && (err != nil || !reflect.DeepEqual(again, Published{Auto: []AutoConfig{a}})) {
 				t.Errorf("%q: %q: got %+v, %v, want %+v", text, spec, again, err, a)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -20,7 +21,7 @@ const (
 func ruleOf(e *portfwd.Entry, stats map[int]flow.RuleStats) Rule {
 	r := Rule{
 		ID: e.ID, RuleSpec: SpecOf(&e.Rule), Spec: e.Spec(),
-		By: e.By, Auto: e.By != 0, State: e.State.String(), Error: e.Err, Bound: e.Bound,
+		By: e.By, State: e.State.String(), Error: e.Err, Bound: e.Bound,
 	}
 	if e.Follows {
 		r.Follows, r.Ports = e.Allow.String(), 0
@@ -80,6 +81,36 @@ func (s *RuleSpec) Rule() (portfwd.Rule, error) {
 	var err error
 	r.Source, err = portfwd.ParseSourceMode(s.Source)
 	return r, err
+}
+
+// AutoSpecOf returns what an automatic rule says.
+func AutoSpecOf(c *portfwd.AutoConfig) RuleSpec {
+	r := c.Rule(0)
+	s := SpecOf(&r)
+	s.Ports, s.Follows = 0, c.Allow.String()
+	return s
+}
+
+// errFollows says that a rule with Follows says too much.
+var errFollows = errors.New("follows: only together with direction, proto, address of listen, local, device, source, loopback and freebind")
+
+// Auto returns the automatic rule that is meant by one with Follows.
+func (s *RuleSpec) Auto() (portfwd.AutoConfig, error) {
+	r, err := s.Rule()
+	if err != nil {
+		return portfwd.AutoConfig{}, err
+	}
+	c := portfwd.AutoConfig{
+		Direction: r.Direction, Proto: r.Proto, Listen: r.Listen.Addr(),
+		Local: r.Local, Device: r.Device, Source: r.Source, Loopback: r.Loopback, Freebind: r.Freebind,
+	}
+	if r != c.Rule(0) {
+		return portfwd.AutoConfig{}, errFollows
+	}
+	if err := c.Allow.UnmarshalText([]byte(s.Follows)); err != nil {
+		return portfwd.AutoConfig{}, fmt.Errorf("follows: %w", err)
+	}
+	return c, nil
 }
 
 // flowOf returns how a flow is shown.

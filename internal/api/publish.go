@@ -103,16 +103,26 @@ func (p *Publication) published(source portfwd.SourceMode) (all portfwd.Publishe
 		all.Rules = append(all.Rules, rules...)
 	}
 	for i := range p.Rules {
-		r, err := p.Rules[i].Rule()
-		if err != nil {
+		if err := p.Rules[i].addTo(&all); err != nil {
 			return all, badRequest("rules: %d: %v", i, err)
 		}
-		all.Rules = append(all.Rules, r)
 	}
 	if n := len(all.Rules) + len(all.Auto); n == 0 || n > maxPublished {
 		return all, badRequest("%d rules, want 1 to %d", n, maxPublished)
 	}
 	return all, nil
+}
+
+// addTo adds the rule that is meant.
+func (s *RuleSpec) addTo(all *portfwd.Published) error {
+	if s.Follows != "" {
+		c, err := s.Auto()
+		all.Auto = append(all.Auto, c)
+		return err
+	}
+	r, err := s.Rule()
+	all.Rules = append(all.Rules, r)
+	return err
 }
 
 // A wordsError is what is wrong with the text of a rule.

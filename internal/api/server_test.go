@@ -20,7 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taproot/internal/engine"
+	"taproot/portfwd"
 	"taproot/stack/flow"
+	"taproot/stack/policy"
 	"taproot/test/settle"
 )
 
@@ -85,6 +87,30 @@ func TestPublishAuto(t *testing.T) {
 	}
 }
 
+// TestPublishFollows wants an automatic rule that was said field by field to be said
+// the same.
+func TestPublishFollows(t *testing.T) {
+	b := newBench(t)
+	for _, want := range []portfwd.AutoConfig{
+		{Proto: flow.UDP, Allow: policy.AllPorts()},
+		{Direction: portfwd.Outbound, Allow: policy.PortRange(80, 90)},
+		{Listen: netip.MustParseAddr("127.0.0.1"), Device: "lo", Freebind: true, Source: portfwd.SourceGateway, Allow: policy.PortRange(80, 80)},
+		{Local: true, Loopback: true},
+	} {
+		asked := AutoSpecOf(&want)
+		added, err := b.Publish(t.Context(), Publication{Rules: []RuleSpec{asked}})
+		if err != nil || len(added.Rules) != 1 {
+			t.Fatalf("%+v: got %+v and error %v, want one rule", want, added, err)
+		}
+		if r := added.Rules[0]; r.RuleSpec != asked || r.State != "following" {
+			t.Errorf("got %+v, want %+v", r, asked)
+		}
+		if got, err := added.Rules[0].Auto(); err != nil || got != want {
+			t.Errorf("got %+v and error %v, want %+v", got, err, want)
+		}
+	}
+}
+
 // TestPublishNothing wants nothing left of what cannot be published as a whole,
 // and to be told why.
 func TestPublishNothing(t *testing.T) {
@@ -107,6 +133,10 @@ func TestPublishNothing(t *testing.T) {
 		{Publication{Rules: []RuleSpec{{Proto: "icmp"}}}, CodeBadRequest},
 		{Publication{Rules: []RuleSpec{{Direction: "up"}}}, CodeBadRequest},
 		{Publication{Rules: []RuleSpec{{Ports: -1}}}, CodeBadRequest},
+		{Publication{Rules: []RuleSpec{{Follows: "8000", Ports: 1}}}, CodeBadRequest},
+		{Publication{Rules: []RuleSpec{{Follows: "8000", Target: End{Port: 80}}}}, CodeBadRequest},
+		{Publication{Rules: []RuleSpec{{Follows: "x"}}}, CodeBadRequest},
+		{Publication{Rules: []RuleSpec{{Follows: "all"}}, Adopt: true}, CodeBadRequest},
 		{Publication{Publish: []string{"127.0.0.1::80", fmt.Sprintf("127.0.0.1:%d:80", port)}}, CodeConflict},
 		{Publication{Publish: []string{"80"}, Adopt: true}, CodeBadRequest},
 	} {

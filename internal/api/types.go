@@ -84,6 +84,12 @@ type RuleSpec struct {
 	Freebind  bool   `json:"freebind,omitempty"`
 	Wait      bool   `json:"wait,omitempty"`
 	Weak      bool   `json:"weak,omitempty"`
+
+	// Follows makes the rule an automatic one: the ports that it may publish, as
+	// "80,8000-8999", "all" or "none"; "" for others. It has no ports of its own:
+	// each is a rule whose By is the automatic one's id, and which is there as long
+	// as somebody listens.
+	Follows string `json:"follows,omitempty"`
 }
 
 // A Rule is a published port.
@@ -95,13 +101,7 @@ type Rule struct {
 	// say it.
 	Spec string `json:"spec,omitempty"`
 
-	// Follows are the ports that an automatic rule may publish, as "80,8000-8999",
-	// "all" or "none"; "" for others. It has no ports of its own: each is a rule
-	// whose By is the automatic one's id, and which is there as long as somebody
-	// listens.
-	Follows string `json:"follows,omitempty"`
-	By      int    `json:"by,omitempty"`
-	Auto    bool   `json:"auto,omitempty"` // there is a By
+	By int `json:"by,omitempty"` // id of the automatic rule that it is a port of
 
 	State    string    `json:"state"` // "open", "waiting", "refusing" or "following"
 	Error    string    `json:"error,omitempty"`

@@ -100,6 +100,27 @@ func TestPesto(t *testing.T) {
 	watch.Wait()
 }
 
+// TestPestoAuto: auto that is added later follows what listens, and takes back what it
+// has published.
+func TestPestoAuto(t *testing.T) {
+	t.Parallel()
+	p := newPesto(t)
+	serveEchoes(t, p.container.Namespace, 8000, 8001)
+	serveName(t, p.Host, "tcp", "127.0.0.1:99", "host")
+	p.run(0, "-A", "-t", "8000-8010,~8001,auto", "-u", "auto", "-T", "99,auto")
+	awaitCall(t, p.Outside, "tcp", join(lab.Host4, 8000), "8000 "+lab.Outside4)
+	awaitCall(t, p.Outside, "udp", join(lab.Host4, 8001), "8001 "+lab.Outside4)
+	awaitCall(t, p.container.Namespace, "tcp", "127.0.0.1:99", "host 127.0.0.1")
+	wantNobody(t, p.Outside, "tcp", join(lab.Host4, 8001))
+	wantContains(t, "pesto --show", p.run(0, "--show"), "-t 8000,8002-8010,auto", "-t 8000  # auto", "-T 99,auto")
+	p.run(0, "-D", "-t", "8000-8010,~8001,auto", "-A", "-t", "8080:8000")
+	wantNobody(t, p.Outside, "tcp", join(lab.Host4, 8000))
+	wantCall(t, p.Outside, "tcp", join(lab.Host4, 8080), "8000 "+lab.Outside4)
+	p.run(0, "-C", "HOST", "-C", "SPLICE")
+	wantNobody(t, p.Outside, "udp", join(lab.Host4, 8001))
+	wantSame(t, "pesto --show", strings.Fields(p.run(0, "--show")), []string{"HOST", "SPLICE"})
+}
+
 // TestPestoWay: connections to ports that came later are flows of their rules,
 // take the way of those that were there, and outlive their rule.
 func TestPestoWay(t *testing.T) {

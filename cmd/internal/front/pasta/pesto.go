@@ -49,9 +49,8 @@ const (
 
 // Causes that are about the whole of a command line, or one of its words.
 var (
-	errNoPath   = errors.New("PATH of pasta's control socket expected")
-	errNoTable  = errors.New("no such table, want " + tableHost + " or " + tableSplice)
-	errAutoLate = errors.New("pesto leaves automatic ports alone; taproot ctl PATH publish auto adds them")
+	errNoPath  = errors.New("PATH of pasta's control socket expected")
+	errNoTable = errors.New("no such table, want " + tableHost + " or " + tableSplice)
 )
 
 // PestoMain runs the command line args, without the program's name, which is
@@ -154,9 +153,6 @@ func (p *pesto) addSpec(mode action, i int, text string, ephemeral portRange) er
 	if err := checkOutward(spec); err != nil && on.direction == portfwd.Outbound {
 		return &specError{text, err}
 	}
-	if spec.auto {
-		return &specError{text, errAutoLate}
-	}
 	if mode == actionReplace {
 		if !p.touched(on.direction) {
 			p.clear(on.direction)
@@ -164,7 +160,12 @@ func (p *pesto) addSpec(mode action, i int, text string, ephemeral portRange) er
 		mode = actionAdd
 	}
 	// What pasta's own options say of all rules, pasta adds: see completed.
-	if what := new(options).publication(on, spec, ephemeral); what != nil {
+	what := new(options).publication(on, spec, ephemeral)
+	if spec.auto {
+		follower := new(options).follower(on, spec, ephemeral)
+		what = []publication{{option: spec.option, text: text, auto: &follower}}
+	}
+	if what != nil {
 		p.steps = append(p.steps, step{mode, on.direction, what})
 	}
 	return nil

@@ -1,6 +1,7 @@
 package pasta
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type change struct {
 type item struct {
 	id   int
 	rule portfwd.Rule
+	auto *portfwd.AutoConfig // of an automatic one; rule has no port then
 }
 
 // An absentError says that a rule is to be deleted that is not there.
@@ -37,19 +39,18 @@ func (e *absentError) Error() string {
 // Hint says how to find out.
 func (e *absentError) Hint() string { return "pesto --show lists the rules; one is deleted as a whole" }
 
-// change carries the steps out, all or none. Automatic rules and those of their
-// ports are left alone.
+// change carries the steps out, all or none.
 func (p *pesto) change(ctx context.Context, c *api.Client, rules []api.Rule) error {
 	var way change
 	for i := range rules {
-		if rules[i].Auto || rules[i].Follows != "" {
-			continue
+		if rules[i].By != 0 {
+			continue // it comes and goes with that one
 		}
-		r, err := rules[i].Rule()
+		it, err := itemOf(&rules[i])
 		if err != nil {
 			return err
 		}
-		way.live = append(way.live, item{rules[i].ID, r})
+		way.live = append(way.live, it)
 	}
 	for _, s := range p.steps {
 		if err := way.take(s); err != nil {
@@ -57,6 +58,16 @@ func (p *pesto) change(ctx context.Context, c *api.Client, rules []api.Rule) err
 		}
 	}
 	return way.carryOut(ctx, c)
+}
+
+// itemOf returns a rule of the instance as it is compared.
+func itemOf(r *api.Rule) (item, error) {
+	if r.Follows != "" {
+		c, err := r.Auto()
+		return item{r.ID, c.Rule(0), &c}, err
+	}
+	rule, err := r.Rule()
+	return item{r.ID, rule, nil}, err
 }
 
 // take plans a step.
@@ -83,14 +94,26 @@ func (w *change) clear(d portfwd.Direction) {
 		}
 		return i.rule.Direction == d
 	})
-	w.add = slices.DeleteFunc(w.add, func(p publication) bool { return p.rules[0].Direction == d })
+	w.add = slices.DeleteFunc(w.add, func(p publication) bool { return p.direction() == d })
+}
+
+// direction returns the direction of all that is published.
+func (p *publication) direction() portfwd.Direction {
+	if p.auto != nil {
+		return p.auto.Direction
+	}
+	return p.rules[0].Direction
 }
 
 // insert puts rules in. Those that were taken out come back.
 func (w *change) insert(p publication) {
+	if p.auto != nil {
+		w.insertAuto(p)
+		return
+	}
 	var rest []portfwd.Rule
 	for _, r := range p.rules {
-		i := slices.IndexFunc(w.gone, func(i item) bool { return sameRule(i.rule, r) && i.rule.Local == r.Local })
+		i := slices.IndexFunc(w.gone, func(i item) bool { return i.auto == nil && sameRule(i.rule, r) && i.rule.Local == r.Local })
 		if i < 0 {
 			rest = append(rest, r)
 			continue
@@ -105,6 +128,9 @@ func (w *change) insert(p publication) {
 
 // remove takes rules out: each, or if the publication is weak at least one.
 func (w *change) remove(p publication) error {
+	if p.auto != nil {
+		return w.removeAuto(p)
+	}
 	found := 0
 	for _, r := range p.rules {
 		if w.removeRule(r) {
@@ -119,7 +145,7 @@ func (w *change) remove(p publication) error {
 
 // removeRule takes one rule out, if it is there.
 func (w *change) removeRule(r portfwd.Rule) bool {
-	if i := slices.IndexFunc(w.live, func(i item) bool { return sameRule(i.rule, r) }); i >= 0 {
+	if i := slices.IndexFunc(w.live, func(i item) bool { return i.auto == nil && sameRule(i.rule, r) }); i >= 0 {
 		w.gone, w.live = append(w.gone, w.live[i]), slices.Delete(w.live, i, i+1)
 		return true
 	}
@@ -163,6 +189,8 @@ func (w *change) carryOut(ctx context.Context, c *api.Client) error {
 			return errors.Join(err, w.restore(ctx, to, w.gone[:i]))
 		}
 	}
+	// Automatic ones come last: what is named is there before others publish it.
+	slices.SortStableFunc(w.add, func(a, b publication) int { return cmp.Compare(a.late(), b.late()) })
 	if err := publish(ctx, to, w.add); err != nil {
 		return errors.Join(err, w.restore(ctx, to, w.gone))
 	}
@@ -178,7 +206,13 @@ func (w *change) restore(ctx context.Context, to *remote, gone []item) error {
 		}
 	}
 	for _, g := range gone {
-		if _, err := to.Add(ctx, g.rule); err != nil {
+		var err error
+		if g.auto != nil {
+			_, err = to.AddAuto(ctx, *g.auto)
+		} else {
+			_, err = to.Add(ctx, g.rule)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("rule that was there: %w", err))
 		}
 	}
@@ -194,7 +228,16 @@ type remote struct {
 // Add publishes a rule. What the instance could not bind is a
 // *portfwd.BindError.
 func (r *remote) Add(ctx context.Context, rule portfwd.Rule) (id int, err error) {
-	rules, err := r.client.Publish(ctx, api.Publication{Rules: []api.RuleSpec{api.SpecOf(&rule)}})
+	return r.add(ctx, rule, api.SpecOf(&rule))
+}
+
+// AddAuto adds an automatic rule.
+func (r *remote) AddAuto(ctx context.Context, c portfwd.AutoConfig) (id int, err error) {
+	return r.add(ctx, c.Rule(0), api.AutoSpecOf(&c))
+}
+
+func (r *remote) add(ctx context.Context, rule portfwd.Rule, spec api.RuleSpec) (id int, err error) {
+	rules, err := r.client.Publish(ctx, api.Publication{Rules: []api.RuleSpec{spec}})
 	if err != nil {
 		return 0, remoteError(rule, err)
 	}

@@ -51,8 +51,16 @@ func (l *ruleList) Add(_ context.Context, r portfwd.Rule) (int, error) {
 	return l.last, nil
 }
 
-func (l *ruleList) AddAuto(context.Context, portfwd.AutoConfig) (int, error) {
-	return 0, errors.ErrUnsupported
+// AddAuto has nobody listen. What should listen on 192.0.2.9 cannot be followed.
+func (l *ruleList) AddAuto(_ context.Context, c portfwd.AutoConfig) (int, error) {
+	if c.Listen == netip.AddrFrom4([4]byte{192, 0, 2, 9}) {
+		return 0, errors.ErrUnsupported
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last++
+	l.list = append(l.list, portfwd.Entry{ID: l.last, Rule: c.Rule(0), Follows: true, Allow: c.Allow, State: portfwd.StateFollowing})
+	return l.last, nil
 }
 
 func (l *ruleList) Adopt(context.Context, portfwd.Rule, *os.File) (int, error) {
@@ -63,7 +71,7 @@ func (l *ruleList) Remove(id int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before := len(l.list)
-	l.list = slices.DeleteFunc(l.list, func(e portfwd.Entry) bool { return e.ID == id })
+	l.list = slices.DeleteFunc(l.list, func(e portfwd.Entry) bool { return e.ID == id || e.By == id })
 	if len(l.list) == before {
 		return portfwd.ErrNoRule
 	}
@@ -137,36 +145,48 @@ const initial = "-t 80-80:8080-8080 -t 127.0.0.1/443 -u 453 -T 5432 -U none"
 
 // TestPesto changes initial. Rules that are still the same keep their ids.
 func TestPesto(t *testing.T) {
-	const auto = "1000 -t 127.0.0.1/8888"
-	before := []string{"1 -t 80:8080", "2 -t 127.0.0.1/443", "3 -u 453", "4 -T 5432", auto}
+	const auto, byAuto = "999 -t 8800-8899,auto", "1000 -t 127.0.0.1/8888"
+	before := []string{"1 -t 80:8080", "2 -t 127.0.0.1/443", "3 -u 453", "4 -T 5432", auto, byAuto}
+	with := func(more ...string) []string { return append(slices.Clone(before), more...) }
 	for _, tt := range []struct {
 		line string
 		want []string
 	}{
 		{"", before},
 		{"-s", before},
-		{"-A -t 81", []string{before[0], before[1], before[2], before[3], auto, "1001 -t 81"}},
-		{"--add --tcp-ports 8000-8010:8100-8110,~8005", append(slices.Clone(before), "1001 -t 8000-8004:8100-8104", "1002 -t 8006-8010:8106-8110")},
-		{"-A -t %eth0/81 -u [::1]/454:[2001:db8::1]/55", append(slices.Clone(before), "1001 -t %eth0/81", "1002 -u ::1/454:[2001:db8::1]/55")},
-		{"-A -t 192.0.2.1%eth0/81:10.0.2.7/82", append(slices.Clone(before), "1001 -t 192.0.2.1%eth0/81:10.0.2.7/82")},
-		{"-D -t 80-80:8080-8080", []string{before[1], before[2], before[3], auto}},
-		{"-D -t 127.0.0.1/443 -u 453 -T 5432", []string{before[0], auto}},
-		{"-D -t 80:8080 -A -t 80:8081", []string{before[1], before[2], before[3], auto, "1001 -t 80:8081"}},
-		{"-D -t 80:8080 -A -t 80:8080", []string{before[1], before[2], before[3], before[0], auto}},
+		{"-A -t 81", with("1001 -t 81")},
+		{"--add --tcp-ports 8000-8010:8100-8110,~8005", with("1001 -t 8000-8004:8100-8104", "1002 -t 8006-8010:8106-8110")},
+		{"-A -t %eth0/81 -u [::1]/454:[2001:db8::1]/55", with("1001 -t %eth0/81", "1002 -u ::1/454:[2001:db8::1]/55")},
+		{"-A -t 192.0.2.1%eth0/81:10.0.2.7/82", with("1001 -t 192.0.2.1%eth0/81:10.0.2.7/82")},
+		{"-D -t 80-80:8080-8080", before[1:]},
+		{"-D -t 127.0.0.1/443 -u 453 -T 5432", []string{before[0], auto, byAuto}},
+		{"-D -t 80:8080 -A -t 80:8081", append(before[1:len(before):len(before)], "1001 -t 80:8081")},
+		{"-D -t 80:8080 -A -t 80:8080", before},
 		{"-A -t 81 -D -t 81", before},
-		{"-A -t 81 -t 82 -D -t 81", append(slices.Clone(before), "1001 -t 82")},
-		{"-C HOST", []string{before[3], auto}},
-		{"-C splice", []string{before[0], before[1], before[2], auto}},
-		{"-C HOST -t 82", []string{before[3], auto, "1001 -t 82"}},
-		{"-C HOST -C SPLICE", []string{auto}},
-		{"-t 82", []string{before[3], auto, "1001 -t 82"}},
-		{"-t none", []string{before[3], auto}},
-		{"-t 80:8080 -u 453 -t 83", []string{before[0], before[2], before[3], auto, "1001 -t 83"}},
-		{"-T 99", []string{before[0], before[1], before[2], auto, "1001 -T 99"}},
-		{"-T none -u 454", []string{auto, "1001 -u 454"}},
-		{"-t 84 -A -t 85", []string{before[3], auto, "1001 -t 84", "1002 -t 85"}},
-		{"-t ~100-65535", []string{before[3], auto, "1001 -t 1-99"}},
-		{"-t ~100-65535 -D -t ~100-65535", []string{before[3], auto}},
+		{"-A -t 81 -t 82 -D -t 81", with("1001 -t 82")},
+		{"-C HOST", []string{before[3]}},
+		{"-C splice", []string{before[0], before[1], before[2], auto, byAuto}},
+		{"-C HOST -t 82", []string{before[3], "1001 -t 82"}},
+		{"-C HOST -C SPLICE", nil},
+		{"-t 82", []string{before[3], "1001 -t 82"}},
+		{"-t none", []string{before[3]}},
+		{"-t 80:8080 -u 453 -t 83", []string{before[0], before[2], before[3], "1001 -t 83"}},
+		{"-T 99", []string{before[0], before[1], before[2], auto, byAuto, "1001 -T 99"}},
+		{"-T none -u 454", []string{"1001 -u 454"}},
+		{"-t 84 -A -t 85", []string{before[3], "1001 -t 84", "1002 -t 85"}},
+		{"-t ~100-65535", []string{before[3], "1001 -t 1-99"}},
+		{"-t ~100-65535 -D -t ~100-65535", []string{before[3]}},
+
+		{"-A -t auto", with("1001 -t auto")},
+		{"-A -t auto -u 127.0.0.1/auto,8000-8010,~8005 -T auto -U auto,~53", with("1001 -t auto", "1002 -u 127.0.0.1/8000-8004,8006-8010,auto", "1003 -T auto", "1004 -U 1-52,54-32767,61000-65535,auto")},
+		{"-A -t 8800-8899,auto -t auto,8800-8899", before},
+		{"-A -t auto -t auto -D -t auto", before},
+		{"-A -t auto -t 81", with("1001 -t 81", "1002 -t auto")},
+		{"-D -t 8800-8899,auto", before[:4]},
+		{"-D -t 8800-8899,auto -A -t 8800-8899,auto", before},
+		{"-t 8800-8899,auto", []string{before[3], auto, byAuto}},
+		{"-t auto", []string{before[3], "1001 -t auto"}},
+		{"-C HOST -t auto,~80 -A -T auto", []string{before[3], "1001 -t 1-79,81-65535,auto", "1002 -T auto"}},
 	} {
 		path, rules := newInstance(t, initial)
 		words := append(strings.Fields(tt.line), path)
@@ -181,15 +201,29 @@ func TestPesto(t *testing.T) {
 	}
 }
 
-// described returns the rules that are not automatic with their ids, in the order
-// of their texts.
+// TestPestoExcluded takes back an auto of pasta's own options, which leaves out what
+// the others name.
+func TestPestoExcluded(t *testing.T) {
+	path, rules := newInstance(t, "-t 80 -u none -T none -U none")
+	if _, err := rules.AddAuto(t.Context(), parsed(t, "-t 80 -t auto").automatic(ephemeral)[0]); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, errs := runPesto(t, "-D", "-t", "auto", path); status != 0 {
+		t.Errorf("status %d: %s", status, errs)
+	}
+	if got, want := described(rules), []string{"1 -t 80", "1000 -t 127.0.0.1/8888", "999 -t 8800-8899,auto"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// described returns the rules with their ids, in the order of their texts.
 func described(l *ruleList) []string {
 	var list []string
 	for _, e := range l.List() {
-		if e.Follows {
-			continue
-		}
 		r := api.Rule{RuleSpec: api.SpecOf(&e.Rule)}
+		if e.Follows {
+			r.Follows = e.Allow.String()
+		}
 		list = append(list, strconv.Itoa(e.ID)+" "+optionText(&r))
 	}
 	slices.Sort(list)
@@ -211,7 +245,13 @@ func TestPestoFails(t *testing.T) {
 		{"-C HOST -A -t 81 -D -t 82", "No such rule for option '-t 82'\nhint: pesto --show lists", false},
 		{"-D -t 80", "No such rule for option '-t 80'", false},
 		{"-D -t ~80", "No such rule for option '-t ~80'", false},
-		{"-A -t auto", "Invalid port specifier auto: pesto leaves automatic ports alone; taproot ctl PATH publish auto adds them", false},
+		{"-D -t auto", "No such rule for option '-t auto'\nhint: pesto --show lists", false},
+		{"-D -t 127.0.0.1/8888", "No such rule for option '-t 127.0.0.1/8888'", false},
+		{"-A -t auto -t 9000", "Failed to bind port 9000 (Address already in use) for option '-t 9000'", false},
+		{"-t auto -t 192.0.2.9/auto", "option '-t 192.0.2.9/auto': ", true},
+		{"-A -t all,auto", "Invalid port specifier all,auto: either all or auto", false},
+		{"-A -t auto,80:81", "Invalid port specifier auto,80:81: auto cannot be together with", false},
+		{"-A -T 127.0.0.1/auto", "Invalid port specifier 127.0.0.1/auto: a listening address", false},
 		{"-A -t 80-70", "Invalid port specifier 80-70: a range ends", false},
 		{"-A -T 127.0.0.1/80", "Invalid port specifier 127.0.0.1/80: a listening address", false},
 		{"-C x", "x: no such table, want HOST or SPLICE", false},
@@ -226,6 +266,7 @@ func TestPestoFails(t *testing.T) {
 		}
 		after := described(rules)
 		if tt.again {
+			before = slices.DeleteFunc(before, func(s string) bool { return strings.HasPrefix(s, "1000 ") }) // nobody follows here
 			before, after = withoutIDs(before), withoutIDs(after)
 		}
 		if !slices.Equal(after, before) {

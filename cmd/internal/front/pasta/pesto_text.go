@@ -30,12 +30,11 @@ Options are carried out in their order, all or, if one cannot be, none:
   -T, --tcp-ns SPEC       TCP ports of the host, reached from the namespace
   -U, --udp-ns SPEC       UDP ports of the host, reached from the namespace
                           Without -A, -D and -C before it, the first one of a
-                          table replaces the table. SPEC is as in pasta --help,
-                          but not auto
+                          table replaces the table. SPEC is as in pasta --help
   -h, --help              print this help and exit
       --version           print the version and exit
 
-Connections of deleted ports go on. What follows listeners (auto) stays.
+Connections of deleted ports go on. What an auto has published goes with it.
 pesto(1) of taproot tells more: man taproot-pesto.
 `
 
@@ -65,7 +64,7 @@ func showTables(rules []api.Rule) string {
 // showRule writes a rule as an option, and behind it what no option says.
 func showRule(r *api.Rule) string {
 	var notes []string
-	if r.Auto {
+	if r.By != 0 {
 		notes = append(notes, wordAuto)
 	}
 	if r.State != portfwd.StateOpen.String() && r.Follows == "" {

@@ -17,10 +17,12 @@ import (
 	"taproot/stack/policy"
 )
 
-// A publication is what one option publishes for good.
+// A publication is what one option publishes: rules for good, or what auto makes
+// rules of.
 type publication struct {
 	option, text string
 	rules        []portfwd.Rule
+	auto         *portfwd.AutoConfig // nil if there are rules
 
 	// weak is right with one port out of all rules, optional with none;
 	// otherwise each must be there.
@@ -191,19 +193,24 @@ func (o *options) automatic(ephemeral portRange) []portfwd.AutoConfig {
 				continue
 			}
 			s.exclude = append(slices.Clone(s.exclude), publishedBy(specs)...)
-			in := sides[i].direction == portfwd.Inbound
-			list = append(list, portfwd.AutoConfig{
-				Period:    automaticPeriod,
-				Direction: sides[i].direction, Proto: sides[i].proto,
-				Listen: s.listen, Device: s.device,
-				Local:    in && o.local(s.listen, s.device),
-				Loopback: in && o.loopback(netip.Addr{}),
-				Freebind: in && o.freebind,
-				Allow:    s.allowed(sides[i].proto, ephemeral),
-			})
+			list = append(list, o.follower(sides[i], s, ephemeral))
 		}
 	}
 	return list
+}
+
+// follower returns what one specification with "auto" publishes.
+func (o *options) follower(on side, s portSpec, ephemeral portRange) portfwd.AutoConfig {
+	in := on.direction == portfwd.Inbound
+	return portfwd.AutoConfig{
+		Period:    automaticPeriod,
+		Direction: on.direction, Proto: on.proto,
+		Listen: s.listen, Device: s.device,
+		Local:    in && o.local(s.listen, s.device),
+		Loopback: in && o.loopback(netip.Addr{}),
+		Freebind: in && o.freebind,
+		Allow:    s.allowed(on.proto, ephemeral),
+	}
 }
 
 // publishedBy returns the ports that an option names to be published for good.
@@ -266,6 +273,7 @@ func parseEphemeral(text string) portRange {
 // A table takes rules; portfwd.Table is the one that there is.
 type table interface {
 	Add(context.Context, portfwd.Rule) (id int, err error)
+	AddAuto(context.Context, portfwd.AutoConfig) (id int, err error)
 }
 
 // publish publishes everything or returns why it cannot.
@@ -279,6 +287,12 @@ func publish(ctx context.Context, to table, list []publication) error {
 }
 
 func (p *publication) publish(ctx context.Context, to table) error {
+	if p.auto != nil {
+		if _, err := to.AddAuto(ctx, *p.auto); err != nil {
+			return p.explain(err)
+		}
+		return nil
+	}
 	done := 0
 	var first error
 	for _, r := range p.rules {

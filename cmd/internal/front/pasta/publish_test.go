@@ -119,6 +119,10 @@ func (f *fakeTable) Add(_ context.Context, r portfwd.Rule) (int, error) {
 	return len(f.added), nil
 }
 
+func (f *fakeTable) AddAuto(context.Context, portfwd.AutoConfig) (int, error) {
+	return 0, errors.ErrUnsupported
+}
+
 func TestPublish(t *testing.T) {
 	taken := func(port uint16, err error) map[uint16]error {
 		return map[uint16]error{port: &portfwd.BindError{Port: port, Err: err}}
