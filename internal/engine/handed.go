@@ -23,7 +23,7 @@ const handoverFormat = 1
 // with them does again.
 type handed struct {
 	Flows []handedFlow `json:",omitempty"` // in the order of their ids
-	Last  uint64       // the highest id that a flow has had
+	Last  uint64       `json:",omitempty"` // with the last of them: the highest id that a flow has had
 }
 
 // A handedFlow is one connection. Fields by end are in the order of relay.Mover.Join.
@@ -71,7 +71,7 @@ func (h *handed) check(fds passed, before uint64) error {
 	switch {
 	case len(h.Flows) > maxHandedFlows, want != len(fds):
 		return fmt.Errorf("%w: %d flows with %d descriptors, want %d", errHanded, len(h.Flows), len(fds), want)
-	case h.Last < before:
+	case h.Last != 0 && h.Last < before:
 		return fmt.Errorf("%w: flow %d after the last", errHanded, before)
 	}
 	return h.checkKinds(fds)

@@ -161,6 +161,12 @@ func TestInheritNothing(t *testing.T) {
 	fds := socketsAndPipe(t)
 	f := handedOf(7)
 	f.Held[0] = 5
+	g.inherit(&handed{Flows: []handedFlow{f}}, fds)
+	fds = socketsAndPipe(t)
+	f.ID = 8
+	g.inherit(&handed{Flows: []handedFlow{f}}, fds) // others follow
+	fds = socketsAndPipe(t)
+	f.ID = 9
 	g.inherit(&handed{Flows: []handedFlow{f}, Last: 9}, fds)
 	if g.flows.Len(flow.TCP) != 0 || g.flows.Last() != 9 || settle.Descriptors() != before {
 		t.Errorf("got %d flows, the last %d, and %d descriptors more", g.flows.Len(flow.TCP), g.flows.Last(), settle.Descriptors()-before)

@@ -25,6 +25,9 @@ func (g *gateway) inherit(h *handed, fds passed) {
 			p.Reset()
 		}
 	}
+	if h.Last == 0 {
+		return // others follow
+	}
 	if err := g.flows.SkipTo(h.Last); err != nil {
 		g.log.Debug("flow ids", "error", err) // some may be used again
 	}

@@ -23,7 +23,7 @@ func (g *gateway) yield(cancel context.CancelFunc) {
 func (g *gateway) hand(w *wire) {
 	kept := g.mover.Kept()
 	slices.SortFunc(kept, func(a, b relay.Passed) int { return cmp.Compare(idOf(&a), idOf(&b)) })
-	page := handed{Last: g.flows.Last()}
+	var page handed
 	var fds passed
 	send := func() error {
 		err := w.sendPassed(message{Handed: &page}, fds)
@@ -48,6 +48,7 @@ func (g *gateway) hand(w *wire) {
 		page.Flows = append(page.Flows, handedFlow{Info: f.Info(), Held: p.Held, Finished: p.Finished})
 		fds = append(fds, own...)
 	}
+	page.Last = g.flows.Last()
 	_ = send() // the supervisor may be gone
 }
 
