@@ -213,12 +213,13 @@ func (i *inmate) call(s step, number uintptr, path *byte, argument uintptr) bool
 	return errno == 0 || i.fail(s, errno)
 }
 
-// renounce gives up capabilities, the session, and all ways to gain privileges.
+// renounce gives up capabilities, the process group, and all ways to gain
+// privileges. It keeps the session: see docs/decisions/036.
 //
 //go:nosplit
 //go:norace
 func (i *inmate) renounce() bool {
-	syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0) // a fresh child leads no group: it cannot fail
+	syscall.RawSyscall(unix.SYS_SETPGID, 0, 0, 0) // a fresh child leads no session: it cannot fail
 	for c := uintptr(0); c <= 63; c++ {
 		// EPERM is an ordinary user, whose programs get none; EINVAL is above the
 		// kernel's last.
