@@ -248,6 +248,7 @@ func (g *gateway) refused(r stack.Refusal) {
 func (g *gateway) flush() {
 	g.udp.Flush()
 	g.ports.Flush()
+	g.dns.Flush()
 }
 
 // stop ends run: after what the guest has sent until now, where that can be

@@ -31,7 +31,7 @@ var allNodes = netip.MustParseAddr("ff02::1")
 // addServices makes what the gateway itself answers.
 func (g *gateway) addServices() (err error) {
 	g.dns, err = dns.New(dns.Config{Hosts: map[string][]netip.Addr{hostName: g.spec.hostNames()}, Control: g.spec.Bind.Control,
-		MaxDatagrams: int(g.limits.dnsDatagrams), MaxMessages: int(g.limits.dnsMessages), Log: g.log})
+		MaxDatagrams: int(g.limits.dnsDatagrams), MaxMessages: int(g.limits.dnsMessages), HoldBack: true, Log: g.log})
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,8 @@ func (o *Outbox) Control(i int) Control { return o.controls[i] }
 func (o *Outbox) Takes(size int) bool { return o.n < OutboxLen && size <= OutboxMax }
 
 // Add holds a copy of a datagram that Takes allows. to must be the same pointer
-// for the same place, and stays in use until Send.
+// for the same place, and stays in use until Send; nil is where the socket is
+// connected.
 func (o *Outbox) Add(to *Address, payload []byte, c Control) {
 	i := o.n
 	o.n++
@@ -109,7 +110,10 @@ func (o *Outbox) pack() (messages int) {
 			control.Segment(len(o.payloads[i]))
 		}
 		h := &o.headers[messages].Hdr
-		h.Name, h.Namelen = o.to[i].Name()
+		h.Name, h.Namelen = nil, 0
+		if o.to[i] != nil {
+			h.Name, h.Namelen = o.to[i].Name()
+		}
 		h.Iov = &o.iovecs[i]
 		h.SetIovlen(n)
 		first, size := control.Bytes()
@@ -126,7 +130,7 @@ func (o *Outbox) pack() (messages int) {
 // what is longer than the path's MTU.
 func (o *Outbox) alike(i int) int {
 	size := len(o.payloads[i])
-	if size == 0 || size > ethernet4 || size > ethernet6 && !o.to[i].is4() {
+	if size == 0 || size > ethernet4 || size > ethernet6 && (o.to[i] == nil || !o.to[i].is4()) {
 		return 1
 	}
 	total := size

@@ -141,3 +141,28 @@ func TestOutboxWithoutSegments(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// TestOutboxConnected sends to where the socket is connected.
+func TestOutboxConnected(t *testing.T) {
+	sender, _ := udp(t, "127.0.0.1:0")
+	server, port := udp(t, "127.0.0.1:0")
+	if err := unix.Connect(sender.FD(), &unix.SockaddrInet4{Addr: loopback4.As4(), Port: int(port)}); err != nil {
+		t.Fatal(err)
+	}
+	// One that was joined by us must not be joined again.
+	_ = unix.SetsockoptInt(server.FD(), unix.IPPROTO_UDP, unix.UDP_GRO, 0)
+	box, batch := new(Outbox), NewBatch()
+	for _, want := range [][]string{{"a"}, {"aa", "bb", "c"}, {"", "a"}} {
+		for _, payload := range want {
+			box.Add(nil, []byte(payload), Control{})
+		}
+		box.Send(sender, func(i int, taken bool) {
+			if !taken {
+				t.Errorf("%q: datagram %d is not taken", want, i)
+			}
+		})
+		if got := receiveAll(t, batch, server, len(want)); !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

@@ -43,6 +43,7 @@ type asker struct {
 	mismatched *atomic.Uint64
 	poller     *socket.Poller
 	lastID     atomic.Uint64
+	outbox     *outbox // nil if questions go at once
 
 	mu sync.Mutex
 	// +checklocks:mu
@@ -85,20 +86,35 @@ func newAsker(dial func(ctx context.Context, network, address string) (net.Conn,
 // ask sends a question to a server. The lookup is then driven on by what becomes
 // of it, unless ask returns an error.
 func (a *asker) ask(l *lookup, s *server, patience time.Duration) error {
-	place := rand.IntN(socketsPerServer)
-	u := a.enter(l, s, patience, place, nil)
-	if u == nil {
-		fresh, err := a.connect(s.addr)
-		if err != nil {
-			return err
-		}
-		if u = a.enter(l, s, patience, place, fresh); u == nil {
-			return errClosed
-		}
+	u, _, err := a.open(l, s, patience, rand.IntN(socketsPerServer))
+	if err != nil {
+		return err
 	}
 	defer u.Release()
+	return a.send(u, l, s, l.round.query)
+}
+
+// open opens a question on the socket at a place, which is made if there is none.
+// It returns the socket with a reference, and the question's ID.
+func (a *asker) open(l *lookup, s *server, patience time.Duration, place int) (u *askerSocket, id uint16, err error) {
+	if u, id = a.enter(l, s, patience, place, nil); u != nil {
+		return u, id, nil
+	}
+	fresh, err := a.connect(s.addr)
+	if err != nil {
+		return nil, 0, err
+	}
+	if u, id = a.enter(l, s, patience, place, fresh); u == nil {
+		return nil, 0, errClosed
+	}
+	return u, id, nil
+}
+
+// send sends the question of a lookup, which is open on u. An error is the
+// caller's to act on; there is none if somebody else goes on with the lookup.
+func (a *asker) send(u *askerSocket, l *lookup, s *server, query []byte) error {
 	mine := false
-	err := u.SendMessage(nil, nil, l.round.query, &socket.Control{})
+	err := u.SendMessage(nil, nil, query, &socket.Control{})
 	switch err {
 	case nil:
 	case syscall.EMSGSIZE, syscall.EAGAIN, syscall.ENOBUFS, syscall.ENOMEM: // says nothing about other questions
@@ -136,21 +152,21 @@ func (a *asker) connect(server netip.AddrPort) (*askerSocket, error) {
 }
 
 // enter opens a question on the socket at a place, or on a fresh one that it
-// puts there. It returns the socket with a reference, or nil if there is none,
-// or the asker is closed, which closes the fresh one.
-func (a *asker) enter(l *lookup, s *server, patience time.Duration, place int, fresh *askerSocket) *askerSocket {
+// puts there. It returns the socket with a reference, and the question's ID, or
+// nil if there is none, or the asker is closed, which closes the fresh one.
+func (a *asker) enter(l *lookup, s *server, patience time.Duration, place int, fresh *askerSocket) (*askerSocket, uint16) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if fresh != nil {
 		if a.closed {
 			fresh.Release()
-			return nil
+			return nil, 0
 		}
 		a.placeLocked(fresh, place)
 	}
 	at := a.fresh[s.addr]
 	if at == nil || at[place] == nil {
-		return nil
+		return nil, 0
 	}
 	u := at[place]
 	u.Acquire() // the tables have a reference
@@ -162,7 +178,7 @@ func (a *asker) enter(l *lookup, s *server, patience time.Duration, place int, f
 	binary.BigEndian.PutUint16(l.round.query, id)
 	l.asked = s
 	l.timer = time.AfterFunc(patience, func() { a.expire(u, id, l) })
-	return u
+	return u, id
 }
 
 // placeLocked puts a fresh socket where questions find it, and the tables take

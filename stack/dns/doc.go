@@ -17,7 +17,8 @@
 // question takes any of four. So a guest that asks now and then has a new port
 // for each question, and one that asks thousands of times per second does not pay
 // for a socket each time: 40 us of processor for a question and its answer,
-// instead of 110. A reply counts if its ID, opcode and question are those of a
+// instead of 110. With HoldBack, questions that arrive together go out in one call,
+// from one port. A reply counts if its ID, opcode and question are those of a
 // query; anything else is counted and ignored. Sockets are read by one goroutine,
 // that of Run; a lookup is no goroutine but a state, which a reply or a timer
 // moves on.

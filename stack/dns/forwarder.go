@@ -73,6 +73,10 @@ type Config struct {
 	// and DefaultMessages.
 	MaxDatagrams, MaxMessages int
 
+	// HoldBack lets Datagram keep questions until Flush, so that several go to a
+	// server in one call. Both must then be called on one goroutine.
+	HoldBack bool
+
 	// Log gets what goes wrong, as debug messages; nil means nothing.
 	Log *slog.Logger
 }
@@ -133,6 +137,9 @@ func New(config Config) (*Forwarder, error) {
 	var err error
 	if f.asker, err = newAsker(f.dial, &f.mismatched); err != nil {
 		return nil, err
+	}
+	if config.HoldBack {
+		f.asker.outbox = new(outbox)
 	}
 	return f, nil
 }
@@ -196,9 +203,13 @@ func (f *Forwarder) Datagram(query []byte, answer func(reply []byte)) error {
 		return ErrBusy
 	}
 	l := &lookup{f: f, round: f.newRound(bytes.Clone(query)), id: id(query), answer: answer}
-	l.next()
+	l.begin()
 	return nil
 }
+
+// Flush sends what Datagram holds back. It must be called on the goroutine that
+// calls Datagram, when there are no more queries for now.
+func (f *Forwarder) Flush() { f.asker.flush() }
 
 // answerHere counts and checks query. It returns nil for a query that must be
 // forwarded.

@@ -19,8 +19,15 @@ type lookup struct {
 	timer *time.Timer
 }
 
+// begin asks the first server that can be asked, with the next Flush where
+// questions are held back.
+func (l *lookup) begin() { l.try((*asker).hold) }
+
 // next asks the next server that can be asked, or ends the lookup.
-func (l *lookup) next() {
+func (l *lookup) next() { l.try((*asker).ask) }
+
+// try is next by way of ask.
+func (l *lookup) try(ask func(*asker, *lookup, *server, time.Duration) error) {
 	for {
 		s, patience := l.round.server()
 		if s == nil {
@@ -28,7 +35,7 @@ func (l *lookup) next() {
 			l.end(reply)
 			return
 		}
-		err := l.f.asker.ask(l, s, patience)
+		err := ask(l.f.asker, l, s, patience)
 		if err == nil || err == errClosed {
 			return
 		}
