@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,6 +122,17 @@ var ErrRule = errors.New("bad rule")
 
 // Count returns the number of ports.
 func (r Rule) Count() int { return max(r.Ports, 1) }
+
+// Reached tells whether at, an address of the host's with its port, is one that clients
+// of an inbound rule may have reached.
+func (r Rule) Reached(at netip.AddrPort) bool {
+	if r.Direction != Inbound || r.ListenUnix != "" || at.Port() < r.Listen.Port() || int(at.Port()) >= int(r.Listen.Port())+r.Count() {
+		return false
+	}
+	return slices.ContainsFunc(r.addresses(), func(a netip.Addr) bool {
+		return !a.IsValid() || a == at.Addr().Unmap().WithZone("") || a.IsUnspecified() && a.Is4() == at.Addr().Unmap().Is4()
+	})
+}
 
 // String returns the rule in the form "inbound tcp 127.0.0.1:80-89 to :8080".
 func (r Rule) String() string {

@@ -156,3 +156,29 @@ func TestLocal(t *testing.T) {
 		}
 	}
 }
+
+// TestReached wants the addresses that clients of a rule may have reached, and no other.
+func TestReached(t *testing.T) {
+	for _, tt := range []struct {
+		rule     Rule
+		yes, not []string
+	}{
+		{Rule{Listen: netip.MustParseAddrPort("127.0.0.1:80"), Ports: 3}, []string{"127.0.0.1:80", "[::ffff:127.0.0.1]:82"}, []string{"127.0.0.1:83", "127.0.0.1:79", "127.0.0.5:80", "[::1]:80"}},
+		{Rule{Listen: netip.AddrPortFrom(netip.Addr{}, 80)}, []string{"192.0.2.1:80", "[2001:db8::1]:80"}, []string{"192.0.2.1:81"}},
+		{Rule{Listen: netip.AddrPortFrom(netip.Addr{}, 80), Local: true}, []string{"127.0.0.1:80", "[::1]:80"}, []string{"192.0.2.1:80", "127.0.0.2:80"}},
+		{Rule{Listen: netip.MustParseAddrPort("0.0.0.0:65535")}, []string{"192.0.2.1:65535"}, []string{"[2001:db8::1]:65535", "192.0.2.1:1"}},
+		{Rule{Direction: Outbound, Listen: netip.MustParseAddrPort("127.0.0.1:80")}, nil, []string{"127.0.0.1:80"}},
+		{Rule{ListenUnix: "/run/x"}, nil, []string{"127.0.0.1:0"}},
+	} {
+		for _, at := range tt.yes {
+			if !tt.rule.Reached(netip.MustParseAddrPort(at)) {
+				t.Errorf("%v: %s: got false", tt.rule, at)
+			}
+		}
+		for _, at := range tt.not {
+			if tt.rule.Reached(netip.MustParseAddrPort(at)) {
+				t.Errorf("%v: %s: got true", tt.rule, at)
+			}
+		}
+	}
+}

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -127,4 +128,21 @@ func (f *handedFlow) passed(fds passed) (relay.Passed, passed) {
 		}
 	}
 	return p, fds
+}
+
+// without takes the flows out that are not wanted and resets their connections. It
+// returns what comes with the others.
+func (h *handed) without(fds passed, unwanted func(*handedFlow, *relay.Passed) bool) passed {
+	var kept passed
+	h.Flows = slices.DeleteFunc(h.Flows, func(f handedFlow) bool {
+		var p relay.Passed
+		p, fds = f.passed(fds)
+		if unwanted(&f, &p) {
+			p.Reset()
+			return true
+		}
+		kept = append(kept, p.Descriptors()...)
+		return false
+	})
+	return kept
 }

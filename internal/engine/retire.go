@@ -3,7 +3,14 @@ package engine
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"taproot/internal/relay"
+	"taproot/portfwd"
+	"taproot/stack/flow"
 )
 
 // yieldGrace is how long an engine may take from when it is asked to hand over its
@@ -50,6 +57,8 @@ func (s *supervisor) handed(from *process, h *handed, fds passed) {
 	if n := len(h.Flows); n > 0 {
 		r.last = h.Flows[n-1].ID
 	}
+	rules := s.tcpRules()
+	fds = h.without(fds, func(f *handedFlow, p *relay.Passed) bool { return f.Inbound && !accepted(rules[f.Rule], p.Ends[0]) })
 	defer fds.close()
 	if r.flows += len(h.Flows); r.flows > maxOrphans {
 		r.refused = true // more than there may be
@@ -78,4 +87,32 @@ func (s *supervisor) heir() *replacement {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.next
+}
+
+// tcpRules returns the rules for TCP that there are, by id.
+func (s *supervisor) tcpRules() map[int]portfwd.Rule {
+	rules := make(map[int]portfwd.Rule)
+	for _, e := range s.rules.List() {
+		if e.Rule.Proto == flow.TCP && !e.Follows {
+			rules[e.ID] = e.Rule
+		}
+	}
+	return rules
+}
+
+// accepted tells whether a client's socket is one that a rule's listener has accepted: it
+// has that one's address, which nobody else can bind meanwhile. Otherwise whoever has
+// taken an engine over could leave the guest a connection to the host's loopback.
+func accepted(r portfwd.Rule, client int) bool {
+	sa, err := unix.Getsockname(client)
+	if err != nil {
+		return false
+	}
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return r.Reached(netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)))
+	case *unix.SockaddrInet6:
+		return r.Reached(netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port)))
+	}
+	return false
 }
