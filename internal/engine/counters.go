@@ -86,6 +86,8 @@ func framesCounters() []counter {
 		{"tcp_frames_refused", "Connections of the guest by frames that the target refused.", func(g *gateway) *atomic.Uint64 { return &g.tcp.Stats.Refused }},
 		{"tcp_frames_unreachable", "Connections of the guest by frames whose target was out of reach.", func(g *gateway) *atomic.Uint64 { return &g.tcp.Stats.Unreachable }},
 		{"tcp_frames_exhausted", "Connections of the guest by frames for which there was no flow or descriptor left.", func(g *gateway) *atomic.Uint64 { return &g.tcp.Stats.Exhausted }},
+		{"tcp_frames_evicted", "Connections of the guest by frames that gave way to others before their target had answered.", func(g *gateway) *atomic.Uint64 { return &g.tcp.Stats.Evicted }},
+		{"tcp_frames_small", "Times that buffers of connections by frames were made small because memory was short.", func(g *gateway) *atomic.Uint64 { return &g.stack.Memory().Tight }},
 	}
 }
 
@@ -96,6 +98,7 @@ func shortcutCounters() []counter {
 		{"tcp_shortcut_refused", "Connections of the guest on the shortcut that the target refused.", func(g *gateway) *atomic.Uint64 { return &g.shortcut.Stats.Refused }},
 		{"tcp_shortcut_unreachable", "Connections of the guest on the shortcut whose target was out of reach.", func(g *gateway) *atomic.Uint64 { return &g.shortcut.Stats.Unreachable }},
 		{"tcp_shortcut_exhausted", "Connections of the guest on the shortcut for which there was no flow or descriptor left.", func(g *gateway) *atomic.Uint64 { return &g.shortcut.Stats.Exhausted }},
+		{"tcp_shortcut_evicted", "Connections of the guest on the shortcut that gave way to others before their target had answered.", func(g *gateway) *atomic.Uint64 { return &g.shortcut.Stats.Evicted }},
 		{"tcp_shortcut_handed", "Connections of the guest that went by frames because the shortcut did not work.", func(g *gateway) *atomic.Uint64 { return &g.shortcut.Stats.Handed }},
 		{"tcp_shortcut_strangers", "Connections that came to the shortcut past the rules, and were reset.", func(g *gateway) *atomic.Uint64 { return &g.shortcut.Stats.Unknown }},
 	}
@@ -105,9 +108,12 @@ func datagramCounters() []counter {
 	return []counter{
 		{"udp_denied", "Datagrams of the guest that the policy denied.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Denied }},
 		{"udp_full", "Datagrams of the guest that were dropped at the limit of flows or descriptors.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Full }},
+		{"udp_evicted", "UDP flows that were never answered and gave way to others of the guest.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Evicted }},
 		{"udp_dropped", "Datagrams of the guest that were dropped because the host was not ready.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Dropped }},
 		{"udp_filtered", "Datagrams from outside that nobody in the guest had asked for.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Filtered }},
 		{"icmp_denied", "Echo requests of the guest that the policy denied.", func(g *gateway) *atomic.Uint64 { return &g.echo.Stats.Denied }},
+		{"icmp_full", "Echo requests of the guest that were dropped at the limit of flows or descriptors.", func(g *gateway) *atomic.Uint64 { return &g.echo.Stats.Full }},
+		{"icmp_evicted", "Echo identifiers that were never answered and gave way to others.", func(g *gateway) *atomic.Uint64 { return &g.echo.Stats.Evicted }},
 	}
 }
 

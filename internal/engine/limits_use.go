@@ -30,7 +30,7 @@ func shortcutDialsUse(g *gateway, _ *flow.Totals) Use {
 	if g.shortcut == nil {
 		return Use{}
 	}
-	return Use{Now: uint64(g.shortcut.Pending()), Refused: g.shortcut.Stats.Overflown.Load()}
+	return Use{Now: uint64(g.shortcut.Pending()), Refused: g.shortcut.Stats.Overflown.Load() + g.shortcut.Stats.Evicted.Load()}
 }
 
 func dnsUse(g *gateway, stream bool) Use {

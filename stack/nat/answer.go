@@ -19,7 +19,7 @@ type TCPStats struct {
 	TimedOut    atomic.Uint64 // no answer from the target, none to the guest
 	Exhausted   atomic.Uint64 // flow table or descriptors: RST
 
-	Evicted atomic.Uint64 // those of TimedOut that were given up for others
+	Evicted atomic.Uint64 // dials that were given up for others; by frames, of TimedOut too
 
 	NoDescriptor atomic.Uint64 // those of Exhausted that met the limit of descriptors
 	Abandoned    atomic.Uint64 // by the guest, before the handshake was complete

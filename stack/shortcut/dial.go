@@ -76,13 +76,14 @@ func (s *Shortcut) begin(key flow.Key, syn *stack.SYN, tooMuch bool) {
 }
 
 // makeRoom ends an attempt whose target has not answered, and tells whether there
-// was one that may be ended. Either way something is dropped.
+// was one that may be ended. Otherwise the SYN is dropped.
 func (s *Shortcut) makeRoom() bool {
-	s.Stats.Overflown.Add(1)
 	a := s.evict()
 	if a == nil {
+		s.Stats.Overflown.Add(1)
 		return false
 	}
+	s.Stats.Evicted.Add(1)
 	s.drop(a)
 	return true
 }

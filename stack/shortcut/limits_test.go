@@ -233,11 +233,11 @@ func TestFullOfDials(t *testing.T) {
 		if !w.shortcut.Handle(w.keep(t, denied)) || stats.Denied.Load() != 1 {
 			t.Errorf("got %d denied, want 1", stats.Denied.Load())
 		}
-		if !w.shortcut.waits(waiting) || stats.Overflown.Load() != 0 {
-			t.Errorf("denied: got the dial waiting %v and %d dropped, want true and 0", w.shortcut.waits(waiting), stats.Overflown.Load())
+		if !w.shortcut.waits(waiting) || stats.Evicted.Load() != 0 {
+			t.Errorf("denied: got the dial waiting %v and %d evicted, want true and 0", w.shortcut.waits(waiting), stats.Evicted.Load())
 		}
-		if !w.shortcut.Handle(w.keep(t, allowed)) || w.shortcut.waits(waiting) || stats.Overflown.Load() != 1 {
-			t.Errorf("allowed: got the dial waiting %v and %d dropped, want false and 1", w.shortcut.waits(waiting), stats.Overflown.Load())
+		if !w.shortcut.Handle(w.keep(t, allowed)) || w.shortcut.waits(waiting) || stats.Evicted.Load() != 1 {
+			t.Errorf("allowed: got the dial waiting %v and %d evicted, want false and 1", w.shortcut.waits(waiting), stats.Evicted.Load())
 		}
 		allowed.wantPutBack(t)
 		allowed.connect(t)

@@ -27,7 +27,7 @@ type Stats struct {
 	Unknown   atomic.Uint64 // accepted, but not offered: reset
 	Handed    atomic.Uint64 // offered in vain, and given to the stack
 	Broken    atomic.Uint64 // of those, accepted by the guest there
-	Overflown atomic.Uint64 // attempts or SYNs dropped at the limit of pending ones
+	Overflown atomic.Uint64 // SYNs dropped at the limit of pending ones, where none was evicted
 	Strayed   atomic.Uint64 // segments of joined connections that were put back
 }
 
