@@ -40,6 +40,9 @@ func (s *Stack) Classify(f *link.Frame) bool {
 	case uint16(header.IPv4ProtocolNumber):
 		return s.classifyIPv4(f, head)
 	case uint16(header.ARPProtocolNumber):
+		if !s.mayAsk() {
+			return true
+		}
 		answers := s.answersARP(head)
 		s.asked = answers && header.ARP(head[atIP:]).Op() == header.ARPRequest
 		return !answers
@@ -75,6 +78,15 @@ func (s *Stack) classifyIPv6(f *link.Frame, head []byte) bool {
 	return s.classifyUDP(f)
 }
 
+// mayAsk tells whether the guest has not asked too often.
+func (s *Stack) mayAsk() bool {
+	if s.asks.Allow() {
+		return true
+	}
+	s.suppressed.Add(1)
+	return false
+}
+
 // answersARP tells whether an ARP packet is for the stack to answer.
 func (s *Stack) answersARP(head []byte) bool {
 	if len(head) < atARPTarget+4 {
@@ -98,12 +110,12 @@ func (s *Stack) classifyICMPv6(f *link.Frame, head []byte) bool {
 	local := head[atIPv6Hops] == neighbourHops && head[atICMPv6+1] == 0
 	switch header.ICMPv6Type(head[atICMPv6]) {
 	case header.ICMPv6RouterSolicit:
-		if s.solicitation != nil && local {
+		if s.solicitation != nil && local && s.mayAsk() {
 			s.solicitation()
 		}
 		return true
 	case header.ICMPv6NeighborSolicit:
-		if local && len(head) >= atNDPTarget+16 {
+		if local && len(head) >= atNDPTarget+16 && s.mayAsk() {
 			s.answerSolicitation(netip.AddrFrom16([16]byte(head[atIPv6Source:])), netip.AddrFrom16([16]byte(head[atNDPTarget:])))
 		}
 		return true

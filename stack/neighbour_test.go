@@ -10,6 +10,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"taproot/stack/link"
 	"taproot/tap"
 	"taproot/tap/taptest"
 )
@@ -193,6 +194,27 @@ func answers(t *testing.T, cfg Config, frame []byte, prepare ...func(*Stack)) (s
 	await(t, "the end of reading", read)
 	await(t, "the end", ended)
 	return sent
+}
+
+// TestAsksAreLimited wants a guest that asks too often not to be heard.
+func TestAsksAreLimited(t *testing.T) {
+	device, guest, err := taptest.Pair(tap.Features{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer guest.Close()
+	const most, asked = 1, 20
+	s := newStack(t, Config{Device: device, MTU: 1500, MAC: gatewayMAC, Addresses: []netip.Addr{gateway4}, AsksPerSecond: most})
+	heard := 0
+	for range asked {
+		if !s.Classify(&link.Frame{Head: arpRequest("10.0.2.100", "10.0.2.2")}) {
+			heard++
+		}
+	}
+	// More than the first one only if this took more than a second.
+	if n := s.Suppressed(); heard < most || n == 0 || int(n) != asked-heard {
+		t.Errorf("got %d heard and %d suppressed of %d, want %d", heard, n, asked, most)
+	}
 }
 
 // TestStopWhileAsked stops a gateway as the guest asks who it is. What the guest's

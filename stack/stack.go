@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -40,6 +42,12 @@ const MaxPending = 4096
 // MaxFragments is how many bytes of incomplete packets of each family are kept. It is
 // gVisor's (fragmentation.HighFragThreshold), as is that the oldest are dropped.
 const MaxFragments = 4 << 20
+
+// AsksPerSecond is how often the guest may ask who has an address or is a router, by
+// default: as many times as Linux sends ICMP errors (icmp_msgs_per_sec), and a thousand
+// times more than a kernel asks that keeps the answers for half a minute. Who is not
+// answered asks again after a second (RFC 4861 §10, RETRANS_TIMER).
+const AsksPerSecond = 1000
 
 // A Config describes a stack.
 type Config struct {
@@ -83,6 +91,10 @@ type Config struct {
 	// MaxPending is how many TCP requests may wait for their host at once; 0 means
 	// the constant of that name.
 	MaxPending int
+
+	// AsksPerSecond is how often the guest may ask who has an address or is a router; 0
+	// means the constant of that name.
+	AsksPerSecond int
 }
 
 // A Stack is the gateway. Its methods are safe for concurrent use; handlers
@@ -113,6 +125,9 @@ type Stack struct {
 	// reader owns both.
 	scratch     []byte
 	headScratch []byte
+
+	asks       *rate.Limiter
+	suppressed atomic.Uint64 // asks that were too many
 
 	asked bool // the guest's last frame asks who has an address; the reader's
 
@@ -159,6 +174,8 @@ func New(cfg Config) (*Stack, error) {
 		memory:     newKeeper(cfg.Memory),
 	}
 	s.datagramHeads.New = func() any { return new(datagramHead) }
+	perSecond := cmp.Or(cfg.AsksPerSecond, AsksPerSecond)
+	s.asks = rate.NewLimiter(rate.Limit(perSecond), perSecond)
 	if s.maxPending <= 0 {
 		s.maxPending = MaxPending
 	}
@@ -290,6 +307,10 @@ func (s *Stack) Pending() (now int, dropped uint64) {
 	defer s.mu.Unlock()
 	return len(s.heads), s.stack.Stats().TCP.ForwardMaxInFlightDrop.Value()
 }
+
+// Suppressed returns how many of the guest's questions, who has an address or is a
+// router, were too many.
+func (s *Stack) Suppressed() uint64 { return s.suppressed.Load() }
 
 // Incomplete returns how many packets the guest was told of that their fragments did
 // not arrive in time. gVisor sends that, and counts what it has sent.

@@ -16,7 +16,7 @@ type numbers struct {
 	flowsTCP, flowsFrames, flowsUDP, flowsICMP uint64
 	dialsFrames, dialsShortcut                 uint64
 	dnsDatagrams, dnsMessages, dnsConns        uint64
-	icmpErrors                                 uint64
+	icmpErrors, asks                           uint64
 	fragments, memory, tcpMemory               uint64 // bytes
 	descriptors                                uint64
 }

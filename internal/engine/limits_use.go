@@ -52,7 +52,18 @@ func errorsUse(g *gateway, _ *flow.Totals) Use {
 	if g.stack == nil {
 		return Use{}
 	}
-	return Use{Refused: g.udp.Stats.Suppressed.Load() + g.echo.Stats.Suppressed.Load()}
+	u := Use{Refused: g.tcp.Stats.Suppressed.Load() + g.udp.Stats.Suppressed.Load() + g.echo.Stats.Suppressed.Load()}
+	if g.shortcut != nil {
+		u.Refused += g.shortcut.Stats.Suppressed.Load()
+	}
+	return u
+}
+
+func asksUse(g *gateway, _ *flow.Totals) Use {
+	if g.stack == nil {
+		return Use{}
+	}
+	return Use{Refused: g.stack.Suppressed()}
 }
 
 func fragmentsUse(g *gateway, _ *flow.Totals) Use {

@@ -22,6 +22,7 @@ type TCPStats struct {
 	Evicted atomic.Uint64 // dials that were given up for others; by frames, of TimedOut too
 
 	NoDescriptor atomic.Uint64 // those of Exhausted that met the limit of descriptors
+	Suppressed   atomic.Uint64 // ICMP errors held back by the rate limit
 	Abandoned    atomic.Uint64 // by the guest, before the handshake was complete
 }
 
@@ -74,8 +75,14 @@ func isExhausted(err error) bool {
 
 // Unreachable sends the guest an ICMP error from the gateway about a packet of
 // its own, of which header is the IP header and at least 8 bytes more. Where
-// none may be sent, it does nothing.
-func (c *Config) Unreachable(kind ErrorKind, header []byte) {
+// none may be sent, it does nothing; where it is one too many, it returns false.
+func (c *Config) Unreachable(kind ErrorKind, header []byte) bool {
+	if kind == Silent {
+		return true
+	}
+	if !c.errors.Allow() {
+		return false
+	}
 	gateway := c.Gateway4
 	if len(header) > 0 && header[0]>>4 == 6 {
 		gateway = c.Gateway6
@@ -83,4 +90,5 @@ func (c *Config) Unreachable(kind ErrorKind, header []byte) {
 	if b := icmpError(kind, header, gateway, 0); b != nil {
 		_ = c.Guest.SendPacket(b) // counted by the link
 	}
+	return true
 }

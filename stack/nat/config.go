@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 
+	"golang.org/x/time/rate"
+
 	"taproot/internal/socket"
 	"taproot/stack/flow"
 	"taproot/stack/policy"
@@ -29,9 +31,12 @@ type Config struct {
 	// no flow, with EMFILE.
 	Descriptors socket.Ceiling
 
-	// ErrorsPerSecond is how many ICMP errors UDP and Echo make themselves, each; 0
+	// ErrorsPerSecond is how many ICMP errors each way out makes itself; 0
 	// means the constant of that name.
 	ErrorsPerSecond int
+
+	// errors limits Unreachable.
+	errors *rate.Limiter
 
 	// Denied is what the guest is told of a destination that a rule forbids; 0
 	// means AdminProhibited.
@@ -67,6 +72,7 @@ func (c *Config) Complete() error {
 	if c.ErrorsPerSecond <= 0 {
 		c.ErrorsPerSecond = ErrorsPerSecond
 	}
+	c.errors = rate.NewLimiter(rate.Limit(c.ErrorsPerSecond), errorBurst)
 	if c.Denied == 0 {
 		c.Denied = AdminProhibited
 	}

@@ -235,7 +235,9 @@ func (t *TCP) refuse(r *stack.Request, err error) {
 	if answer.Reset {
 		r.Refuse()
 	} else {
-		t.cfg.Unreachable(answer.Kind, r.Header)
+		if !t.cfg.Unreachable(answer.Kind, r.Header) {
+			t.Stats.Suppressed.Add(1)
+		}
 		r.Drop()
 	}
 	t.log(r, err)

@@ -232,6 +232,26 @@ func TestTCPDenied(t *testing.T) {
 	}
 }
 
+// TestUnreachableIsLimited wants a flood of what is refused to cost few answers.
+func TestUnreachableIsLimited(t *testing.T) {
+	guest := newFakeGuest()
+	c := Config{Guest: guest, Rules: testRules(t), Flows: flow.New(flow.Config{}), Gateway4: gateway4, ErrorsPerSecond: 1}
+	if err := c.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	header := make([]byte, ipv4HeaderLen+8)
+	header[0] = 0x45
+	answered := 0
+	for range 2 * errorBurst {
+		if c.Unreachable(AdminProhibited, header) {
+			answered++
+		}
+	}
+	if answered < errorBurst || answered == 2*errorBurst {
+		t.Errorf("got %d answers, want %d", answered, errorBurst)
+	}
+}
+
 // TestTCPFlowLimit wants a full table to refuse, and to have room again.
 func TestTCPFlowLimit(t *testing.T) {
 	p := newTCPPath(t, flow.Config{MaxTCP: 2})

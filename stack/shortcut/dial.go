@@ -155,8 +155,8 @@ func (s *Shortcut) answer(syn *stack.SYN, err error) {
 	answer := s.Stats.Answer(err, s.cfg.Denied)
 	if answer.Reset {
 		_ = s.cfg.Stack.Reset(syn) // counted by the link
-	} else {
-		s.cfg.Unreachable(answer.Kind, syn.Header())
+	} else if !s.cfg.Unreachable(answer.Kind, syn.Header()) {
+		s.Stats.Suppressed.Add(1)
 	}
 	s.cfg.Log.Debug("no connection", "proto", "tcp", "initiator", syn.Source, "target", syn.Destination, "error", err)
 }

@@ -34,6 +34,7 @@ func TestMain(m *testing.M) {
 		"reset":       resetProgram,
 		"spoof":       spoofProgram,
 		"udp":         udpProgram,
+		"stream":      streamProgram,
 		"unread":      unreadProgram,
 		"udperror":    udpErrorProgram,
 		"udpports":    udpPortsProgram,

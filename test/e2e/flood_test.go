@@ -19,13 +19,17 @@ import (
 	"taproot/test/lab"
 )
 
-// floodTime is how long each flood lasts: TAPROOT_FLOOD, or as short as shows
+// floodVariable is the environment variable that says how long each flood lasts where
+// they are measured, as in 2s.
+const floodVariable = "TAPROOT_FLOOD"
+
+// floodTime is how long each flood lasts: as floodVariable says, or as short as shows
 // that something gives way.
 func floodTime(t *testing.T) time.Duration {
 	t.Helper()
-	text := os.Getenv("TAPROOT_FLOOD")
+	text := os.Getenv(floodVariable)
 	if text == "" {
-		return 300 * time.Millisecond
+		return 200 * time.Millisecond
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
@@ -73,8 +77,8 @@ func floods() []flood {
 			f := &fragment{id: uint16(n), offset: uint16(n>>16) * 1400, more: true}
 			return unix.ETH_P_IPV6, ipPacket(netip.MustParseAddr(guest6), netip.MustParseAddr(lab.Outside6), unix.IPPROTO_UDP, 0, f, make([]byte, 1400))
 		}},
-		{"arp", "", arpFrame},
-		{"neighbours", "", neighbourFrame},
+		{"arp", "neighbour_requests", arpFrame},
+		{"neighbours", "neighbour_requests", neighbourFrame},
 		{"dhcp", "", dhcpFrame},
 		{"rubbish", "", func(_ *rawLink, b []byte, n uint32) (uint16, []byte) {
 			io.ReadFull(body(int64(len(b))), b)
@@ -235,6 +239,24 @@ func engineMemory(t *testing.T, l *lab.Lab, field string) int {
 	return n << 10
 }
 
+// engineTime is the time of a processor that the one engine of the laboratory has
+// used (proc_pid_stat(5), in ticks of 10 ms).
+func engineTime(t *testing.T, l *lab.Lab) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", process(t, l, "taproot-engine").PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	var user, system int
+	const behind = 14 - 3 // utime is field 14, rest begins with 3
+	fields := strings.Fields(rest)
+	if _, err := fmt.Sscan(fields[behind]+" "+fields[behind+1], &user, &system); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
 // A speaker is a program in the guest that answers line by line.
 type speaker struct {
 	*lab.Cmd
@@ -299,6 +321,9 @@ func (s *speaker) number() int {
 // arrive before it has looked.
 const floodLimit, floodMost = 64 << 20, (64 + 96) << 20
 
+// floodIdle is what it has in memory when it has little to do, with the program itself.
+const floodIdle = floodLimit / 4 * 3
+
 func wantMemory(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	if got := engineMemory(t, l, "VmHWM"); got > floodMost {
@@ -306,33 +331,125 @@ func wantMemory(t *testing.T, l *lab.Lab) {
 	}
 }
 
-// TestFlood floods a guest's engine, and wants a connection beside it to go on, new
-// ones to be possible afterwards, and the engine's memory to stay within its limit and
-// to come back.
+// A victim is an instance that is flooded, with little memory.
+type victim struct {
+	l      *lab.Lab
+	w      *web
+	guest  *lab.Namespace
+	server string // echoes
+	sink   string // takes what it gets
+}
+
+func newVictim(t *testing.T) *victim {
+	t.Helper()
+	l := newLab(t)
+	v := &victim{l: l, w: newFlooded(t, l)}
+	v.server = join(lab.Outside4, serveTCP(t, l.Outside, echo))
+	v.sink = join(lab.Outside4, serveTCP(t, l.Outside, func(c *net.TCPConn) { io.Copy(io.Discard, c) }))
+	v.guest = networkOf(t, l, v.w.shell)
+	return v
+}
+
+// flood floods the instance for a time, and returns how far a program beside came
+// meanwhile, and what part of a processor the engine used.
+func (v *victim) flood(t *testing.T, f flood, behaved *speaker, length time.Duration) (beside int, busy float64) {
+	t.Helper()
+	flooding := speak(t, v.guest, "flood", strings.Fields(f.name)...)
+	if got := flooding.line(); got != "flooding" {
+		t.Fatalf("got %q", got)
+	}
+	spent, begun := engineTime(t, v.l), time.Now()
+	beside = pace(t, behaved, length)
+	busy = (engineTime(t, v.l) - spent).Seconds() / time.Since(begun).Seconds()
+	wantMemory(t, v.l)
+	flooding.in.Close()
+	t.Logf("%s: %s frames", f.name, flooding.line())
+	wantLimits(t, v.w, f.limit)
+	wantText(t, "afterwards", v.guest.Program("connect", v.server).MustRun(), "connected")
+	behaved.number()
+	return beside, busy
+}
+
+// TestFlood floods a guest's engine with one thing after the other, and wants a
+// connection beside it to go on, new ones to be possible afterwards, and the
+// engine's memory to stay within its limit.
 func TestFlood(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(floodVariable) != "" {
+		measureFloods(t)
+		return
+	}
+	v := newVictim(t)
+	behaved := speak(t, v.guest, "pingpong", v.server)
+	alone := pace(t, behaved, floodTime(t))
+	for _, f := range floods() {
+		beside, busy := v.flood(t, f, behaved, floodTime(t))
+		t.Logf("%s: exchanges beside: %d alone, %d in the flood, engine busy for %.2f", f.name, alone, beside, busy)
+	}
+}
+
+// measureFloods has a new instance for each flood, and looks what becomes of
+// exchanges and of bulk beside it. With all of them together it waits until memory is
+// given back.
+func measureFloods(t *testing.T) {
 	length := floodTime(t)
 	for _, f := range floods() {
 		t.Run(f.name, func(t *testing.T) {
-			t.Parallel()
-			l := newLab(t)
-			server := join(lab.Outside4, serveTCP(t, l.Outside, echo))
-			w := newFlooded(t, l)
-			guest := networkOf(t, l, w.shell)
-			behaved := speak(t, guest, "pingpong", server)
-			alone := pace(t, behaved, length)
-			flooding := speak(t, guest, "flood", strings.Fields(f.name)...)
-			if got := flooding.line(); got != "flooding" {
-				t.Fatalf("got %q", got)
+			v := newVictim(t)
+			for _, beside := range []struct{ program, to, unit string }{{"pingpong", v.server, "exchanges"}, {"stream", v.sink, "KiB"}} {
+				behaved := speak(t, v.guest, beside.program, beside.to)
+				alone := pace(t, behaved, length)
+				n, busy := v.flood(t, f, behaved, length)
+				t.Logf("%s: %s: %d alone, %d in the flood (%.2f), engine busy for %.2f", f.name, beside.unit, alone, n, float64(n)/float64(max(alone, 1)), busy)
+				behaved.in.Close()
+				behaved.Wait()
 			}
-			beside := pace(t, behaved, length)
-			wantMemory(t, l)
-			flooding.in.Close()
-			frames := flooding.line()
-			t.Logf("%s frames; exchanges beside: %d alone, %d in the flood (%.2f)", frames, alone, beside, float64(beside)/float64(max(alone, 1)))
-			wantLimits(t, w, f.limit)
-			wantText(t, "afterwards", guest.Program("connect", server).MustRun(), "connected")
-			behaved.number()
 		})
+	}
+	t.Run("all", func(t *testing.T) {
+		v := newVictim(t)
+		behaved := speak(t, v.guest, "pingpong", v.server)
+		for _, f := range floods() {
+			v.flood(t, f, behaved, length)
+		}
+		begun := time.Now()
+		const dialling = 6 * time.Minute // what is dialled is given up after two, then garbage is collected
+		for engineMemory(t, v.l, "VmRSS") >= floodIdle {
+			behaved.number()
+			if time.Since(begun) > dialling {
+				t.Fatalf("memory: got %d MiB, want less than %d", engineMemory(t, v.l, "VmRSS")>>20, floodIdle>>20)
+			}
+			<-time.After(time.Second)
+		}
+		t.Logf("memory is given back after %v", time.Since(begun))
+	})
+}
+
+// streamProgram ADDRESS sends as fast as it can until its standard input ends, and
+// prints after each line of it how much that is, in KiB.
+func streamProgram(args []string) int {
+	conn, err := connect("tcp", args[0])
+	if err != nil {
+		return quit(err)
+	}
+	defer conn.Close()
+	var sent atomic.Int64
+	go func() { // ends with the program
+		b := make([]byte, 64<<10)
+		for {
+			n, err := conn.Write(b)
+			sent.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	}()
+	b := make([]byte, 1)
+	for {
+		if _, err := os.Stdin.Read(b); err != nil {
+			return 0
+		}
+		fmt.Println(sent.Load() >> 10)
 	}
 }
 
@@ -372,8 +489,7 @@ func TestSlowReaders(t *testing.T) {
 	lab.Eventually(t, "the connection beside goes on", func() bool { return behaved.number() >= before+10 })
 	slow.in.Close()
 	slow.Wait()
-	const idle = floodLimit / 4 * 3 // with the program itself
-	l.Eventually("the memory is given back", func() bool { return engineMemory(t, l, "VmRSS") < idle })
+	l.Eventually("the memory is given back", func() bool { return engineMemory(t, l, "VmRSS") < floodIdle })
 	behaved.number()
 }
 

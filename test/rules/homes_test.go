@@ -78,7 +78,7 @@ func homes() map[string]home {
 			decision: "010-other-modules.md",
 		},
 		"golang.org/x/time": {
-			in:       []string{"portfwd", "stack/nat", "stack/shortcut"},
+			in:       []string{"portfwd", "stack", "stack/nat", "stack/shortcut"},
 			decision: "010-other-modules.md",
 		},
 		"pgregory.net/rapid": {
