@@ -24,7 +24,7 @@ func engineSeeds(f *testing.F) (packets [][]byte) {
 		{Need: &socketRequest{Family: 2, Type: 1}}, {Need: &socketRequest{Family: 10, Type: 1, Clients: maxRights}}, {Need: &socketRequest{Clients: -1}},
 		{Closed: 1}, {Refused: &portfwd.SocketID{Rule: 1, Index: -1}}, {Missed: true}, {Undiverted: true}, {Connect: &connectRequest{ID: 1, Rule: -1}},
 		{Limited: &icmp}, {Limited: &beyond}, {Answer: &answer{ID: 1, Killed: 3}}, {Answer: &answer{ID: 1, More: true, Flows: make([]flow.Info, 2)}},
-		{Handed: &handed{Flows: []handedFlow{handedOf(7)}, Last: 7}}, {Handed: &handed{}}, {Start: &spec{}}, {Ready: true, Failed: strings.Repeat("x", 5000)},
+		{Handed: &handed{Flows: []handedFlow{handedOf(7)}}}, {Handed: &handed{Flows: []handedFlow{handedOf(7), handedOf(8)}, Last: 9}}, {Handed: &handed{}}, {Start: &spec{}}, {Ready: true, Failed: strings.Repeat("x", 5000)},
 	} {
 		b, err := m.encode()
 		if err != nil {
@@ -69,6 +69,7 @@ func FuzzSupervisor(f *testing.F) {
 		p.wire = ours
 		id, answers := s.queries.add()
 		defer s.queries.remove(id)
+		heir, end := wait(t, s)
 		go speak(theirs, b)
 		err := p.ready()
 		gone := ""
@@ -87,6 +88,8 @@ func FuzzSupervisor(f *testing.F) {
 			}
 		}
 		ours.close()
+		end()
+		checkHeir(t, heir)
 		settle.Until(t, "the engine's descriptors are closed", func() bool { return settle.Descriptors() <= before })
 	})
 }
@@ -105,6 +108,51 @@ func speak(w *wire, b []byte) {
 			return
 		}
 		b = b[3+n:]
+	}
+}
+
+// An heir is an engine that waits to take over, and what it is given.
+type heir struct {
+	last  uint64 // id
+	wrong error
+}
+
+// wait has an engine wait to take over, until the function that it returns is called.
+func wait(t *testing.T, s *supervisor) (*heir, func()) {
+	ours, theirs := newWirePair(t)
+	s.mu.Lock()
+	s.next = &replacement{process: &process{wire: ours}}
+	s.mu.Unlock()
+	h, ended := &heir{}, make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			m, fds, err := theirs.receiveRaw()
+			if err != nil {
+				return
+			}
+			if m.Handed == nil {
+				h.wrong = errors.New("no connections")
+			} else if err := m.Handed.check(fds, h.last); err != nil {
+				h.wrong = err
+			} else if n := len(m.Handed.Flows); n > 0 {
+				h.last = m.Handed.Flows[n-1].ID
+			}
+			fds.close()
+		}
+	}()
+	return h, func() {
+		ours.close()
+		<-ended
+		theirs.close()
+	}
+}
+
+// checkHeir wants the engine that waits to have got nothing but what is right.
+func checkHeir(t *testing.T, h *heir) {
+	t.Helper()
+	if h.wrong != nil {
+		t.Errorf("connections for the next engine: %v", h.wrong)
 	}
 }
 

@@ -137,6 +137,9 @@ func (w *wire) send(m message, files ...*os.File) error {
 // sendPassed is send for descriptors that the runtime's poller does not know. They
 // stay the caller's.
 func (w *wire) sendPassed(m message, fds passed) error {
+	if len(fds) == 0 {
+		return w.sendWith(m, nil)
+	}
 	return w.sendWith(m, unix.UnixRights(fds...))
 }
 

@@ -143,6 +143,10 @@ func (s *soak) allFaults() []fault {
 	resolver := 0
 	return []fault{
 		{"engine killed", 8 * time.Second, func() error { return s.signalEngine(syscall.SIGKILL) }},
+		{"engine replaced", 2 * time.Second, func() error {
+			_, status := s.ask("POST", "/v1/restart", "{}")
+			return okay(status)
+		}},
 		{"engine stopped for a moment", time.Second, func() error {
 			if err := s.signalEngine(syscall.SIGSTOP); err != nil {
 				return err
