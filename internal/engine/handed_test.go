@@ -134,7 +134,9 @@ func TestHanded(t *testing.T) {
 	}
 	ours, theirs := newWirePair(t)
 	r := &replacement{process: &process{wire: ours}, taken: make(chan struct{})}
+	s.mu.Lock()
 	s.next = r
+	s.mu.Unlock()
 	hand(h, pair())
 	m, fds, err := theirs.receiveRaw()
 	if err != nil || !reflect.DeepEqual(m.Handed, h) || len(fds) != 2 || r.flows != 1 {

@@ -31,7 +31,6 @@ func (r *relayed) SetKiller(k interface{ Kill() }) { r.killer = k }
 type succession struct {
 	*Mover
 	stop func()
-	lost int // connections that were not passed on
 }
 
 func newSuccession(t testing.TB) *succession {
