@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"taproot/portfwd"
 	"taproot/stack/flow"
 	"taproot/test/settle"
 )
@@ -179,5 +180,23 @@ func TestInheritNothing(t *testing.T) {
 	g.inherit(&handed{Flows: []handedFlow{handedOf(10)}, Last: 10}, fds[:2])
 	if g.flows.Last() != 9 || settle.Descriptors() != before {
 		t.Error("it took what it did not wait for")
+	}
+}
+
+// TestOrphansOf wants connections that go on not to be taken for those that are lost.
+func TestOrphansOf(t *testing.T) {
+	g := &gateway{flows: flow.New(flow.Config{})}
+	guest, other := netip.MustParseAddrPort("10.0.2.100:1"), netip.MustParseAddrPort("192.0.2.1:80")
+	lost := portfwd.Connection{Local: guest, Peer: netip.AddrPortFrom(other.Addr(), 81)}
+	for _, k := range []flow.Key{{Proto: flow.TCP, Initiator: guest, Target: other}, {Proto: flow.TCP, Initiator: other, Target: netip.AddrPortFrom(guest.Addr(), 80)}} {
+		f, err := g.flows.Open(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+	}
+	got := g.orphansOf([]portfwd.Connection{{Local: guest, Peer: other}, lost, {Local: netip.AddrPortFrom(guest.Addr(), 80), Peer: other}})
+	if !reflect.DeepEqual(got, []portfwd.Connection{lost}) {
+		t.Errorf("got %v, want %v", got, lost)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"taproot/internal/plan"
 	"taproot/portfwd"
 	"taproot/stack"
+	"taproot/stack/flow"
 	"taproot/tap"
 	"taproot/tap/taptest"
 	"taproot/test/settle"
@@ -74,7 +75,7 @@ func newOrphansGateway(t *testing.T) (*gateway, *testWire) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gateway{spec: testSpec(t, plan.Offsets{}, Config{}), orphans: make(chan []portfwd.Connection, 1), log: slog.New(slog.DiscardHandler)}
+	g := &gateway{spec: testSpec(t, plan.Offsets{}, Config{}), flows: flow.New(flow.Config{}), orphans: make(chan []portfwd.Connection, 1), log: slog.New(slog.DiscardHandler)}
 	if g.stack, err = stack.New(stack.Config{Device: a, MTU: 1500, MAC: g.spec.Plan.GatewayMAC}); err != nil {
 		t.Fatal(err)
 	}
