@@ -90,8 +90,9 @@ const maxRights = 4
 // A conn is a connection that keeps the descriptors that come with its bytes.
 type conn struct {
 	*net.UnixConn
-	release func()
-	once    sync.Once
+	release  func()
+	once     sync.Once
+	progress progress
 
 	mu sync.Mutex
 	// +checklocks:mu
@@ -105,6 +106,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	var space [128]byte
 	oob := space[:unix.CmsgSpace(4*maxRights)] // the kernel closes what does not fit
 	n, oobn, _, _, err := c.ReadMsgUnix(b, oob)
+	c.progress.note(err)
 	if oobn > 0 {
 		c.keep(oob[:oobn])
 	}

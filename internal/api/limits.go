@@ -21,7 +21,7 @@ func (s *Server) limits() []engine.Limit {
 			Use: engine.Use{Now: uint64(len(s.slots)), Max: maxConns, Refused: s.away.strangers.Load()}},
 		{Name: "api_events", Help: "Those of them that follow events.",
 			Use: engine.Use{Now: uint64(len(s.streams)), Max: maxStreams, Refused: s.away.streams.Load()}},
-		{Name: "api_requests", Help: "Bytes of a request to the API, which has 15 seconds; all requests that failed are counted, and the number now is not.",
+		{Name: "api_requests", Help: "Bytes of a request to the API, which has 15 seconds, its header 5 and 8 KiB; all requests that failed are counted, and the number now is not.",
 			Use: engine.Use{Max: maxBody, Refused: s.away.requests.Load()}},
 	}
 }

@@ -174,7 +174,7 @@ func (s *Server) Start(ctx context.Context, instance Instance, rules Table) {
 // each connection, all of which have returned when Run returns.
 func (s *Server) Run(ctx context.Context, instance Instance, rules Table) error {
 	s.instance, s.rules = instance, rules
-	s.http.Handler = s.handler()
+	s.http.Handler = handled(s.handler())
 	s.http.ReadHeaderTimeout, s.http.ReadTimeout = headerTimeout, bodyTimeout
 	s.http.WriteTimeout, s.http.IdleTimeout = writeTimeout, idleTimeout
 	s.http.MaxHeaderBytes = maxHeader
@@ -183,7 +183,10 @@ func (s *Server) Run(ctx context.Context, instance Instance, rules Table) error 
 	s.http.BaseContext = func(net.Listener) context.Context { return ctx }
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	s.http.ConnState = func(_ net.Conn, state http.ConnState) {
+	s.http.ConnState = func(c net.Conn, state http.ConnState) {
+		if c, ok := c.(*conn); ok && c.progress.change(state) {
+			s.away.requests.Add(1)
+		}
 		switch state {
 		case http.StateNew:
 			conns.Add(1) // by Serve itself
