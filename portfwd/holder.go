@@ -94,7 +94,7 @@ func (s *Scanner) at(e *BindError) (found owned, ok bool) {
 
 // holder names the process that has a socket as well as we can. leaving tells that no
 // process of this user's has it that we see: one that was killed closes its files
-// when it can be seen no more.
+// when it can be seen no more. One that may not be looked into looks the same.
 func (o owned) holder() (name string, leaving bool) {
 	if o.inode == 0 {
 		return "a connection that has just ended", false

@@ -132,7 +132,7 @@ func NewTable(cfg TableConfig) *Table {
 // the wait for sockets of the guest's namespace.
 func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) {
 	ends := time.Now().Add(leavingGrace)
-	for {
+	for pause := leavingPause; ; pause *= 2 {
 		if id, err = t.add(ctx, r, 0); err == nil {
 			return id, nil
 		}
@@ -143,14 +143,14 @@ func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) {
 		select {
 		case <-ctx.Done():
 			return 0, err
-		case <-time.After(leavingPause):
+		case <-time.After(pause):
 		}
 	}
 }
 
 // leavingGrace is how long a port is waited for that is about to be free: another
 // instance that was killed has it for some milliseconds more, and whoever starts one
-// again at once is not to fail. leavingPause is between two attempts.
+// again at once is not to fail. leavingPause is between the first two attempts.
 const (
 	leavingGrace = time.Second
 	leavingPause = 10 * time.Millisecond
