@@ -40,12 +40,12 @@ func (s *Stack) Classify(f *link.Frame) bool {
 	case uint16(header.IPv4ProtocolNumber):
 		return s.classifyIPv4(f, head)
 	case uint16(header.ARPProtocolNumber):
-		if !s.mayAsk() {
-			return true
-		}
 		answers := s.answersARP(head)
-		s.asked = answers && header.ARP(head[atIP:]).Op() == header.ARPRequest
-		return !answers
+		if !answers || header.ARP(head[atIP:]).Op() != header.ARPRequest {
+			return !answers
+		}
+		s.asked = s.mayAsk()
+		return !s.asked
 	case uint16(header.IPv6ProtocolNumber):
 		return s.classifyIPv6(f, head)
 	}

@@ -103,8 +103,8 @@ type Forwarder struct {
 	slots   chan struct{}             // one element for each message under way over TCP
 
 	asker    *asker
-	underWay atomic.Int32 // over UDP
-	most     int32        // of them
+	underWay atomic.Int64 // over UDP
+	most     int64        // of them
 
 	queries, local, failed, malformed, busy, mismatched atomic.Uint64
 }
@@ -116,7 +116,7 @@ func New(config Config) (*Forwarder, error) {
 		dial:    config.Dial,
 		timeout: config.Timeout,
 		log:     config.Log,
-		most:    int32(cmp.Or(config.MaxDatagrams, DefaultDatagrams)),
+		most:    int64(cmp.Or(config.MaxDatagrams, DefaultDatagrams)),
 		slots:   make(chan struct{}, cmp.Or(config.MaxMessages, DefaultMessages)),
 	}
 	for name, addrs := range config.Hosts {
