@@ -97,9 +97,9 @@ func memoryLimits() []limit {
 		{name: "tcp_memory", help: "Bytes of memory in use, beyond which connections by frames that hold much are reset.", use: tcpMemoryUse,
 			usual: func(m machine) uint64 { return m.memory / 2 }, least: leastMemory / 2, number: func(n *numbers) *uint64 { return &n.tcpMemory },
 			reason: "Half of the engine's, as the garbage collector lets memory grow to twice of what is in use."},
-		{name: "descriptors", help: "Descriptors of the engine's, beyond which there are no new flows; the rest is for DNS, published ports and what is under way.", use: descriptorsUse,
+		{name: "descriptors", help: "Descriptors of the engine's, beyond which there are no new flows; the rest is for DNS, the sockets of published ports and what is under way.", use: descriptorsUse,
 			usual: func(m machine) uint64 { return m.descriptors - kept(m.descriptors) }, least: 1, number: func(n *numbers) *uint64 { return &n.descriptors },
-			reason: "Four fifths of what the process may have (ulimit -n, the hard limit), and 64 less if that is less: a new flow that is refused at once is better than a published port or a name that fails."},
+			reason: "Four fifths of what the process may have (ulimit -n, the hard limit), 64 less if that is less, and of fewer than 256 three quarters: a new flow that is refused at once is better than a published port or a name that fails."},
 	}
 }
 

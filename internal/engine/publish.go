@@ -33,7 +33,8 @@ func (s *supervisor) addRules(ctx context.Context) error {
 	if len(s.cfg.Rules) == 0 {
 		return nil
 	}
-	if err := s.ask(ctx, query{}, func(*answer) {}); err != nil {
+	send := func(w *wire, m message) error { return w.send(m) } // behind all the sockets, which may fill the wire
+	if err := s.askBy(ctx, send, query{}, func(*answer) {}); err != nil {
 		s.log.Debug("not known whether ports are published", "error", err) // the next engine gets them too
 	}
 	return nil

@@ -66,6 +66,11 @@ func (q *queries) deliver(a *answer) {
 // ask puts a query to the engine and calls part for each part of the answer, as
 // often as maxPages at most.
 func (s *supervisor) ask(ctx context.Context, q query, part func(*answer)) error {
+	return s.askBy(ctx, (*wire).try, q, part)
+}
+
+// askBy is ask with a way to send.
+func (s *supervisor) askBy(ctx context.Context, send func(*wire, message) error, q query, part func(*answer)) error {
 	engine := s.ready()
 	if engine == nil {
 		return ErrNoEngine
@@ -73,7 +78,7 @@ func (s *supervisor) ask(ctx context.Context, q query, part func(*answer)) error
 	var answers <-chan *answer
 	q.ID, answers = s.queries.add()
 	defer s.queries.remove(q.ID)
-	switch err := engine.wire.try(message{Query: &q}); {
+	switch err := send(engine.wire, message{Query: &q}); {
 	case errors.Is(err, unix.EAGAIN):
 		return ErrSilent
 	case errors.Is(err, os.ErrClosed), errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
