@@ -33,13 +33,20 @@ func Stream(fd int) {
 	set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int32(KeepAliveIdle/time.Second))
 }
 
+// innerBuffer is the receive buffer of a socket inside, in bytes. The kernel takes
+// twice as much, and no more than twice net.core.rmem_max (socket(7)).
+const innerBuffer = 1 << 20
+
 // Inner is Stream for a socket inside, whose other end is one more socket of the same
 // namespace, over lo. Congestion control has nothing to do there, and one that paces
 // (BBR, where that is the machine's) sends by a timer what could have gone at once:
-// so it is reno, which everybody may choose (tcp(7)).
+// so it is reno, which everybody may choose (tcp(7)). Nor has it the round-trip time
+// for which the kernel's own choice grows to tens of megabytes, which are full then and
+// in no cache: a smaller buffer costs both ends less.
 func Inner(fd int) {
 	Stream(fd)
 	_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
+	set(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, innerBuffer)
 }
 
 // set is setsockopt(2) of a number.
