@@ -159,6 +159,9 @@ install: build man ## install under PREFIX (/usr/local) of DESTDIR
 	sed 's|@BINDIR@|$(PREFIX)/bin|' docs/systemd/taproot@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/taproot@.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	bin/taproot completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/taproot
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	bin/taproot completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_taproot
+	bin/taproot completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/taproot.fish
 ifeq ($(APPARMOR),yes)
 	install -d $(DESTDIR)/etc/apparmor.d
 	sed 's,@BINDIR@,$(PREFIX)/bin,' contrib/apparmor/taproot >$(DESTDIR)/etc/apparmor.d/taproot
