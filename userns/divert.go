@@ -36,6 +36,15 @@ type Divert struct {
 	// Later leaves all but the listeners to Restore, which is then called when
 	// somebody else has set the device up.
 	Later bool
+
+	// Outlives says that the namespace may live longer than this process. What is
+	// added to it is then removed by a process of its own if this one is killed, by
+	// SIGKILL too, and its process group with it.
+	Outlives bool
+
+	// Device, if not nil, is held by that process, so that the device is there as
+	// long as what was added for it. It stays the caller's.
+	Device *os.File
 }
 
 // A Diversion is what stands in the guest's namespace so that its outbound TCP
@@ -52,8 +61,9 @@ type Diversion struct {
 	routes    *rtnl
 	rules     *nft.Conn
 
-	ruleSocket *os.File // of rules
-	lookout    lookout
+	routeSocket *os.File // of routes
+	ruleSocket  *os.File // of rules
+	lookout     lookout
 
 	mu sync.Mutex
 	// +checklocks:mu
@@ -71,7 +81,11 @@ type Diversion struct {
 	// +checklocks:mu
 	crowded bool
 	// +checklocks:mu
-	heir bool // there were rules of ours before; who made them was killed
+	heir bool // there were rules of ours before; who made them was killed, and its executor
+	// +checklocks:mu
+	executor *executor // nil before anything was made, or without want.Outlives
+	// +checklocks:mu
+	will will // what the executor has
 	// +checklocks:mu
 	removed bool
 }
@@ -210,7 +224,7 @@ func (d *Diversion) reach(ctx context.Context, n *Namespace) error {
 // connect begins to use the netlink sockets of reach, which it takes over.
 func (d *Diversion) connect(sockets []*os.File) error {
 	d.lookout = lookout{routing: sockets[2], rules: sockets[3]}
-	d.ruleSocket = sockets[1]
+	d.routeSocket, d.ruleSocket = sockets[0], sockets[1]
 	var err error
 	if d.routes, err = newRTNL(sockets[0]); err != nil {
 		return fmt.Errorf("netlink: %w", err)
@@ -256,6 +270,9 @@ func (d *Diversion) install() error {
 	}
 	d.link = link
 	if err := d.look(); err != nil {
+		return err
+	}
+	if err := d.bequeath(); err != nil {
 		return err
 	}
 	if err := d.setSysctls(); err != nil {

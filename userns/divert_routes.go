@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -60,18 +61,18 @@ func (d *Diversion) route(s *side) error {
 	return nil
 }
 
-// unroute removes what route has made, as far as it is there.
-func (d *Diversion) unroute(s *side) error {
+// unroute removes, by routes, what route has made, as far as it is there.
+func (d *Diversion) unroute(routes *rtnl, s *side) error {
 	var errs []error
 	for _, rule := range d.routingRules(s.family) {
-		err := d.routes.routingRule(unix.RTM_DELRULE, 0, rule)
+		err := routes.routingRule(unix.RTM_DELRULE, 0, rule)
 		errs = append(errs, unless(err, unix.ENOENT, unix.ESRCH))
 	}
 	gone := []error{unix.ESRCH, unix.ENOENT, unix.ENODEV, unix.ENXIO, unix.ENETDOWN}
 	for _, t := range d.tableRoutes(s) {
-		errs = append(errs, unless(d.routes.tableRoute(unix.RTM_DELROUTE, 0, t), gone...))
+		errs = append(errs, unless(routes.tableRoute(unix.RTM_DELROUTE, 0, t), gone...))
 	}
-	err := d.routes.neighbour(unix.RTM_DELNEIGH, 0, d.link, s.bound, nil)
+	err := routes.neighbour(unix.RTM_DELNEIGH, 0, d.link, s.bound, nil)
 	return errors.Join(append(errs, unless(err, gone...))...)
 }
 
@@ -145,24 +146,34 @@ func (d *Diversion) setEarlyDemux(conf *os.File) error {
 // hintSysctls is the remedy for sysctls that may not be set.
 const hintSysctls = "run without --shortcut=on; or, inside a container, start it with: --security-opt unmask=ALL"
 
-// setSysctl sets a sysctl and remembers what it was first.
+// setSysctl sets a sysctl and remembers what it was, first of all.
 //
 // +checklocks:d.mu
 func (d *Diversion) setSysctl(conf *os.File, name, before, after string) error {
+	known := len(d.sysctls)
+	if err := d.remember(savedSysctl{name, before, after}); err != nil {
+		return err
+	}
 	if err := writeAt(int(conf.Fd()), name, after); err != nil {
+		d.sysctls = d.sysctls[:known]
 		err = fmt.Errorf("set %s to %s, which is %s: %w", path.Join("net/ipv4/conf", name), after, before, err)
 		if errors.Is(err, unix.EROFS) {
 			return &hinted{err, hintSysctls}
 		}
 		return err
 	}
-	for _, s := range d.sysctls {
-		if s.name == name {
-			return nil
-		}
-	}
-	d.sysctls = append(d.sysctls, savedSysctl{name, before, after})
 	return nil
+}
+
+// remember notes what a sysctl was before we changed it first.
+//
+// +checklocks:d.mu
+func (d *Diversion) remember(s savedSysctl) error {
+	if slices.ContainsFunc(d.sysctls, func(known savedSysctl) bool { return known.name == s.name }) {
+		return nil
+	}
+	d.sysctls = append(d.sysctls, s)
+	return d.bequeath()
 }
 
 // resetSysctls sets what was changed, and is still so, to what it was.

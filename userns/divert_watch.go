@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taproot/stack/shortcut/mark"
+	"taproot/userns/nft"
 )
 
 // A lookout are two netlink sockets that collect changes of a namespace.
@@ -244,13 +245,23 @@ func (d *Diversion) Remove() error {
 	d.removed = true
 	var errs []error
 	if d.link != 0 { // or nothing was made
-		errs = append(errs, d.rules.Remove(d.tables()))
-		for _, s := range d.sides {
-			errs = append(errs, d.unroute(s))
-		}
-		errs = append(errs, d.resetSysctls())
+		errs = append(errs, d.unmake(d.routes, d.rules), d.resetSysctls())
+	}
+	if d.executor != nil {
+		d.executor.end()
 	}
 	d.close()
+	return errors.Join(errs...)
+}
+
+// unmake removes, by these, all but sysctls.
+//
+// +checklocks:d.mu
+func (d *Diversion) unmake(routes *rtnl, rules *nft.Conn) error {
+	errs := []error{rules.Remove(d.tables())}
+	for _, s := range d.sides {
+		errs = append(errs, d.unroute(routes, s))
+	}
 	return errors.Join(errs...)
 }
 

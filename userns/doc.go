@@ -63,6 +63,11 @@
 // Connection tracking is on in a namespace as long as somebody's rules ask for it,
 // and ours do. It has a limit, see Diversion.Tracked.
 //
+// What Divert.Outlives asks for is an executor: a process that is told with each
+// change what would undo all of it (a will), and does that when the supervisor is
+// killed. Like the guard it is a fork that does not run Go; unlike the guard it has
+// left the process group. See trustee, and ballast for how little memory it keeps.
+//
 // # How it ends
 //
 // The guest ends with its command: whatever then still lives in its user

@@ -110,6 +110,8 @@ func (s *supervisor) divert(ctx context.Context) error {
 		Except:    s.exceptDivert(),
 		Nested:    policy.Behind(),
 		Later:     s.leavesDown(),
+		Outlives:  s.world.outlives(),
+		Device:    s.device,
 	})
 	if err != nil {
 		return s.noShortcut(err)

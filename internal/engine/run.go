@@ -47,6 +47,9 @@ type world interface {
 	// bare tells whether the device is opened and not set up.
 	bare() bool
 
+	// outlives tells whether the guest goes on when the supervisor is killed.
+	outlives() bool
+
 	// close lets everything go that open and namespace have taken.
 	close()
 }
@@ -92,6 +95,8 @@ func (c *commandWorld) place() (process int, path string) {
 }
 
 func (c *commandWorld) bare() bool { return false }
+
+func (c *commandWorld) outlives() bool { return false }
 
 func (c *commandWorld) live(context.Context, *supervisor) (err error) {
 	if err := c.guest.Go(); err != nil {
@@ -153,6 +158,8 @@ func (a *attachedWorld) place() (process int, path string) {
 }
 
 func (a *attachedWorld) bare() bool { return a.to.Bare }
+
+func (a *attachedWorld) outlives() bool { return true }
 
 func (a *attachedWorld) live(ctx context.Context, s *supervisor) error {
 	if a.ns == nil || a.to.Stay {

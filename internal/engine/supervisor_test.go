@@ -35,6 +35,8 @@ func (w *testWorld) place() (process int, path string) { return 0, "" }
 
 func (w *testWorld) bare() bool { return false }
 
+func (w *testWorld) outlives() bool { return false }
+
 func (w *testWorld) live(_ context.Context, s *supervisor) error {
 	w.guest(s)
 	return nil

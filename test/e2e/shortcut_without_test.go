@@ -142,7 +142,8 @@ const footprint = `nft list ruleset; ip rule; ip -6 rule; ip route show table al
 
 // TestShortcutRemoved: when taproot leaves a namespace that stays, nothing of the
 // shortcut stays in it; and somebody else's namespace gets it only when told. What
-// a killed one has left behind is in nobody's way, and goes with the next.
+// a killed one has left behind, whose executor was killed too, is in nobody's way and
+// goes with the next.
 func TestShortcutRemoved(t *testing.T) {
 	t.Parallel()
 	lab.NeedProgram(t, "nft", "ip", "ss", "unshare", "nsenter")
@@ -177,6 +178,9 @@ func TestShortcutRemoved(t *testing.T) {
 	} {
 		c := attachTo(t, l, session, pid, tt.option)
 		newPlayIn(t, l, guest).wantWay(tt.way)
+		if tt.signal == syscall.SIGKILL && tt.way == byShortcut {
+			killExecutor(t, l) // which would leave nothing
+		}
 		c.Signal(tt.signal)
 		c.Wait()
 		l.Eventually("the device is gone", func() bool { return !strings.Contains(guest.Command("ip", "link").MustRun(), "tap0") })
