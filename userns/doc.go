@@ -81,7 +81,8 @@
 //	guard         the supervisor reads the end of its socket and ends the guest
 //
 // Mounts live in the guest's mount namespace and vanish with its last process;
-// nothing is written to a file system of the host.
+// nothing is written to a file system of the host. Those on files that the host
+// replaces vanish earlier, and Guest.Keep makes them again: see covering.
 //
 // # Threads
 //

@@ -35,6 +35,13 @@ const (
 	stepDetach
 	stepCaps
 	stepExec
+
+	// Those of a mounter.
+	stepMounts
+	stepCopy
+	stepWrite
+	stepTree
+	stepMove
 )
 
 var stepNames = [...]string{
@@ -55,6 +62,12 @@ var stepNames = [...]string{
 	stepDetach:  "detach the old root",
 	stepCaps:    "drop capabilities",
 	stepExec:    "execveat",
+
+	stepMounts: "join mount namespace",
+	stepCopy:   "copy mount namespace",
+	stepWrite:  "write",
+	stepTree:   "open_tree",
+	stepMove:   "move_mount",
 }
 
 // A trouble is the step that a child did not get over.

@@ -38,6 +38,12 @@ func (s *stage) ownMounts() error {
 	return nil
 }
 
+// What is covered.
+const (
+	resolvConfPath = "/etc/resolv.conf"
+	hostsPath      = "/etc/hosts"
+)
+
 // A cover is a file that gets other contents in the guest's view.
 type cover struct {
 	path    string
@@ -53,8 +59,8 @@ func (s *stage) coverFiles() error {
 	}
 	s.warn(coverSys(scratch))
 	covers := []cover{
-		{"/etc/resolv.conf", s.order.ResolvConf},
-		{"/etc/hosts", s.order.Hosts},
+		{resolvConfPath, s.order.ResolvConf},
+		{hostsPath, s.order.Hosts},
 	}
 	size := tmpfsSlack
 	var targets [][]int

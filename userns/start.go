@@ -34,6 +34,8 @@ type Guest struct {
 
 	device *os.File // until Device hands it over
 
+	covering *covering // nil if nothing is covered, or that cannot be kept
+
 	signals chan os.Signal
 	stops   chan syscall.Signal // of the command, if it is process 1's child
 	listens chan struct{}       // closed when listen has returned; nil without
@@ -180,6 +182,7 @@ func inherit(fd int) []uintptr {
 // prepare gives the stage its order and sets the network up meanwhile.
 func (g *Guest) prepare(ctx context.Context, o *order, s Setup) error {
 	stop := context.AfterFunc(ctx, func() { g.wire.conn.SetDeadline(time.Now()) })
+	covers := s.covers()
 	sent := g.wire.send(message{Order: o})
 	device, warnings, attachErr := g.attach(ctx, s)
 	g.device = device
@@ -195,6 +198,12 @@ func (g *Guest) prepare(ctx context.Context, o *order, s Setup) error {
 	}
 	for _, text := range append(warnings, r.Warnings...) {
 		g.log.Warn(text)
+	}
+	if len(covers) == 0 {
+		return nil
+	}
+	if g.covering, err = newCovering(g.stage.pid, g.space.file, covers); err != nil {
+		g.log.Info("the host's files come into view when they are replaced", "error", err)
 	}
 	return nil
 }

@@ -165,6 +165,9 @@ func (g *Guest) Close() error {
 		signal.Stop(g.signals)
 	}
 	closeFile(g.device)
+	if g.covering != nil {
+		g.covering.close()
+	}
 	g.thread.stop()
 	return err
 }

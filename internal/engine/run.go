@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"taproot/internal/plan"
 	"taproot/tap"
@@ -98,10 +99,19 @@ func (c *commandWorld) bare() bool { return false }
 
 func (c *commandWorld) outlives() bool { return false }
 
-func (c *commandWorld) live(context.Context, *supervisor) (err error) {
+func (c *commandWorld) live(ctx context.Context, s *supervisor) (err error) {
 	if err := c.guest.Go(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := c.guest.Keep(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("the host's files come into the guest's view when they are replaced", "error", err)
+		}
+	})
+	defer wg.Wait()
+	defer cancel()
 	c.status, err = c.guest.Wait()
 	return err
 }

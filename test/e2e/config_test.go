@@ -148,3 +148,43 @@ func TestRouterAdvertisement(t *testing.T) {
 	out := guest(l, nil, "rdisc6", "-1", "-r", "10", "-w", "2000", "tap0").MustRun()
 	wantContains(t, "advertisement", out, "fd00::/64", resolver6, "1500 bytes")
 }
+
+// TestReplacedFiles has the host replace files that the guest sees its own in place of.
+// It keeps seeing its own, unless it has uncovered them itself.
+func TestReplacedFiles(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	host := func(line string) {
+		t.Helper()
+		l.Host.Command("sh", "-c", "cd /etc && "+line).MustRun()
+	}
+	const theirs = "nameserver 192.0.2.99"
+	s := newShell(t, l, "--dns="+lab.Outside4) // which follows no resolv.conf
+	resolvConf, hosts := s.must("cat /etc/resolv.conf"), s.must("cat /etc/hosts")
+	wantContains(t, "resolv.conf", resolvConf, "nameserver "+resolver4)
+	wantCovered := func() {
+		t.Helper()
+		l.Eventually("the guest sees its own files", func() bool {
+			return s.must("cat /etc/resolv.conf 2>/dev/null; true") == resolvConf && s.must("cat /etc/hosts 2>/dev/null; true") == hosts
+		})
+	}
+	for _, line := range []string{
+		"echo '" + theirs + "' >new && mv -f new resolv.conf",
+		"echo '" + theirs + "' >new && mv -f new resolv.conf", // again
+		"echo '192.0.2.99 elsewhere' >new && mv -f new hosts",
+		"rm -f resolv.conf && echo '" + theirs + "' >resolv.conf",
+		"echo '" + theirs + "' >other && ln -s other new && mv -fT new resolv.conf",
+		"echo '" + theirs + "' >new && mv -f new other",
+	} {
+		host(line)
+		// Nobody else sees ours.
+		if got := l.Host.Command("cat", "/etc/resolv.conf").MustRun(); got == resolvConf {
+			t.Errorf("%s: the host sees the guest's", line)
+		}
+		wantCovered()
+	}
+	s.must("umount /etc/hosts")
+	host("echo '" + theirs + "' >new && mv -f new resolv.conf")
+	l.Eventually("resolv.conf is covered again", func() bool { return s.must("cat /etc/resolv.conf 2>/dev/null; true") == resolvConf })
+	wantContains(t, "hosts that the guest has uncovered", s.must("cat /etc/hosts"), "192.0.2.99 elsewhere")
+}
