@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"taproot/userns"
 	"taproot/userns/sandbox"
 )
@@ -72,8 +74,9 @@ const (
 	StepLandlock   = "landlock"   // no files, not even by directories that are open; no signals to others
 	StepSeccomp    = "seccomp"    // no system calls but those of its work
 
-	// StepSupervisor is the supervisor's own: no_new_privs, and no system calls that
-	// none of our processes has to make.
+	// StepSupervisor is the supervisor's own: no_new_privs, no system calls that none of
+	// our processes has to make, and of capabilities, if it has some, what it goes on to
+	// need.
 	StepSupervisor = "supervisor"
 )
 
@@ -187,16 +190,45 @@ func (l level) steps(mode SandboxMode, refused []error) []SandboxStep {
 // switchedOff is the detail of steps that nobody wanted.
 const switchedOff = "--sandbox=off"
 
+// neededCapabilities returns those that a supervisor goes on to need which has some, as
+// one of root has: most of them for engines that are started after others.
+func neededCapabilities(attached bool) []uint {
+	list := []uint{
+		// Paths of Unix sockets, resolv.conf and programs, whoever they belong to.
+		unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH,
+		// Ports below 1024, and those of one device, that are published later.
+		unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_RAW,
+		// User namespaces of engines, where only root may make them, and to map root in
+		// them (user_namespaces(7), since Linux 5.12).
+		unix.CAP_SYS_ADMIN, unix.CAP_SETFCAP,
+	}
+	if !attached {
+		return list // it owns the guest's namespaces, and so has all in there
+	}
+	// Namespaces of others, and who is in them.
+	return append(list, unix.CAP_NET_ADMIN, unix.CAP_SYS_PTRACE)
+}
+
+// renounce does the work of forgo. less is why it did not give up capabilities, for
+// which a program that was built with cgo has no means.
+func (s *supervisor) renounce() (less, err error) {
+	less = sandbox.Capabilities(neededCapabilities(s.world.outlives())...)
+	if less != nil && !errors.Is(less, errors.ErrUnsupported) {
+		return nil, less
+	}
+	return less, sandbox.Forgo()
+}
+
 // forgo takes from the supervisor what it does not need from now on. The command
 // of Run has been forked before: it may gain privileges as anywhere else.
 func (s *supervisor) forgo() error {
 	step := SandboxStep{Name: StepSupervisor}
 	if s.cfg.Sandbox.Mode == SandboxOff {
 		step.Detail = switchedOff
-	} else if err := sandbox.Forgo(); err != nil {
+	} else if less, err := s.renounce(); err != nil {
 		step.Detail = err.Error()
-	} else {
-		step.On = true
+	} else if step.On = true; less != nil {
+		step.Detail = less.Error()
 	}
 	s.mu.Lock()
 	s.forgone = step
