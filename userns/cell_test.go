@@ -20,16 +20,17 @@ const cellName = "taproot-cell"
 
 // A cellReport is what a cell's process finds.
 type cellReport struct {
-	PID, Group, UID int
-	Host            string
-	Entries         []string // of /
-	Files           []int    // descriptors below 64 that are open
-	Env             []string
-	Capabilities    [2]unix.CapUserData
-	Bounding        []int
-	NoNewPrivs      int
-	Blocked         bool   // a signal is
-	Proc, Mount     string // what came of them
+	PID, UID       int
+	Group, Session int
+	Host           string
+	Entries        []string // of /
+	Files          []int    // descriptors below 64 that are open
+	Env            []string
+	Capabilities   [2]unix.CapUserData
+	Bounding       []int
+	NoNewPrivs     int
+	Blocked        bool   // a signal is
+	Proc, Mount    string // what came of them
 }
 
 // reportCell is the main of a cell's process, which tells on descriptor 1.
@@ -40,6 +41,7 @@ func reportCell() int {
 	}
 	r := cellReport{PID: os.Getpid(), UID: os.Getuid(), Env: os.Environ(), Proc: fmt.Sprint(unix.Access("/proc/self", unix.F_OK))}
 	r.Group = unix.Getpgrp()
+	r.Session, _ = unix.Getsid(0)
 	r.Host, _ = os.Hostname()
 	for fd := range 64 {
 		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
@@ -143,6 +145,9 @@ func TestCell(t *testing.T) {
 			}
 			if r.Group != r.PID {
 				t.Errorf("process group: got %d of process %d, want one of its own", r.Group, r.PID)
+			}
+			if own := r.Session == r.PID; own == tt.root {
+				t.Errorf("session: got %d of process %d, want one of its own without an empty root", r.Session, r.PID)
 			}
 			if tt.namespaces != (r.PID == 1) || tt.namespaces != (r.Host == "") || tt.namespaces && r.Bounding != nil {
 				t.Errorf("got process %d on host %q with bounding set %v", r.PID, r.Host, r.Bounding)
