@@ -45,9 +45,7 @@ type TCPConfig struct {
 type TCP struct {
 	Stats TCPStats
 
-	cfg      TCPConfig
-	maxDials int
-
+	cfg TCPConfig
 	wg  sync.WaitGroup  // of requests and connections
 	ctx context.Context // ends with Run: dials give up
 	end context.CancelFunc
@@ -60,6 +58,9 @@ type TCP struct {
 	// dials are those whose target has not answered.
 	// +checklocks:mu
 	dials map[*dialing]struct{}
+	// maxDials is how many there may be.
+	// +checklocks:mu
+	maxDials int
 	// +checklocks:mu
 	evictions *rate.Limiter
 }
