@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"reflect"
@@ -198,5 +199,67 @@ func TestOrphansOf(t *testing.T) {
 	got := g.orphansOf([]portfwd.Connection{{Local: guest, Peer: other}, lost, {Local: netip.AddrPortFrom(guest.Addr(), 80), Peer: other}})
 	if !reflect.DeepEqual(got, []portfwd.Connection{lost}) {
 		t.Errorf("got %v, want %v", got, lost)
+	}
+}
+
+// lingering returns a TCP socket with bytes that its peer never reads, whose last close
+// would wait for long.
+func lingering(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { peer.Close() })
+	f, err := c.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = unix.Write(fd, make([]byte, 64<<10))
+	}
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 1000}); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// TestPassedClose wants the supervisor to wait for no socket that an engine has sent,
+// whether it was received or not.
+func TestPassedClose(t *testing.T) {
+	begun := time.Now()
+	passed{lingering(t)}.close()
+	ours, theirs := newWirePair(t)
+	for range 2 {
+		own := passed{lingering(t)}
+		if err := theirs.sendPacket(nil, nil); err != nil { // the end, as it seems
+			t.Fatal(err)
+		}
+		if err := theirs.sendPassed(message{Pong: true}, own); err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(own[0]) // not the last one
+	}
+	ours.hangUp()
+	if took := time.Since(begun); took > settle.Patience {
+		t.Errorf("took %v", took)
 	}
 }

@@ -72,7 +72,7 @@ func (s *supervisor) keep(ctx context.Context, launcher *launcher) {
 		if s.awaited() {
 			engine.stop()
 		}
-		stop := context.AfterFunc(ctx, engine.wire.close)
+		stop := context.AfterFunc(ctx, engine.wire.hangUp)
 		gone := engine.watch(func(m message, fds passed) { s.hear(engine, m, fds) })
 		stop()
 		if ctx.Err() != nil {

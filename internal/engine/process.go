@@ -136,7 +136,7 @@ func (p *process) watch(heard func(message, passed)) (gone string) {
 // stop ends the engine and waits for it. Closing the wire is enough for one
 // that works; the signal is for one that does not.
 func (p *process) stop() {
-	p.wire.close()
+	p.wire.hangUp()
 	select {
 	case <-p.exited:
 		return

@@ -145,7 +145,7 @@ func (s *supervisor) prepareEngine(ctx context.Context, launcher *launcher, b *b
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, p.wire.close)
+	stop := context.AfterFunc(ctx, p.wire.hangUp)
 	defer stop()
 	if err = p.greet(); err == nil {
 		spec := s.specNow()

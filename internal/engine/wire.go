@@ -121,6 +121,36 @@ func newWire() (ours *wire, theirs *os.File, err error) {
 
 func (w *wire) close() { w.file.Close() }
 
+// hangUp is close for who does not trust the other side: what that has sent and nobody
+// has received is closed as passed.close does, and not by the kernel.
+func (w *wire) hangUp() {
+	defer w.close()
+	raw, err := w.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.Shutdown(int(fd), unix.SHUT_RDWR) // nothing more comes
+		oob := make([]byte, unix.CmsgSpace(4*maxRights))
+		for empty := 0; empty < emptyMost; {
+			n, oobn, _, _, err := unix.Recvmsg(int(fd), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+			switch {
+			case err == unix.EINTR, err == unix.ECONNRESET:
+				continue
+			case err != nil:
+				return
+			case n == 0 && oobn == 0: // the end, or an empty packet
+				empty++
+			}
+			fds, _ := parseRights(oob[:oobn]) // the kernel makes no others
+			fds.close()
+		}
+	})
+}
+
+// emptyMost is more empty packets than a socket's send buffer has room for.
+const emptyMost = 4096
+
 const (
 	// sendPause and sendLongest are how often and for how long files are sent
 	// while too many are on their way (ETOOMANYREFS in unix(7)): to the one at
@@ -275,12 +305,12 @@ func (w *wire) receiveRaw() (message, passed, error) {
 	if receiveErr != nil {
 		return message{}, nil, os.NewSyscallError("recvmsg", receiveErr)
 	}
-	if n == 0 {
-		return message{}, nil, io.EOF
-	}
 	fds, err := parseRights(oob[:oobn])
 	if err != nil {
 		return message{}, nil, err
+	}
+	if n == 0 {
+		return message{}, fds, io.EOF
 	}
 	var m message
 	if err := json.Unmarshal(b[:n], &m); err != nil {
@@ -335,8 +365,12 @@ func (p passed) admitted(c socket.Ceiling) passed {
 	return slices.DeleteFunc(p, func(fd int) bool { return c.Admit(fd) != nil })
 }
 
+// close closes them, at once: whoever has sent a socket may have made its last close
+// wait for what it has to send (SO_LINGER of socket(7)). A connection of which there is
+// no other descriptor is reset.
 func (p passed) close() {
 	for _, fd := range p {
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // ENOTSOCK of what is none
 		unix.Close(fd)
 	}
 }
