@@ -91,7 +91,11 @@ func (c carrier) Pause(id portfwd.SocketID) error { return c.tell(message{Pause:
 func (c carrier) Resume(id portfwd.SocketID) error { return c.tell(message{Resume: &id}) }
 
 func (c carrier) tell(m message, files ...*os.File) error {
-	err := c.s.current().wire.send(m, files...)
+	return sent(c.s.current().wire.send(m, files...))
+}
+
+// sent returns the error of a word to the engine, unless it is that there is none.
+func sent(err error) error {
 	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -71,5 +72,40 @@ func TestCarrier(t *testing.T) {
 	}
 	if messages != 3 || !slices.Equal(got, listeners) {
 		t.Errorf("got %d listeners in %d messages, want %d in 3", len(got), messages, n)
+	}
+}
+
+// TestUnpublishMeanwhile wants an engine that takes over to hear of rules that were taken
+// away while it waited.
+func TestUnpublishMeanwhile(t *testing.T) {
+	old, oldTheirs := newWirePair(t)
+	next, theirs := newWirePair(t)
+	s := &supervisor{engine: &process{wire: old}, spec: &spec{NoDevice: true}}
+	oldTheirs.close() // it has yielded
+	s.exchanges(true)
+	if _, err := (carrier{s}).Unpublish(7, portfwd.ExistingKilled); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.handOver(&process{wire: next}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (carrier{s}).Unpublish(8, portfwd.ExistingStay); err != nil {
+		t.Fatal(err)
+	}
+	s.exchanges(false)
+	var got []string
+	for range 4 {
+		m, _, err := theirs.receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprint(m.Host != nil, m.Unpublish, m.EndFlows, m.Go))
+	}
+	want := []string{"true 0 false false", "false 7 true false", "false 0 false true", "false 8 false false"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if s.removed != nil {
+		t.Errorf("got %v, want nothing kept", s.removed)
 	}
 }

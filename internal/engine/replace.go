@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -115,6 +116,8 @@ func (s *supervisor) replace(ctx context.Context, launcher *launcher, path strin
 
 // exchange ends the engine that runs and waits until r has taken over.
 func (s *supervisor) exchange(ctx context.Context, r *replacement) error {
+	s.exchanges(true)
+	defer s.exchanges(false)
 	s.mu.Lock()
 	s.next = r
 	engine, isOther := s.engine, r.binary != s.binary
@@ -252,6 +255,7 @@ func (s *supervisor) handOver(p *process) error {
 	if spec.NoDevice {
 		news = []message{news[0], {Go: true}}
 	}
+	news = slices.Insert(news, len(news)-1, s.takeRemoved()...)
 	for _, m := range news {
 		if err := p.wire.send(m); err != nil {
 			return err

@@ -84,6 +84,12 @@ type supervisor struct {
 	// next is the engine that waits to take over.
 	// +checklocks:mu
 	next *replacement
+	// removed are the words about rules that were taken away since next is, for it.
+	// +checklocks:mu
+	removed []message
+	// exchanging tells whether such words are kept.
+	// +checklocks:mu
+	exchanging bool
 	// engine is the one that runs, nil between two.
 	// +checklocks:mu
 	engine *process

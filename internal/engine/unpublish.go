@@ -44,8 +44,9 @@ const unpublishGrace = 5 * time.Second
 
 // Unpublish implements portfwd.Carrier.
 func (c carrier) Unpublish(id int, existing portfwd.Existing) (closed func() error, err error) {
-	engine, done := c.s.current(), c.s.closings.expect(id)
-	if err := c.tell(message{Unpublish: id, EndFlows: existing == portfwd.ExistingKilled}); err != nil {
+	m := message{Unpublish: id, EndFlows: existing == portfwd.ExistingKilled}
+	engine, done := c.s.unpublishing(m), c.s.closings.expect(id)
+	if err := sent(engine.wire.send(m)); err != nil {
 		c.s.closings.done(id)
 		return nil, err
 	}
@@ -62,4 +63,33 @@ func (c carrier) Unpublish(id int, existing portfwd.Existing) (closed func() err
 		}
 		return nil
 	}, nil
+}
+
+// unpublishing returns the engine that is to be told that a rule is gone, and keeps
+// that for the one that waits to take over, if one does: it may have the rule's
+// connections already.
+func (s *supervisor) unpublishing(m message) *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.exchanging {
+		s.removed = append(s.removed, m)
+	}
+	return s.engine
+}
+
+// takeRemoved returns the words that were kept, after engineIs: who is told later is
+// the next engine itself.
+func (s *supervisor) takeRemoved() []message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	removed := s.removed
+	s.removed = nil
+	return removed
+}
+
+// exchanges says whether an engine takes over from another now.
+func (s *supervisor) exchanges(yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.exchanging, s.removed = yes, nil
 }
