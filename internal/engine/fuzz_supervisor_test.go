@@ -47,6 +47,7 @@ func deafSupervisor(t *testing.T) (*supervisor, *process) {
 	}
 	s.diversion.doubted = make(chan struct{}, 1)
 	p := &process{exited: make(chan struct{}), err: errors.New("over"), process: &os.Process{}}
+	p.yields.Store(true)
 	close(p.exited)
 	return s, p
 }
@@ -121,7 +122,7 @@ type heir struct {
 func wait(t *testing.T, s *supervisor) (*heir, func()) {
 	ours, theirs := newWirePair(t)
 	s.mu.Lock()
-	s.next = &replacement{process: &process{wire: ours}}
+	s.next = newReplacement(&process{wire: ours}, nil)
 	s.mu.Unlock()
 	h, ended := &heir{}, make(chan struct{})
 	go func() {

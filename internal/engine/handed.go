@@ -13,8 +13,8 @@ import (
 
 // handoverFormat is that of handed, and of what goes with it. It is raised with every
 // change after which two builds do not understand each other; then nothing is handed
-// over between them.
-const handoverFormat = 1
+// over between them. 1, with which Last was in every message, was never released.
+const handoverFormat = 2
 
 // A handed are connections of the shortcut that an engine hands over when it yields:
 // each with two sockets, and a pipe for each end that has sent what is not yet written
@@ -25,6 +25,8 @@ const handoverFormat = 1
 type handed struct {
 	Flows []handedFlow `json:",omitempty"` // in the order of their ids
 	Last  uint64       `json:",omitempty"` // with the last of them: the highest id that a flow has had
+
+	lost bool // descriptors did not arrive: there was no room for them
 }
 
 // A handedFlow is one connection. Fields by end are in the order of relay.Mover.Join.
@@ -38,6 +40,7 @@ type handedFlow struct {
 const (
 	maxHandedFlows = maxRights / 2
 	maxHeld        = 1 << 20 // bytes: what the largest pipe has
+	maxHandedID    = 1 << 48 // of a flow: there is no end to those that follow
 )
 
 // errHanded says that an engine hands over what none of ours would.
@@ -72,6 +75,8 @@ func (h *handed) check(fds passed, before uint64) error {
 	switch {
 	case len(h.Flows) > maxHandedFlows, want != len(fds):
 		return fmt.Errorf("%w: %d flows with %d descriptors, want %d", errHanded, len(h.Flows), len(fds), want)
+	case max(h.Last, before) > maxHandedID:
+		return fmt.Errorf("%w: flow %d", errHanded, max(h.Last, before))
 	case h.Last != 0 && h.Last < before:
 		return fmt.Errorf("%w: flow %d after the last", errHanded, before)
 	}

@@ -73,6 +73,9 @@ func TestHandedCheck(t *testing.T) {
 		"a socket as a pipe":  {holding, passed{fds[0], fds[1], fds[1]}, "of mode"},
 		"no id":               {one(func(f *handedFlow) { f.ID = 0 }), fds[:2], "flow 0"},
 		"an old id":           {one(func(f *handedFlow) { f.ID = 2 }), fds[:2], "flow 2 after 2"},
+		"the last of all":     {handed{Last: maxHandedID}, nil, ""},
+		"beyond the last":     {handed{Last: maxHandedID + 1}, nil, "flow 281474976710657"},
+		"an id beyond it":     {one(func(f *handedFlow) { f.ID = maxHandedID + 1 }), fds[:2], "flow 281474976710657"},
 		"after the last":      {handed{Flows: []handedFlow{handedOf(7)}, Last: 6}, fds[:2], "after the last"},
 		"by frames":           {one(func(f *handedFlow) { f.Way = flow.ByFrames }), fds[:2], "none of the shortcut"},
 		"UDP":                 {one(func(f *handedFlow) { f.Proto = flow.UDP }), fds[:2], "none of the shortcut"},
@@ -135,10 +138,20 @@ func TestHanded(t *testing.T) {
 		t.Errorf("descriptors: got %d, want %d", got, before)
 	}
 	ours, theirs := newWirePair(t)
-	r := &replacement{process: &process{wire: ours}, taken: make(chan struct{})}
+	r := newReplacement(&process{wire: ours}, nil)
 	s.mu.Lock()
 	s.next = r
 	s.mu.Unlock()
+	from.yields.Store(false)
+	hand(h, pair()) // nobody has asked it to
+	from.yields.Store(true)
+	lost := &handed{Flows: []handedFlow{handedOf(3)}, lost: true}
+	some := pair()
+	unix.Close(some[1])
+	hand(lost, some[:1])
+	if m, _, err := theirs.receiveRaw(); err != nil || m.Handed == nil || len(m.Handed.Flows) > 0 || r.refused {
+		t.Errorf("without room for descriptors: got %+v and %v, want no flow, and others to follow", m.Handed, err)
+	}
 	hand(h, pair())
 	m, fds, err := theirs.receiveRaw()
 	if err != nil || !reflect.DeepEqual(m.Handed, h) || len(fds) != 2 || r.flows != 1 {

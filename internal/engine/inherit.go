@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"taproot/internal/relay"
+	"taproot/internal/socket"
 	"taproot/portfwd"
 	"taproot/stack/flow"
 )
@@ -12,6 +13,11 @@ import (
 // inherit goes on with connections that an engine before had, while this one waits for
 // its turn. What is not right or not allowed is reset. It owns fds.
 func (g *gateway) inherit(h *handed, fds passed) {
+	if h.lost {
+		g.log.Warn("connections not taken over: too many open files", "flows", len(h.Flows))
+		fds.close()
+		h, fds = &handed{Last: h.Last}, nil
+	}
 	if err := h.check(fds, g.flows.Last()); err != nil || !g.inherits {
 		g.log.Warn("connections not taken over", "error", err)
 		fds.close()
@@ -39,6 +45,9 @@ var errNoShortcut = errors.New("there is no shortcut")
 // inheritOne enters a flow, and has its connection go on. An error leaves that to the
 // caller.
 func (g *gateway) inheritOne(i *flow.Info, p *relay.Passed) error {
+	if err := socket.OtherNamespace(p.Ends[0], p.Ends[1]); err != nil {
+		return err // it would lead from the guest to the guest
+	}
 	f, err := g.flows.Restore(*i)
 	if err != nil {
 		return err

@@ -30,6 +30,8 @@ type process struct {
 	missed atomic.Int32  // beats without a sign of life
 	silent atomic.Int32  // the number of beats for whose silence it was killed
 
+	yields atomic.Bool // it was asked to hand over its connections
+
 	version  string // as it says itself; "" if it was not asked
 	handover int    // the handoverFormat that it understands, 0 if none
 }

@@ -75,12 +75,17 @@ type replacement struct {
 	process *process
 	binary  *build
 	taken   chan struct{} // closed when it has taken over, or failed to
+	passed  chan struct{} // tells of connections that it was given; of one
 	err     error         // why it failed to; valid once taken is closed
 
 	// Of what the one before hands over, for who reads what that says:
 	flows   int    // that it was given
 	last    uint64 // the highest id of those
 	refused bool   // it gets no more
+}
+
+func newReplacement(p *process, b *build) *replacement {
+	return &replacement{process: p, binary: b, taken: make(chan struct{}), passed: make(chan struct{}, 1)}
 }
 
 // serveRestarts replaces the engine whenever it is asked to, until ctx ends.
@@ -111,7 +116,7 @@ func (s *supervisor) replace(ctx context.Context, launcher *launcher, path strin
 		b.closeUnless(s.binaryNow())
 		return fmt.Errorf("the engine stays as it is: %w", err)
 	}
-	return s.exchange(ctx, &replacement{process: next, binary: b, taken: make(chan struct{})})
+	return s.exchange(ctx, newReplacement(next, b))
 }
 
 // exchange ends the engine that runs and waits until r has taken over.

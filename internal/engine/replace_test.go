@@ -139,7 +139,7 @@ func TestNotTakenOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-next.exited
-	err = k.exchange(t.Context(), &replacement{process: next, taken: make(chan struct{})})
+	err = k.exchange(t.Context(), newReplacement(next, nil))
 	if err == nil || !strings.Contains(err.Error(), "did not take over: engine: exit status 4") {
 		t.Errorf("got %v, want how the other engine ended", err)
 	}

@@ -13,10 +13,14 @@ import (
 	"taproot/stack/flow"
 )
 
-// yieldGrace is how long an engine may take from when it is asked to hand over its
-// connections until it is gone and the next one has them. It takes milliseconds; the
-// rest is for a machine that is out of breath. Nothing moves meanwhile.
-const yieldGrace = 3 * time.Second
+// yieldGrace is how long an engine that was asked to hand over its connections, and the
+// next one, may go without any being passed on, and yieldMost how long all may take: 6,500
+// connections take 0.6 to 2 seconds, and nothing moves meanwhile. An engine that waits is
+// killed after startMost beats, which is longer.
+const (
+	yieldGrace = 4 * time.Second
+	yieldMost  = 20 * time.Second
+)
 
 // retire ends the engine p, so that r takes over. If both understand it, p hands over
 // its connections before; what it has not done in time is reset.
@@ -25,17 +29,27 @@ func (s *supervisor) retire(ctx context.Context, p *process, r *replacement) {
 	if p.handover != handoverFormat || r.process.handover != handoverFormat {
 		return
 	}
+	p.yields.Store(true)
 	if p.wire.try(message{Yield: true}) != nil {
 		return // it is dead, or does not read
 	}
-	timer := time.NewTimer(yieldGrace)
-	defer timer.Stop()
-	select {
-	case <-r.taken:
-	case <-timer.C:
-		s.log.Warn("connections not handed over in time", "after", yieldGrace)
-	case <-s.kept:
-	case <-ctx.Done():
+	grace, most := time.NewTimer(yieldGrace), time.NewTimer(yieldMost)
+	defer grace.Stop()
+	defer most.Stop()
+	for {
+		select {
+		case <-r.passed:
+			grace.Reset(yieldGrace)
+			continue
+		case <-r.taken:
+		case <-grace.C:
+			s.log.Warn("connections not handed over in time", "idle", yieldGrace)
+		case <-most.C:
+			s.log.Warn("connections not handed over in time", "after", yieldMost)
+		case <-s.kept:
+		case <-ctx.Done():
+		}
+		return
 	}
 }
 
@@ -43,9 +57,14 @@ func (s *supervisor) retire(ctx context.Context, p *process, r *replacement) {
 // hands over what none of ours would is killed. It owns fds.
 func (s *supervisor) handed(from *process, h *handed, fds passed) {
 	r := s.heir()
-	if r == nil || r.refused {
+	if r == nil || r.refused || !from.yields.Load() {
 		fds.close() // nobody has asked for them
 		return
+	}
+	if h.lost {
+		s.log.Warn("connections not handed over: too many open files", "flows", len(h.Flows))
+		fds.close()
+		h, fds = &handed{Last: h.Last}, nil
 	}
 	if err := h.check(fds, r.last); err != nil {
 		s.log.Warn("connections not handed over", "error", err)
@@ -60,13 +79,20 @@ func (s *supervisor) handed(from *process, h *handed, fds passed) {
 	rules := s.tcpRules()
 	fds = h.without(fds, func(f *handedFlow, p *relay.Passed) bool { return f.Inbound && !accepted(rules[f.Rule], p.Ends[0]) })
 	defer fds.close()
-	if r.flows += len(h.Flows); r.flows > maxOrphans {
-		r.refused = true // more than there may be
+	if r.flows+len(h.Flows) > maxOrphans {
+		s.log.Warn("connections not handed over: more than there may be", "most", maxOrphans)
+		r.refused = true
 		return
 	}
 	if err := r.give(h, fds); err != nil {
 		s.log.Warn("connections not handed over", "error", err)
 		r.refused = true
+		return
+	}
+	r.flows += len(h.Flows)
+	select {
+	case r.passed <- struct{}{}:
+	default: // it is known
 	}
 }
 

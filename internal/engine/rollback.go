@@ -2,11 +2,8 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // trialBeats is for how many beats of the watchdog another program is on trial after it
@@ -74,13 +71,14 @@ func nameOf(b *build) string {
 // prove waits until an engine that has taken over has given a sign of life. The error
 // is why it has not.
 func (s *supervisor) prove(ctx context.Context, p *process, isOther bool) error {
-	answered := p.signs.next()
+	more := uint64(0)
 	err := p.signs.ask(func() error { return p.wire.try(message{Ping: true}) })
-	if err != nil && !errors.Is(err, unix.EAGAIN) {
-		s.log.Debug("engine not asked", "error", err) // it is dead, which is seen below
+	if err != nil { // it does not read yet, or is dead, which is seen below
+		s.log.Debug("engine not asked", "error", err)
+		more = 1 // by the watchdog
 	}
 	select {
-	case <-answered:
+	case <-p.signs.all(more): // what it said before it took over is no sign
 		return nil
 	case <-p.exited:
 	case <-s.kept:

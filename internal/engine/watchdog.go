@@ -35,19 +35,32 @@ type signs struct {
 	asked uint64 // questions that it got
 	// +checklocks:mu
 	answered uint64 // asked at most
-	// told is closed by the next answer, unless it is nil.
+	// told is closed by the answer with the number due, unless it is nil.
 	// +checklocks:mu
 	told chan struct{}
+	// +checklocks:mu
+	due uint64
 }
 
-// next returns what is closed when the next answer comes.
-func (s *signs) next() <-chan struct{} {
+// all returns what is closed when everything is answered that was asked until now, and
+// more questions that are still to be asked. One goroutine waits.
+func (s *signs) all(more uint64) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.told == nil {
-		s.told = make(chan struct{})
+	told := make(chan struct{})
+	s.told, s.due = told, s.asked+more
+	s.tellLocked()
+	return told
+}
+
+// tellLocked tells who waits for an answer, if it was that.
+//
+// +checklocks:s.mu
+func (s *signs) tellLocked() {
+	if s.told != nil && s.answered >= s.due {
+		close(s.told)
+		s.told = nil
 	}
-	return s.told
 }
 
 // ask counts the question that put delivers, if it does.
@@ -67,10 +80,7 @@ func (s *signs) answer() {
 	defer s.mu.Unlock()
 	if s.answered < s.asked {
 		s.answered++
-		if s.told != nil {
-			close(s.told)
-			s.told = nil
-		}
+		s.tellLocked()
 	}
 }
 

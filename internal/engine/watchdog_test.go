@@ -118,3 +118,36 @@ func TestSilentEngine(t *testing.T) {
 		})
 	}
 }
+
+// TestSignsAll wants what was asked before not to count as an answer to what is asked now.
+func TestSignsAll(t *testing.T) {
+	var s signs
+	ask := func() { _ = s.ask(func() error { return nil }) }
+	isTold := func(told <-chan struct{}) bool {
+		select {
+		case <-told:
+			return true
+		default:
+			return false
+		}
+	}
+	if !isTold(s.all(0)) {
+		t.Error("nothing was asked: not told")
+	}
+	ask()
+	ask()
+	told := s.all(1)
+	s.answer()
+	s.answer()
+	if isTold(told) {
+		t.Error("told before the last question")
+	}
+	ask()
+	s.answer()
+	if !isTold(told) {
+		t.Error("all is answered: not told")
+	}
+	if !isTold(s.all(0)) {
+		t.Error("all was answered: not told")
+	}
+}

@@ -291,12 +291,12 @@ func (w *wire) receiveRaw() (message, passed, error) {
 		return message{}, nil, err
 	}
 	b, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxRights))
-	var n, oobn int
+	var n, oobn, flags int
 	var receiveErr error
 	if err := raw.Read(func(fd uintptr) bool {
-		n, oobn, _, _, receiveErr = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, _, receiveErr = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
 		if receiveErr == unix.ECONNRESET { // told once: the other side left something unread, and its last words are still there
-			n, oobn, _, _, receiveErr = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
+			n, oobn, flags, _, receiveErr = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
 		}
 		return receiveErr != unix.EAGAIN && receiveErr != unix.EINTR
 	}); err != nil {
@@ -315,6 +315,9 @@ func (w *wire) receiveRaw() (message, passed, error) {
 	var m message
 	if err := json.Unmarshal(b[:n], &m); err != nil {
 		return message{}, fds, fmt.Errorf("%w: %w", errMessage, err)
+	}
+	if m.Handed != nil {
+		m.Handed.lost = flags&unix.MSG_CTRUNC != 0
 	}
 	return m, fds, nil
 }

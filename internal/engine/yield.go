@@ -25,6 +25,7 @@ func (g *gateway) hand(w *wire) {
 	slices.SortFunc(kept, func(a, b relay.Passed) int { return cmp.Compare(idOf(&a), idOf(&b)) })
 	var page handed
 	var fds passed
+	most := min(maxRights, max(4, g.machine.batch())) // descriptors: whoever receives them needs others too
 	send := func() error {
 		err := w.sendPassed(message{Handed: &page}, fds)
 		fds.close()
@@ -39,7 +40,7 @@ func (g *gateway) hand(w *wire) {
 			continue
 		}
 		own := p.Descriptors()
-		if len(fds)+len(own) > maxRights || len(page.Flows) == maxHandedFlows {
+		if len(fds)+len(own) > most || len(page.Flows) == maxHandedFlows {
 			if send() != nil { // the supervisor is gone, or has had enough
 				resetAll(kept[i:])
 				return

@@ -75,16 +75,28 @@ func peerAddress(fd int) (netip.AddrPort, error) {
 // SameNamespace returns nil if two sockets are of the same network namespace, or the
 // kernel does not tell (before Linux 5.14).
 func SameNamespace(a, b int) error {
-	one, err := unix.GetsockoptUint64(a, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err == unix.ENOPROTOOPT {
-		return nil
-	}
-	two, errB := unix.GetsockoptUint64(b, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err := errors.Join(err, errB); err != nil {
-		return fmt.Errorf("%w: %w", ErrInherited, err)
-	}
-	if one != two {
-		return fmt.Errorf("%w: of another network namespace", ErrInherited)
+	if same, known, err := compareNamespaces(a, b); err != nil || known && !same {
+		return errors.Join(fmt.Errorf("%w: of another network namespace", ErrInherited), err)
 	}
 	return nil
+}
+
+// OtherNamespace returns nil if two sockets are of different network namespaces, or the
+// kernel does not tell.
+func OtherNamespace(a, b int) error {
+	if same, known, err := compareNamespaces(a, b); err != nil || known && same {
+		return errors.Join(fmt.Errorf("%w: of one network namespace", ErrInherited), err)
+	}
+	return nil
+}
+
+// compareNamespaces tells whether two sockets are of the same network namespace, if the
+// kernel does (SO_NETNS_COOKIE).
+func compareNamespaces(a, b int) (same, known bool, err error) {
+	one, err := unix.GetsockoptUint64(a, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err == unix.ENOPROTOOPT {
+		return false, false, nil
+	}
+	two, errB := unix.GetsockoptUint64(b, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	return one == two, true, os.NewSyscallError("getsockopt", errors.Join(err, errB))
 }

@@ -90,6 +90,12 @@ func TestCheckInherited(t *testing.T) {
 	if err := SameNamespace(server, listener); err != nil {
 		t.Errorf("one namespace: got %v", err)
 	}
+	if err := OtherNamespace(server, listener); !errors.Is(err, ErrInherited) {
+		t.Errorf("one namespace: got %v, want %v", err, ErrInherited)
+	}
+	if err := OtherNamespace(server, -1); !errors.Is(err, ErrInherited) {
+		t.Errorf("no socket: got %v, want %v", err, ErrInherited)
+	}
 	if err := SameNamespace(server, -1); !errors.Is(err, ErrInherited) {
 		t.Errorf("no socket: got %v, want %v", err, ErrInherited)
 	}

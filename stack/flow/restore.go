@@ -13,7 +13,7 @@ const maxRestored = 1 << 53
 // counted, or returns ErrFull. Flows come in the order of their ids, and before those
 // that Open enters. A time of its beginning that is still to come is now.
 func (t *Table) Restore(i Info) (*Flow, error) {
-	const most = 1 << 62 // bytes, so that more may follow
+	const most = 1 << 50 // bytes, so that sums have room
 	switch now := time.Now(); {
 	case i.Proto >= protos, i.Way >= ways, i.Rule < 0, i.ToTarget > most, i.ToInitiator > most:
 		return nil, fmt.Errorf("restore flow %d: not what a table knows of a flow", i.ID)
