@@ -127,8 +127,8 @@ func (s *supervisor) tcpRules() map[int]portfwd.Rule {
 }
 
 // accepted tells whether a client's socket is one that a rule's listener has accepted: it
-// has that one's address, which nobody else can bind meanwhile. Otherwise whoever has
-// taken an engine over could leave the guest a connection to the host's loopback.
+// has that one's address. Whoever has taken an engine over can have that too, if it binds
+// beside the listener (SO_REUSEPORT): see decision 037.
 func accepted(r portfwd.Rule, client int) bool {
 	sa, err := unix.Getsockname(client)
 	if err != nil {
