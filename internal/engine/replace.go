@@ -82,6 +82,8 @@ type replacement struct {
 	flows   int    // that it was given
 	last    uint64 // the highest id of those
 	refused bool   // it gets no more
+	servers servers
+	learned bool // servers were looked for
 }
 
 func newReplacement(p *process, b *build) *replacement {

@@ -3,10 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"taproot/internal/relay"
 	"taproot/portfwd"
@@ -77,7 +74,10 @@ func (s *supervisor) handed(from *process, h *handed, fds passed) {
 		r.last = h.Flows[n-1].ID
 	}
 	rules := s.tcpRules()
-	fds = h.without(fds, func(f *handedFlow, p *relay.Passed) bool { return f.Inbound && !accepted(rules[f.Rule], p.Ends[0]) })
+	r.learnServers(s.log)
+	fds = h.without(fds, func(f *handedFlow, p *relay.Passed) bool {
+		return f.Inbound && !(accepted(rules[f.Rule], p.Ends[0]) && r.servers.accepts(p.Ends[0]))
+	})
 	defer fds.close()
 	if r.flows+len(h.Flows) > maxOrphans {
 		s.log.Warn("connections not handed over: more than there may be", "most", maxOrphans)
@@ -124,21 +124,4 @@ func (s *supervisor) tcpRules() map[int]portfwd.Rule {
 		}
 	}
 	return rules
-}
-
-// accepted tells whether a client's socket is one that a rule's listener has accepted: it
-// has that one's address. Whoever has taken an engine over can have that too, if it binds
-// beside the listener (SO_REUSEPORT): see decision 037.
-func accepted(r portfwd.Rule, client int) bool {
-	sa, err := unix.Getsockname(client)
-	if err != nil {
-		return false
-	}
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return r.Reached(netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)))
-	case *unix.SockaddrInet6:
-		return r.Reached(netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port)))
-	}
-	return false
 }
