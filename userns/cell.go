@@ -16,9 +16,8 @@ import (
 // by system calls of a child that does not run Go (see fork), so that there is
 // no moment at which the program could do more than later.
 //
-// Always: a process group of its own, so that no signal of a terminal gets there,
-// and without Root a session of its own, so that it has no /dev/tty; no descriptor
-// but those of Files, no capability in any set, no_new_privs, and death with the
+// Always: a session of its own, so that no signal of a terminal gets there and it has
+// no /dev/tty; no descriptor but those of Files, no capability in any set, no_new_privs, and death with the
 // thread that started it. How much of the rest is possible depends on the machine;
 // what was refused is a *CellError, and nothing runs then.
 type Cell struct {

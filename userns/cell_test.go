@@ -143,11 +143,8 @@ func TestCell(t *testing.T) {
 			if got, want := fmt.Sprint(r.Files, r.Env), "[0 1 2] [A=1]"; got != want {
 				t.Errorf("descriptors and environment: got %v, want %v", got, want)
 			}
-			if r.Group != r.PID {
-				t.Errorf("process group: got %d of process %d, want one of its own", r.Group, r.PID)
-			}
-			if own := r.Session == r.PID; own == tt.root {
-				t.Errorf("session: got %d of process %d, want one of its own without an empty root", r.Session, r.PID)
+			if r.Group != r.PID || r.Session != r.PID {
+				t.Errorf("process group %d and session %d of process %d, want both to be its own", r.Group, r.Session, r.PID)
 			}
 			if tt.namespaces != (r.PID == 1) || tt.namespaces != (r.Host == "") || tt.namespaces && r.Bounding != nil {
 				t.Errorf("got process %d on host %q with bounding set %v", r.PID, r.Host, r.Bounding)

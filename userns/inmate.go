@@ -213,18 +213,12 @@ func (i *inmate) call(s step, number uintptr, path *byte, argument uintptr) bool
 	return errno == 0 || i.fail(s, errno)
 }
 
-// renounce gives up capabilities, the process group, and all ways to gain
-// privileges. In an empty root, where there is no terminal to open, it keeps the
-// session: see docs/decisions/036.
+// renounce gives up capabilities, the session, and all ways to gain privileges.
 //
 //go:nosplit
 //go:norace
 func (i *inmate) renounce() bool {
-	leave := uintptr(unix.SYS_SETSID)
-	if i.root {
-		leave = unix.SYS_SETPGID
-	}
-	syscall.RawSyscall(leave, 0, 0, 0) // a fresh child leads no group: it cannot fail
+	syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0) // a fresh child leads no group: it cannot fail
 	for c := uintptr(0); c <= 63; c++ {
 		// EPERM is an ordinary user, whose programs get none; EINVAL is above the
 		// kernel's last.
