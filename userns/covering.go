@@ -1,6 +1,7 @@
 package userns
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -8,7 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,23 +32,29 @@ type covering struct {
 type covered struct {
 	cover
 	below  identity
-	doubts int // how often it was uncovered in vain, as it seemed
+	doubts int  // how often it was uncovered in vain, as it seemed
+	given  bool // the guest has uncovered it
 }
 
 // An identity tells a file from one that took its place, if the inode is used again
 // too.
 type identity struct {
 	inode
-	changed unix.Timespec
+	born unix.StatxTimestamp // of the last change, where the file system does not know
 }
 
 // identify returns the identity of a path, which is not followed.
 func identify(path string) (id identity, err error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return id, &os.PathError{Op: "lstat", Path: path, Err: err}
+	var st unix.Statx_t
+	const want = unix.STATX_INO | unix.STATX_BTIME | unix.STATX_CTIME
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, want, &st); err != nil {
+		return id, &os.PathError{Op: "statx", Path: path, Err: err}
 	}
-	return identity{inode{uint64(st.Dev), uint64(st.Ino)}, st.Ctim}, nil
+	born := st.Btime
+	if st.Mask&unix.STATX_BTIME == 0 {
+		born = st.Ctime
+	}
+	return identity{inode{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}, born}, nil
 }
 
 // newCovering takes hold of what the covers of a setup are kept by. process is the
@@ -113,6 +120,9 @@ func (g *Guest) Keep(ctx context.Context) error {
 const coverPause = time.Millisecond
 
 // keepOnce is Keep until something is to be tried again later.
+//
+// Besides the guest's mounts it watches the host's directory: a file that the host moves
+// away takes the guest's mount along, of which no list of mounts tells.
 func (g *Guest) keepOnce(ctx context.Context) error {
 	w, err := newWatcher()
 	if err != nil {
@@ -122,7 +132,15 @@ func (g *Guest) keepOnce(ctx context.Context) error {
 	if err := w.add(g.covering.list, unix.EPOLLPRI); err != nil {
 		return err
 	}
+	if err := w.watchDir(resolvConfPath); err != nil {
+		return err
+	}
+	var last time.Time
 	return w.until(ctx, func() (again bool, err error) {
+		if err := sleep(ctx, time.Until(last.Add(lookGap))); err != nil {
+			return false, err
+		}
+		last = time.Now()
 		for i := range g.covering.covers {
 			c := &g.covering.covers[i]
 			if done, err := g.covering.recover(ctx, c); err != nil {
@@ -137,6 +155,23 @@ func (g *Guest) keepOnce(ctx context.Context) error {
 	})
 }
 
+// lookGap is the least time between two looks at the guest's mounts, which it can change
+// as fast as it likes.
+const lookGap = 50 * time.Millisecond
+
+// sleep waits, unless ctx ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
 // An outcome is what recover has done.
 type outcome uint8
 
@@ -149,13 +184,16 @@ const (
 // maxDoubts is how often a file is looked at again, with pauses that double from
 // coverPause on, before it is the one that it was: the mount goes a moment before the
 // new file is in place.
-const maxDoubts = 5
+const maxDoubts = 8
 
 // recover covers what is uncovered.
 func (c *covering) recover(ctx context.Context, what *covered) (outcome, error) {
 	if on, err := c.stands(what.path); on || err != nil {
-		what.doubts = 0
+		what.doubts, what.given = 0, false
 		return coverNothing, err
+	}
+	if what.given {
+		return coverNothing, nil
 	}
 	now, err := identify(what.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -165,13 +203,13 @@ func (c *covering) recover(ctx context.Context, what *covered) (outcome, error) 
 		return coverNothing, err
 	}
 	if now == what.below {
-		if what.doubts++; what.doubts <= maxDoubts {
-			return coverLater, nil
-		}
-		return coverNothing, nil // the host has not touched it: this was the guest
+		return what.doubt(), nil
 	}
-	err = c.mount(ctx, what.cover)
-	if errors.Is(err, fs.ErrNotExist) {
+	err = c.mount(ctx, what.cover, now)
+	if errors.Is(err, fs.ErrNotExist) { // the host takes it away again, or the guest has an /etc of its own
+		return what.doubt(), nil
+	}
+	if isShort(err) {
 		return coverLater, nil
 	}
 	if err != nil {
@@ -183,25 +221,56 @@ func (c *covering) recover(ctx context.Context, what *covered) (outcome, error) 
 		return coverLater, nil
 	}
 	if on, err := c.stands(what.path); !on || err != nil {
-		return coverLater, err
+		return what.doubt(), err
 	}
-	what.below = now
+	what.below, what.doubts = now, 0
 	return coveredAgain, nil
 }
+
+// doubt has a file looked at again, until it is the guest who has uncovered it.
+func (c *covered) doubt() outcome {
+	if c.doubts++; c.doubts <= maxDoubts {
+		return coverLater
+	}
+	c.given = true
+	return coverNothing
+}
+
+// isShort tells errors of what there may be later.
+func isShort(err error) bool {
+	for _, short := range []syscall.Errno{unix.EAGAIN, unix.ENOMEM, unix.ENOSPC, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, short) {
+			return true
+		}
+	}
+	return false
+}
+
+// mountsMost is how much of the guest's list of mounts is read, in bytes: some thousand
+// mounts. The guest can make it a thousand times as long.
+const mountsMost = 1 << 20
+
+// errMounts says that a guest has too many mounts.
+var errMounts = errors.New("the guest has too many mounts")
 
 // stands tells whether the guest has a mount on a path.
 func (c *covering) stands(path string) (bool, error) {
 	if _, err := unix.Seek(c.list, 0, io.SeekStart); err != nil {
 		return false, os.NewSyscallError("lseek", err)
 	}
-	list, err := io.ReadAll(reader(c.list))
-	if err != nil {
-		return false, os.NewSyscallError("read", err)
-	}
-	for line := range strings.Lines(string(list)) {
-		if fields := strings.SplitN(line, " ", 6); len(fields) == 6 && fields[4] == path {
+	list := &io.LimitedReader{R: reader(c.list), N: mountsMost}
+	lines := bufio.NewScanner(list)
+	lines.Buffer(nil, 8*unix.PathMax) // two paths, of which each byte may be four
+	for lines.Scan() {
+		if fields := bytes.SplitN(lines.Bytes(), []byte(" "), 6); len(fields) == 6 && string(fields[4]) == path {
 			return true, nil
 		}
+	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong) || list.N <= 0:
+		return false, errMounts
+	case err != nil:
+		return false, os.NewSyscallError("read", err)
 	}
 	return false, nil
 }
@@ -218,15 +287,16 @@ func (r reader) Read(b []byte) (int, error) {
 	return max(n, 0), err
 }
 
-// mount has a child mount the content on the cover's path in the guest.
-func (c *covering) mount(ctx context.Context, what cover) error {
+// mount has a child mount the content on the cover's path in the guest, if that is the
+// file on below; another one there is the guest's own.
+func (c *covering) mount(ctx context.Context, what cover, below identity) error {
 	var report [2]int
 	if err := unix.Pipe2(report[:], unix.O_CLOEXEC); err != nil {
 		return os.NewSyscallError("pipe2", err)
 	}
 	told := os.NewFile(uintptr(report[0]), "covering")
 	defer told.Close()
-	m, err := newMounter(c, what, report[1])
+	m, err := newMounter(c, what, below.inode, report[1])
 	if err != nil {
 		unix.Close(report[1])
 		return err
@@ -236,13 +306,18 @@ func (c *covering) mount(ctx context.Context, what cover) error {
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(pid, unix.SIGKILL) }) // it is reaped below
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		_ = unix.Kill(pid, unix.SIGKILL)
+	})
 	var packet [noticeSize]byte
 	_, err = io.ReadFull(told, packet[:])
-	if stop() {
-		awaitChild(pid)
-	} else {
-		awaitChild(pid)
+	if !stop() {
+		<-killed // only then its number may be another's
+	}
+	awaitChild(pid)
+	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err == nil {

@@ -16,6 +16,9 @@ type mounter struct {
 	entry
 	mounts uintptr // descriptor of the guest's mount namespace
 
+	number, major, minor uint64       // of what the target is to be
+	found                unix.Statx_t // what it is
+
 	content                              []byte
 	target, source, scratch, root, tmpfs *byte
 	options, empty                       *byte
@@ -25,14 +28,15 @@ type mounter struct {
 const mounterOptions = "mode=755,nr_inodes=8"
 
 // newMounter lays everything out.
-func newMounter(c *covering, what cover, report int) (*mounter, error) {
+func newMounter(c *covering, what cover, below inode, report int) (*mounter, error) {
 	dir, err := scratchDir()
 	if err != nil {
 		return nil, err
 	}
 	m := &mounter{
-		entry:   entry{user: c.user.Fd(), net: none, socket: uintptr(report)},
-		mounts:  c.mounts.Fd(),
+		entry:  entry{user: c.user.Fd(), net: none, socket: uintptr(report)},
+		mounts: c.mounts.Fd(),
+		number: below.number, major: uint64(unix.Major(below.device)), minor: uint64(unix.Minor(below.device)),
 		content: append(what.content, 0)[:len(what.content)], // of which there is an address
 	}
 	for _, s := range []struct {
@@ -90,6 +94,10 @@ func (m *mounter) cover() {
 	m.call(stepWrite, unix.SYS_CLOSE, fd, 0, 0, 0, 0)
 	fd = m.call(stepTree, unix.SYS_OPEN_TREE, none, uintptr(unsafe.Pointer(m.source)), unix.OPEN_TREE_CLONE|unix.O_CLOEXEC, 0, 0)
 	m.call(stepMounts, unix.SYS_SETNS, m.mounts, unix.CLONE_NEWNS, 0, 0, 0)
+	m.call(stepMove, unix.SYS_STATX, none, uintptr(unsafe.Pointer(m.target)), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO, uintptr(unsafe.Pointer(&m.found)))
+	if m.found.Ino != m.number || uint64(m.found.Dev_major) != m.major || uint64(m.found.Dev_minor) != m.minor {
+		return // it is the guest's own
+	}
 	m.call(stepMove, unix.SYS_MOVE_MOUNT, fd, uintptr(unsafe.Pointer(m.empty)), none, uintptr(unsafe.Pointer(m.target)), unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 

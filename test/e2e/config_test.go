@@ -173,6 +173,7 @@ func TestReplacedFiles(t *testing.T) {
 		"echo '" + theirs + "' >new && mv -f new resolv.conf", // again
 		"echo '192.0.2.99 elsewhere' >new && mv -f new hosts",
 		"rm -f resolv.conf && echo '" + theirs + "' >resolv.conf",
+		"mv resolv.conf away && echo '" + theirs + "' >resolv.conf",
 		"echo '" + theirs + "' >other && ln -s other new && mv -fT new resolv.conf",
 		"echo '" + theirs + "' >new && mv -f new other",
 	} {
