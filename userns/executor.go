@@ -36,12 +36,12 @@ func startExecutor(reach executorReach) (*executor, error) {
 	return e, nil
 }
 
-// tell gives the executor another will in the place of the one that it has.
+// tell gives the executor another will in the place of the one that it has. It does not
+// wait for one that has stopped.
 func (e *executor) tell(w *will) error {
 	defer runtime.KeepAlive(w)
 	packet := unsafe.Slice((*byte)(unsafe.Pointer(w)), unsafe.Sizeof(*w))
-	_, err := e.socket.Write(packet)
-	return err
+	return os.NewSyscallError("send", unix.Send(int(e.socket.Fd()), packet, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL))
 }
 
 // end ends the executor, and with it the will.

@@ -56,7 +56,8 @@ func (d *Diversion) bequeath() error {
 		if d.executor.tell(&d.will) == nil {
 			return nil
 		}
-		d.executor.end() // somebody has killed it
+		d.executor.end() // somebody has killed it, or stopped it
+		d.executor = nil
 	}
 	var err error
 	d.executor, err = startExecutor(executorReach{
