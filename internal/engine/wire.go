@@ -131,9 +131,9 @@ func (w *wire) hangUp() {
 	}
 	_ = raw.Control(func(fd uintptr) {
 		_ = unix.Shutdown(int(fd), unix.SHUT_RDWR) // nothing more comes
-		oob := make([]byte, unix.CmsgSpace(4*maxRights))
+		b, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4*maxRights))
 		for empty := 0; empty < emptyMost; {
-			n, oobn, _, _, err := unix.Recvmsg(int(fd), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+			n, oobn, _, _, err := unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 			switch {
 			case err == unix.EINTR, err == unix.ECONNRESET:
 				continue
@@ -148,8 +148,9 @@ func (w *wire) hangUp() {
 	})
 }
 
-// emptyMost is more empty packets than a socket's send buffer has room for.
-const emptyMost = 4096
+// emptyMost is more empty packets than wait in a socket: net.unix.max_dgram_qlen, 10 or
+// 512 mostly (unix(7)).
+const emptyMost = 1024
 
 const (
 	// sendPause and sendLongest are how often and for how long files are sent
