@@ -34,11 +34,12 @@ func Stream(fd int) {
 }
 
 // innerBuffer is the receive buffer of a socket inside, in bytes. The kernel takes
-// twice as much, and no more than twice net.core.rmem_max (socket(7)).
+// twice as much, and no more than twice net.core.rmem_max (socket(7)): where that is too
+// little, its own choice is better (SO_BUF_LOCK, Linux 5.14).
 const innerBuffer = 1 << 20
 
 // Inner is Stream for a socket inside, whose other end is one more socket of the same
-// namespace, over lo. Congestion control has nothing to do there, and one that paces
+// namespace, over lo, or mostly: of a nested network's it is not far. Congestion control has nothing to do there, and one that paces
 // (BBR, where that is the machine's) sends by a timer what could have gone at once:
 // so it is reno, which everybody may choose (tcp(7)). Nor has it the round-trip time
 // for which the kernel's own choice grows to tens of megabytes, which are full then and
@@ -47,6 +48,9 @@ func Inner(fd int) {
 	Stream(fd)
 	_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
 	set(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, innerBuffer)
+	if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil && got < 2*innerBuffer {
+		set(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0)
+	}
 }
 
 // set is setsockopt(2) of a number.
