@@ -149,6 +149,11 @@ func newWorld(ctx context.Context, l *lab.Lab, congestion string) (*world, error
 	words := l.ProgramArgs(roleHost, path, "-")
 	host := l.User(words[0], words[1:]...)
 	host.Env = append(host.Env, idTools(l)...)
+	run, err := runtimeDir(l)
+	if err != nil {
+		return nil, err
+	}
+	host.Env = append(host.Env, "XDG_RUNTIME_DIR="+run)
 	if w.host.remote, err = w.startAgent(ctx, host, roleHost); err != nil {
 		return nil, err
 	}
@@ -190,6 +195,16 @@ func idTools(l *lab.Lab) []string {
 	}
 	l.SubIDs("user:10000:50000\n")
 	return []string{"PATH=" + l.SetUID(tools...) + ":" + os.Getenv("PATH"), "HOME=" + l.Dir}
+}
+
+// runtimeDir makes the ordinary user's directory for sockets, which goes with the
+// laboratory.
+func runtimeDir(l *lab.Lab) (string, error) {
+	dir := filepath.Join(l.Dir, "run")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", err
+	}
+	return dir, l.Give(dir)
 }
 
 // nameResolver makes the outside the host's resolver, over the cable.

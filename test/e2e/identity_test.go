@@ -111,7 +111,9 @@ func TestNamespaces(t *testing.T) {
 	// the numbers of namespaces that are gone are used again.
 	links := func(options ...string) (outside, inside map[string]string) {
 		args := append([]string{"-c", show + `; "$@"; exit`, "sh", l.TaprootPath(), "run"}, options...)
-		out := l.User("sh", append(args, "--", "sh", "-c", show)...).MustRun()
+		c := l.User("sh", append(args, "--", "sh", "-c", show)...)
+		c.Env = append(c.Env, "XDG_RUNTIME_DIR="+runtimeDir(l))
+		out := c.MustRun()
 		outside, inside = map[string]string{}, map[string]string{}
 		for line := range strings.Lines(out) {
 			name, link, _ := strings.Cut(strings.TrimSpace(line), " ")

@@ -365,6 +365,7 @@ func TestPublishAttached(t *testing.T) {
 	ready, w := pipe(t)
 	a := h.command(h.TaprootPath(), "attach", "--ready-fd=3", "-p", "8080:80", "-p", "8081:unix:/mnt/server.sock", "--reach=7001", c.pid)
 	a.ExtraFiles = []*os.File{w}
+	a.Env = append(a.Env, "XDG_RUNTIME_DIR="+runtimeDir(h.Lab))
 	a.MustStart()
 	w.Close()
 	if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil {

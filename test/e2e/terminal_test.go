@@ -96,7 +96,7 @@ func TestTerminalOutside(t *testing.T) {
 	lab.NeedProgram(t, "bash")
 	l := newLab(t)
 	c := l.User("bash", "--norc", "--noprofile", "-i")
-	c.Env = append(c.Env, "PS1="+prompt, "TERM=dumb")
+	c.Env = append(c.Env, "PS1="+prompt, "TERM=dumb", "XDG_RUNTIME_DIR="+runtimeDir(l))
 	term := newTerminal(t, c)
 	term.expect(prompt)
 	term.typeKeys(l.TaprootPath() + " run -- cat\n")
