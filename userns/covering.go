@@ -107,10 +107,8 @@ func (g *Guest) Keep(ctx context.Context) error {
 		if time.Since(began) > lookPeriod { // it is about something else than the last time
 			pause = coverPause
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
+		if err := sleep(ctx, pause); err != nil {
+			return err
 		}
 	}
 }
