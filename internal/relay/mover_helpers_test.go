@@ -98,6 +98,13 @@ func newMover(t testing.TB, loops int) (m *Mover, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stop = runMover(t, m)
+	t.Cleanup(stop)
+	return m, stop
+}
+
+// runMover runs a Mover until stop, which waits for its end.
+func runMover(t testing.TB, m *Mover) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -106,12 +113,10 @@ func newMover(t testing.TB, loops int) (m *Mover, stop func()) {
 			t.Errorf("run: %v", err)
 		}
 	}()
-	stop = func() {
+	return func() {
 		cancel()
 		<-ended
 	}
-	t.Cleanup(stop)
-	return m, stop
 }
 
 // wantEnd waits for the end of the relay.

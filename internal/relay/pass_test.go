@@ -2,7 +2,6 @@ package relay
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"io"
 	"math/rand/v2"
@@ -59,18 +58,7 @@ func (s *succession) next(t testing.TB) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := m.Run(ctx); err != nil {
-			t.Errorf("run: %v", err)
-		}
-	}()
-	s.Mover, s.stop = m, func() {
-		cancel()
-		<-ended
-	}
+	s.Mover, s.stop = m, runMover(t, m)
 }
 
 // join joins two sockets.
