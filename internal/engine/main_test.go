@@ -101,34 +101,10 @@ func fakeEngine() int {
 		return repeat(w, message{Pong: true})
 	case "miss": // misses the first socket, and calls the second one closed
 		_ = w.send(message{Ready: true})
-		for n := 0; ; {
-			m, err := heed(w)
-			if err != nil {
-				return 0
-			}
-			if m.Publish == nil {
-				continue
-			}
-			if n++; n == 1 {
-				_ = w.send(message{Missed: true})
-			} else {
-				_ = w.send(message{Closed: m.Publish[0].Rule})
-			}
-		}
+		return missFirst(w)
 	case "slow": // tells by a file that it has heard of a port
 		_ = w.send(message{Ready: true})
-		time.Sleep(300 * time.Millisecond)
-		for {
-			m, err := heed(w)
-			switch {
-			case err != nil:
-				return 0
-			case m.Publish != nil:
-				_ = os.WriteFile(os.Getenv(publishedEnv), nil, 0o600)
-			case m.Query != nil:
-				_ = w.send(message{Answer: &answer{ID: m.Query.ID}})
-			}
-		}
+		return hearLate(w)
 	case "answer", "busy", "bad-answer", "endless", "answer-dies":
 		_ = w.send(message{Ready: true})
 		return answerAs(w, word)
@@ -162,6 +138,40 @@ func takeOver(w *wire, word string) int {
 			stop := make(chan os.Signal, 1)
 			signal.Notify(stop, syscall.SIGTERM)
 			<-stop
+		}
+	}
+}
+
+// missFirst misses the first socket, and calls others closed.
+func missFirst(w *wire) int {
+	for n := 0; ; {
+		m, err := heed(w)
+		if err != nil {
+			return 0
+		}
+		if m.Publish == nil {
+			continue
+		}
+		if n++; n == 1 {
+			_ = w.send(message{Missed: true})
+		} else {
+			_ = w.send(message{Closed: m.Publish[0].Rule})
+		}
+	}
+}
+
+// hearLate listens late, and tells by a file that it has heard of a port.
+func hearLate(w *wire) int {
+	time.Sleep(300 * time.Millisecond)
+	for {
+		m, err := heed(w)
+		switch {
+		case err != nil:
+			return 0
+		case m.Publish != nil:
+			_ = os.WriteFile(os.Getenv(publishedEnv), nil, 0o600)
+		case m.Query != nil:
+			_ = w.send(message{Answer: &answer{ID: m.Query.ID}})
 		}
 	}
 }
