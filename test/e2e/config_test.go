@@ -103,7 +103,7 @@ func TestUdhcpc(t *testing.T) {
 	l := newLab(t)
 	script := l.WriteFile("lease.sh", leaseScript)
 	l.Outside.Command("chmod", "755", script).MustRun()
-	out := guest(l, nil, "udhcpc", "-i", "tap0", "-f", "-q", "-n", "-t", "5", "-O", "mtu", "-O", "search", "-s", script).MustRun()
+	out := guest(l, nil, "udhcpc", "-i", "tap0", "-f", "-q", "-n", "-t", "13", "-O", "mtu", "-O", "search", "-s", script).MustRun()
 	wantContains(t, "lease", out, "ip="+guest4+"\n", "router="+gateway4+"\n", "dns="+resolver4+"\n", "subnet=255.255.255.0\n", "mtu=1500\n")
 }
 
@@ -145,7 +145,7 @@ func TestRouterAdvertisement(t *testing.T) {
 	lab.Need(t, lab.IPv6)
 	lab.NeedProgram(t, "rdisc6")
 	l := newLab(t)
-	out := guest(l, nil, "rdisc6", "-1", "-r", "10", "-w", "2000", "tap0").MustRun()
+	out := guest(l, nil, "rdisc6", "-1", "-r", "20", "-w", "2000", "tap0").MustRun()
 	wantContains(t, "advertisement", out, "fd00::/64", resolver6, "1500 bytes")
 }
 

@@ -77,10 +77,10 @@ func callPublished(n *lab.Namespace, address string) error {
 // hold opens up to most connections, which are the caller's, and tells how many were refused.
 func hold(t *testing.T, n *lab.Namespace, address string, most int) (held []net.Conn, refused int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
-	defer cancel()
 	for range most {
+		ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
 		c, err := n.Dial(ctx, "tcp", address)
+		cancel()
 		switch {
 		case err == nil:
 			t.Cleanup(func() { c.Close() })

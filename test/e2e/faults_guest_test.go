@@ -24,11 +24,11 @@ func TestGuestChangesDevice(t *testing.T) {
 		udp := join(lab.Outside4, serveUDPEcho(t, l.Outside, join(lab.Outside4, 0)))
 		works := func(name string) {
 			t.Helper()
-			get := fmt.Sprintf("curl -sS --max-time 30 %s | sha256sum", url(lab.Outside4, web, fmt.Sprint("/bytes/", size)))
+			get := fmt.Sprintf("curl -sS --max-time 40 %s | sha256sum", url(lab.Outside4, web, fmt.Sprint("/bytes/", size)))
 			if got, want := strings.Fields(s.must(get))[0], hash(body(size)); got != want {
 				t.Errorf("%s: down: got hash %s, want %s", name, got, want)
 			}
-			put := fmt.Sprintf("head -c %d /dev/zero | curl -sS --max-time 30 -T - %s", size, url(lab.Outside4, web, "/hash"))
+			put := fmt.Sprintf("head -c %d /dev/zero | curl -sS --max-time 40 -T - %s", size, url(lab.Outside4, web, "/hash"))
 			if got, want := strings.TrimSpace(s.must(put)), hash(strings.NewReader(strings.Repeat("\x00", size))); got != want {
 				t.Errorf("%s: up: got hash %s, want %s", name, got, want)
 			}
@@ -81,12 +81,16 @@ func TestFullDiskLater(t *testing.T) {
 	small := smallDisk(t, h.Lab, "size=16k,mode=0777")
 	c := h.container()
 	h.attach("--config-net", "--pcap", filepath.Join(small, "pcap"), "--log-file", filepath.Join(small, "log"), c.pid)
-	for range 100 {
+	h.Eventually("the disk is full", func() bool {
 		wantCall(t, c.Namespace, "tcp", join(lab.Outside4, 7000), "outside "+lab.Host4)
-	}
-	var st unix.Statfs_t
-	if err := h.Host.Do(func() error { return unix.Statfs(small, &st) }); err != nil || st.Bavail > 0 {
-		t.Errorf("the disk: got %d blocks left and error %v, want it full", st.Bavail, err)
+		var st unix.Statfs_t
+		if err := h.Host.Do(func() error { return unix.Statfs(small, &st) }); err != nil {
+			t.Fatal(err)
+		}
+		return st.Bavail == 0
+	})
+	for range 20 {
+		wantCall(t, c.Namespace, "tcp", join(lab.Outside4, 7000), "outside "+lab.Host4)
 	}
 }
 

@@ -117,7 +117,7 @@ func crowdOf(t *testing.T, l *lab.Lab, guest *lab.Namespace, n int) []*traffic {
 			c.ends[1], c.ends[0] = open(t, l.Outside, join(f.host, 8080), inside)
 		}
 		for _, end := range c.ends {
-			end.SetDeadline(time.Now().Add(2 * lab.Patience))
+			end.SetDeadline(time.Now().Add(5 * lab.Patience)) // for all that the test does
 		}
 		all = append(all, c)
 	}

@@ -22,13 +22,13 @@ func TestPing(t *testing.T) {
 						lab.Need(t, f.needs...)
 						// With -W it waits for the second answer only twice as
 						// long as the first one took.
-						out := s.with(t).must("ping -n -c 2 -i 0.2 -w 20 " + target)
+						out := s.with(t).must("ping -n -c 2 -i 0.2 -w 40 " + target)
 						wantContains(t, "ping", out, "2 received")
 					})
 				}
 				t.Run(f.name+" large", func(t *testing.T) {
 					lab.Need(t, f.needs...)
-					out := s.with(t).must("ping -n -c 1 -s 4000 -W 10 " + f.outside)
+					out := s.with(t).must("ping -n -c 1 -s 4000 -W 40 " + f.outside)
 					wantContains(t, "ping", out, "4008 bytes from")
 				})
 			}
@@ -54,7 +54,7 @@ func TestPingUnreachable(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			lab.Need(t, tt.needs...)
-			out, status := s.with(t).do("ping -n -c 1 -W 10 " + tt.target)
+			out, status := s.with(t).do("ping -n -c 1 -W 40 " + tt.target)
 			wantContains(t, "ping", out, tt.want)
 			if status != 1 {
 				t.Errorf("status: got %d, want 1", status)
@@ -72,10 +72,10 @@ func TestPingNotAllowed(t *testing.T) {
 	l := newLab(t)
 	l.Host.Sysctl("net/ipv4/ping_group_range", "1 0")
 	s := newShell(t, l)
-	out, _ := s.do("ping -n -c 1 -W 10 " + lab.Outside4)
+	out, _ := s.do("ping -n -c 1 -W 40 " + lab.Outside4)
 	wantContains(t, "ping", out, "Packet filtered")
 	if lab.IPv6.Available() {
-		out, _ = s.do("ping -n -c 1 -W 10 " + lab.Outside6)
+		out, _ = s.do("ping -n -c 1 -W 40 " + lab.Outside6)
 		wantContains(t, "ping6", out, "Administratively prohibited")
 	}
 	check := taproot(l, "check")
@@ -104,7 +104,7 @@ func TestTraceroute(t *testing.T) {
 				lab.Need(t, h.needs...)
 				// Without the other two numbers it does not wait for a hop that
 				// takes ten times as long as the next one.
-				out := s.with(t).must("traceroute " + h.name + " " + method + " -n -q 1 -w 20,10000,10000 -m 6 " + h.outside)
+				out := s.with(t).must("traceroute " + h.name + " " + method + " -n -q 1 -w 40,10000,10000 -m 6 " + h.outside)
 				var got []string
 				for _, m := range line.FindAllStringSubmatch(out, -1) {
 					got = append(got, m[1])

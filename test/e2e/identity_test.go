@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -81,7 +82,9 @@ func TestCapabilities(t *testing.T) {
 			c.MustStart()
 			// While it starts it may still have what it is about to drop.
 			var text string
-			process(t, l, "sleep 1000")
+			l.Eventually("the command runs", func() bool {
+				return slices.ContainsFunc(lab.Below(c.Process.Pid), func(p lab.Process) bool { return p.Args == "sleep 1000" })
+			})
 			l.Eventually("the engine is there", func() bool {
 				for _, p := range lab.Below(c.Process.Pid) {
 					if strings.HasPrefix(p.Args, engineName) {

@@ -136,7 +136,7 @@ func TestPastaUdhcpc(t *testing.T) {
 				}
 				h := h.with(t)
 				c := h.newLink(strings.Fields(tt.options)...)
-				out := c.Command("udhcpc", "-i", lab.HostInterface, "-f", "-q", "-n", "-t", "5", "-O", "mtu", "-O", "search", "-O", "hostname", "-s", script).MustRun()
+				out := c.Command("udhcpc", "-i", lab.HostInterface, "-f", "-q", "-n", "-t", "13", "-O", "mtu", "-O", "search", "-O", "hostname", "-s", script).MustRun()
 				for _, want := range tt.want {
 					wantContains(t, "lease", out, want+"\n")
 				}
@@ -171,7 +171,7 @@ func TestPastaRouterAdvertisement(t *testing.T) {
 	bothPastas(t, func(t *testing.T, h *host) {
 		lab.NeedProgram(t, "rdisc6")
 		c := h.newLink()
-		out := c.Command("rdisc6", "-1", "-r", "10", "-w", "2000", lab.HostInterface).MustRun()
+		out := c.Command("rdisc6", "-1", "-r", "20", "-w", "2000", lab.HostInterface).MustRun()
 		wantContains(t, "advertisement", out, "2001:db8:0:1::/64", "65520 bytes")
 		h.Eventually("an address from the prefix", func() bool {
 			for _, a := range onlyLink(t, c).Addresses {
@@ -205,8 +205,10 @@ func TestPastaMAC(t *testing.T) {
 			}
 			c := h.container()
 			h.attach(append(append([]string{"--config-net"}, strings.Fields(tt.options)...), c.pid)...)
-			wantNobody(t, c.Namespace, "tcp", join(lab.Outside4, 7009)) // which asks for the neighbour
-			wantContains(t, "neighbour", c.Command("ip", "neighbour", "show", lab.Router4).MustRun(), "lladdr "+tt.want)
+			h.Eventually("the neighbour has "+tt.want, func() bool {
+				wantNobody(t, c.Namespace, "tcp", join(lab.Outside4, 7009)) // which asks for it
+				return strings.Contains(c.Command("ip", "neighbour", "show", lab.Router4).MustRun(), "lladdr "+tt.want)
+			})
 		}
 	})
 }

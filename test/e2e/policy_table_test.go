@@ -3,9 +3,11 @@ package e2e
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -79,11 +81,12 @@ func TestPolicySources(t *testing.T) {
 	}
 	sendRaw(t, l, w.shell, cases)
 	wantLeft(t, l, wire, allowed)
-	stats, _ := w.ask("GET", "/v1/stats", "")
-	counters, _ := stats["counters"].(map[string]any)
-	if got, _ := counters["frames_spoofed"].(float64); uint64(got) < spoofed {
-		t.Errorf("frames_spoofed: got %v, want %d at least", got, spoofed)
-	}
+	l.Eventually(fmt.Sprintf("frames_spoofed: %d at least", spoofed), func() bool {
+		stats, _ := w.ask("GET", "/v1/stats", "")
+		counters, _ := stats["counters"].(map[string]any)
+		got, _ := counters["frames_spoofed"].(float64)
+		return uint64(got) >= spoofed
+	})
 }
 
 // wantLabOfTable skips where the laboratory is not the one that the table is
@@ -186,15 +189,15 @@ func leaving(proto uint8, destination netip.Addr, number int) string {
 func wantLeft(t *testing.T, l *lab.Lab, wire *sniffer, allowed map[string]bool) {
 	t.Helper()
 	l.Eventually("what is allowed has left the host", func() bool {
-		wire.read()
+		seen := wire.names()
 		for name := range allowed {
-			if !wire.seen[name] {
+			if !seen[name] {
 				return false
 			}
 		}
 		return true
 	})
-	for name := range wire.seen {
+	for name := range wire.names() {
 		if !allowed[name] {
 			t.Errorf("left the host: %s", name)
 		}
@@ -205,44 +208,79 @@ func wantLeft(t *testing.T, l *lab.Lab, wire *sniffer, allowed map[string]bool) 
 // rawPort, and echo requests.
 type sniffer struct {
 	t    *testing.T
-	fd   int
+	file *os.File
+	done chan struct{} // closed when the one goroutine, which reads, has returned
+
+	mu sync.Mutex
+	// +checklocks:mu
 	seen map[string]bool // by what leaving says
 }
 
+// newSniffer starts a sniffer, which ends with the test.
 func newSniffer(t *testing.T, n *lab.Namespace) *sniffer {
 	t.Helper()
-	s := &sniffer{t: t, seen: make(map[string]bool)}
-	err := n.Do(func() (err error) {
-		s.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(networkOrder(unix.ETH_P_ALL)))
-		return os.NewSyscallError("socket", err)
+	s := &sniffer{t: t, done: make(chan struct{}), seen: make(map[string]bool)}
+	err := n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(networkOrder(unix.ETH_P_ALL)))
+		if err != nil {
+			return os.NewSyscallError("socket", err)
+		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20) // or as much as there may be
+		s.file = os.NewFile(uintptr(fd), "sniffer")
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(s.fd) })
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(s.done)
+		raw.Read(s.read) // until the file is closed
+	}()
+	t.Cleanup(func() { s.file.Close(); <-s.done })
 	return s
 }
 
-// read takes what has been sent until now.
-func (s *sniffer) read() {
-	s.t.Helper()
+// read takes what has been sent until now, and tells whether there will be no more.
+func (s *sniffer) read(fd uintptr) (over bool) {
 	b := make([]byte, 2048)
 	for {
-		n, from, err := unix.Recvfrom(s.fd, b, 0)
-		if err == unix.EAGAIN {
-			break
+		n, from, err := unix.Recvfrom(int(fd), b, 0)
+		if err == unix.EAGAIN || err == unix.EINTR {
+			return false
 		}
 		if err != nil {
-			s.t.Fatal(err)
+			s.t.Errorf("sniffer: %v", err)
+			return true
 		}
 		if at, ok := from.(*unix.SockaddrLinklayer); ok && at.Pkttype == unix.PACKET_OUTGOING {
 			s.note(b[:n])
 		}
 	}
-	lost, err := unix.GetsockoptTpacketStats(s.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
-	if err != nil || lost.Drops > 0 {
-		s.t.Fatalf("sniffer: %+v lost, error %v", lost, err)
+}
+
+// names returns what was seen until now, and fails the test if something may not
+// have been.
+func (s *sniffer) names() map[string]bool {
+	s.t.Helper()
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		s.t.Fatal(err)
 	}
+	if err := raw.Control(func(fd uintptr) {
+		lost, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
+		if err != nil || lost.Drops > 0 {
+			s.t.Errorf("sniffer: %+v lost, error %v", lost, err)
+		}
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.seen)
 }
 
 // note notes a packet that is one of ours.
@@ -271,5 +309,7 @@ func (s *sniffer) note(b []byte) {
 		at = b[16:20]
 	}
 	destination, _ := netip.AddrFromSlice(at)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.seen[leaving(proto, destination, int(number))] = true
 }

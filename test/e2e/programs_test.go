@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"taproot/test/lab"
 )
 
 // The programs of this file run inside the guest. Each prints one result on
@@ -256,29 +258,40 @@ func udpProgram(args []string) int {
 		}
 		sent := make([]byte, size)
 		io.ReadFull(body(size), sent)
-		if got, err := ask(conn, sent); err != nil {
+		if _, err := askFor(conn, sent, func(got []byte) bool { return slices.Equal(got, sent) }); err != nil {
 			fmt.Fprintln(os.Stderr, arg, errno(err))
-		} else if slices.Equal(got, sent) {
-			good = append(good, arg)
+			continue
 		}
+		good = append(good, arg)
 	}
 	fmt.Println(strings.Join(good, " "))
 	return 0
 }
 
 // ask sends a datagram and waits for the answer; a datagram may get lost on a
-// busy machine, so it tries several times.
+// busy machine, so it tries again and again.
 func ask(conn net.Conn, datagram []byte) ([]byte, error) {
+	return askFor(conn, datagram, func([]byte) bool { return true })
+}
+
+// askFor is ask for an answer that is right: another one may be late, of what was
+// asked before.
+func askFor(conn net.Conn, datagram []byte, right func(answer []byte) bool) ([]byte, error) {
+	b := make([]byte, 65536)
 	var err error
-	for range 5 {
+	for end := time.Now().Add(lab.Patience); time.Now().Before(end); {
 		if _, err = conn.Write(datagram); err != nil {
-			continue
+			continue // an error of the one before
 		}
-		b := make([]byte, 65536)
 		conn.SetReadDeadline(time.Now().Add(2 * time.Second))
-		var n int
-		if n, err = conn.Read(b); err == nil {
-			return b[:n], nil
+		for {
+			var n int
+			if n, err = conn.Read(b); err != nil {
+				break
+			}
+			if right(b[:n]) {
+				return b[:n], nil
+			}
 		}
 	}
 	return nil, err
@@ -295,7 +308,7 @@ func udpErrorProgram(args []string) int {
 	if err := wantErrors(conn.(*net.UDPConn)); err != nil {
 		return quit(err)
 	}
-	for range 5 {
+	for end := time.Now().Add(lab.Patience); time.Now().Before(end); {
 		if _, err := conn.Write([]byte("x")); err != nil {
 			fmt.Println(errno(err))
 			return 0
@@ -344,18 +357,35 @@ func udpPortsProgram(args []string) int {
 		if err != nil {
 			return quit(err)
 		}
-		if _, err := conn.WriteTo([]byte("who am I?"), peer); err != nil {
-			return quit(err)
-		}
-		b := make([]byte, 1500)
-		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-		n, _, err := conn.ReadFrom(b)
+		answer, err := askPeer(conn, peer)
 		if err != nil {
 			return quit(err)
 		}
-		fmt.Printf("%s\n", b[:n])
+		fmt.Printf("%s\n", answer)
 	}
 	return 0
+}
+
+// askPeer asks one of the socket's peers until it answers.
+func askPeer(conn net.PacketConn, peer *net.UDPAddr) ([]byte, error) {
+	b := make([]byte, 1500)
+	var err error
+	for end := time.Now().Add(lab.Patience); time.Now().Before(end); {
+		if _, err = conn.WriteTo([]byte("who am I?"), peer); err != nil {
+			return nil, err
+		}
+		conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+		for {
+			n, from, readErr := conn.ReadFrom(b)
+			if err = readErr; err != nil {
+				break
+			}
+			if from.String() == peer.String() {
+				return b[:n], nil
+			}
+		}
+	}
+	return nil, err
 }
 
 // fdsProgram prints the descriptors it was started with.

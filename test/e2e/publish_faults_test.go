@@ -258,11 +258,11 @@ func TestPublishDescriptors(t *testing.T) {
 		go holdAll(silent)
 		old := dialPublished(t, l.Host, "127.0.0.1:8080")
 		wantByte(t, old)
-		ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
-		defer cancel()
 		turned := 0
 		for range 2 * limit {
+			ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
 			client, err := l.Host.Dial(ctx, "tcp", "127.0.0.1:8080")
+			cancel()
 			if err == nil {
 				t.Cleanup(func() { client.Close() })
 				client.SetDeadline(time.Now().Add(lab.Patience))
@@ -292,11 +292,11 @@ func TestPublishDescriptors(t *testing.T) {
 func wantIdle(t *testing.T, pid int) {
 	t.Helper()
 	const window = time.Second
-	before, begun := busyTime(t, pid), time.Now()
-	<-time.After(window)
-	if got, most := busyTime(t, pid)-before, time.Since(begun)/2; got > most {
-		t.Errorf("ran, or wanted to: got %v, want %v at most", got, most)
-	}
+	lab.Eventually(t, "it has little to do", func() bool { // which many that wait for a processor add to
+		before, begun := busyTime(t, pid), time.Now()
+		<-time.After(window)
+		return busyTime(t, pid)-before <= time.Since(begun)/2
+	})
 }
 
 // busyTime returns how long a process's threads have run or waited for a processor:

@@ -102,10 +102,8 @@ func TestPublishPicked(t *testing.T) {
 	s, guest := newPublished(t, l, "-p", "80", "-p", "127.0.0.1::81/udp", "-p", "8085:82", "--reach=5432:0")
 	serveEchoes(t, guest, 80, 81)
 	picked := regexp.MustCompile(`(?m)^taproot: publish (\d+):80\ntaproot: publish 127\.0\.0\.1:(\d+):81/udp\ntaproot: reach   5432:(\d+)\n`)
-	m := picked.FindStringSubmatch(s.Err())
-	if m == nil {
-		t.Fatalf("standard error: got %q, want what was picked", s.Err())
-	}
+	var m []string
+	l.Eventually("what was picked is told", func() bool { m = picked.FindStringSubmatch(s.Err()); return m != nil })
 	wantCall(t, l.Host, "tcp", "127.0.0.1:"+m[1], "80 "+gateway4)
 	wantCall(t, l.Host, "udp", "127.0.0.1:"+m[2], "81 "+gateway4)
 	serveName(t, l.Host, "tcp", "127.0.0.1:5432", "host")

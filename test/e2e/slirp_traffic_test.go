@@ -173,7 +173,7 @@ func TestSlirpResolver(t *testing.T) {
 				}
 				lab.NeedProgram(t, "dig")
 				for _, transport := range []string{"+notcp", "+tcp"} {
-					out := to.command(s, "dig", "@"+f.resolver, transport, "+short", "TXT", "name.example.test").MustRun()
+					out := to.command(s, "dig", "@"+f.resolver, transport, "+short", "+tries=4", "+time=10", "TXT", "name.example.test").MustRun()
 					wantText(t, "dig "+transport, out, fmt.Sprintf("%q", f.name))
 				}
 			})
@@ -192,7 +192,7 @@ func TestSlirpLocalResolver(t *testing.T) {
 		private := s.Host.Listen("tcp", "127.0.0.1:0")
 		to := s.newTraffic(t, "--disable-host-loopback")
 		for _, transport := range []string{"+notcp", "+tcp"} {
-			out := to.command(s, "dig", "@"+resolver4, transport, "+short", "TXT", "name.example.test").MustRun()
+			out := to.command(s, "dig", "@"+resolver4, transport, "+short", "+tries=4", "+time=10", "TXT", "name.example.test").MustRun()
 			wantText(t, "dig "+transport, out, `"local"`)
 		}
 		if got := to.connect(t, resolver4, private.Addr()); got != "ENETUNREACH" {
@@ -274,11 +274,11 @@ func TestSlirpPing(t *testing.T) {
 			ttl = "ttl=255"
 		}
 		for _, address := range []string{gateway4, resolver4} {
-			out := to.command(s, "ping", "-n", "-c", "1", "-W", "10", address).MustRun()
+			out := to.command(s, "ping", "-n", "-c", "1", "-W", "40", address).MustRun()
 			wantContains(t, "ping "+address, out, "1 received", ttl)
 		}
 		if lab.IPv6.Available() {
-			out := to.command(s, "ping", "-n", "-c", "1", "-W", "10", gateway6).MustRun()
+			out := to.command(s, "ping", "-n", "-c", "1", "-W", "40", gateway6).MustRun()
 			wantContains(t, "ping "+gateway6, out, "1 received")
 		}
 	})
@@ -290,7 +290,7 @@ func TestSlirpPingOutside(t *testing.T) {
 	lab.NeedProgram(t, "ping")
 	eachSlirp(t, func(t *testing.T, s slirp) {
 		to := s.newTraffic(t)
-		out := to.command(s, "ping", "-n", "-c", "1", "-W", "10", lab.Outside4).MustRun()
+		out := to.command(s, "ping", "-n", "-c", "1", "-W", "40", lab.Outside4).MustRun()
 		wantContains(t, "ping", out, "1 received")
 	})
 }
@@ -305,7 +305,7 @@ func TestSlirpDHCP(t *testing.T) {
 		to := s.target(t)
 		s.run(t, to.pid(), "tap0")
 		to.net.SetUp("tap0")
-		out := to.command(s, "udhcpc", "-i", "tap0", "-f", "-q", "-n", "-t", "5", "-s", script).MustRun()
+		out := to.command(s, "udhcpc", "-i", "tap0", "-f", "-q", "-n", "-t", "13", "-s", script).MustRun()
 		wantContains(t, "lease", out, "ip=10.0.2.15\n", "router="+gateway4+"\n", "dns="+resolver4+"\n", "subnet=255.255.255.0\n")
 	})
 }

@@ -164,7 +164,8 @@ func TestManyConnections(t *testing.T) {
 
 // TestChurn opens and closes with 32 clients at a time: SYNs do not get lost. A
 // machine that stands still for a second makes those late that are under way,
-// which is once for each client.
+// which is once for each client. Where it does so again and again, one of several
+// tries has to be better.
 func TestChurn(t *testing.T) {
 	const clients, rounds = 32, 50
 	l := newLab(t)
@@ -173,14 +174,15 @@ func TestChurn(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			lab.Need(t, f.needs...)
 			l := l.With(t)
-			got := guestProgram(l, nil, "churn", join(f.outside, port), fmt.Sprint(clients), fmt.Sprint(rounds)).MustRun()
-			var good, late int
-			if _, err := fmt.Sscan(got, &good, &late); err != nil {
-				t.Fatalf("got %q, want two numbers", got)
-			}
-			if good != clients*rounds || late > clients {
-				t.Errorf("connections: got %d, of which %d were late, want %d and at most %d", good, late, clients*rounds, clients)
-			}
+			l.Eventually(fmt.Sprintf("at most %d of %d connections are late", clients, clients*rounds), func() bool {
+				got := guestProgram(l, nil, "churn", join(f.outside, port), fmt.Sprint(clients), fmt.Sprint(rounds)).MustRun()
+				var good, late int
+				if _, err := fmt.Sscan(got, &good, &late); err != nil || good != clients*rounds {
+					t.Fatalf("connections: got %q, want %d and how many were late", got, clients*rounds)
+				}
+				t.Logf("%d late", late)
+				return late <= clients
+			})
 		})
 	}
 }

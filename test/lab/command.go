@@ -17,7 +17,7 @@ const UserID = 1000
 
 // commandLimit is when a command that should have ended is killed: longer
 // than anything here takes, shorter than go test's own limit.
-const commandLimit = 3 * time.Minute
+const commandLimit = 6 * time.Minute
 
 // A Cmd is a command in one of the namespaces. Its fields may be changed until
 // Start. What it leaves running is killed when the test ends.
