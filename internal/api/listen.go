@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -73,14 +74,11 @@ func (p *place) take(own bool) error {
 	if err != nil {
 		return err
 	}
-	if shared := checkOurs(p.path, here); shared == nil {
-		err = p.flock(unix.LOCK_EX)
-	} else if own {
+	shared := checkOurs(p.path, here)
+	if own && shared != nil {
 		return shared
-	} else {
-		err = p.flockSoon()
 	}
-	if err != nil {
+	if err := p.flockSoon(shared != nil); err != nil {
 		return &os.PathError{Op: "lock", Path: p.path, Err: err}
 	}
 	there, err := os.Stat(p.path)
@@ -101,29 +99,36 @@ func checkOurs(path string, dir os.FileInfo) error {
 }
 
 const (
-	// lockPatience is how long others who may open a directory, and so may lock
-	// it, can keep us waiting: ours hold the lock for a millisecond.
+	// lockPatience is how long others can keep us waiting: ours hold the lock for
+	// a millisecond, unless somebody has stopped them.
 	lockPatience = 2 * time.Second
 
 	// lockPause is how often that is tried.
 	lockPause = 2 * time.Millisecond
 )
 
-// flockSoon locks a directory that others may lock for ever.
-func (p *place) flockSoon() error {
+// flockSoon locks a directory that others may lock for ever. In a shared one these
+// may be anybody.
+func (p *place) flockSoon(shared bool) error {
 	for begun := time.Now(); ; time.Sleep(lockPause) {
 		err := p.flock(unix.LOCK_EX | unix.LOCK_NB)
 		if err != unix.EAGAIN {
 			return err
 		}
-		if time.Since(begun) > lockPatience {
+		switch late := time.Since(begun) > lockPatience; {
+		case late && shared:
+			return errLockedByOthers
+		case late:
 			return errLocked
 		}
 	}
 }
 
-// errLocked says that somebody keeps a directory locked.
-var errLocked = errors.New("somebody else keeps it locked; choose a directory of your own with mode 0700")
+// These say that somebody keeps a directory locked.
+var (
+	errLocked         = errors.New("a process of yours keeps it locked (lslocks(8) shows which)")
+	errLockedByOthers = errors.New("somebody else keeps it locked; choose a directory of your own with mode 0700")
+)
 
 func (p *place) flock(how int) error {
 	for {
@@ -211,13 +216,33 @@ func (p *place) remove(name string, file os.FileInfo, own bool) error {
 	if err == nil && os.SameFile(now, file) {
 		err = os.Remove(path)
 	}
-	if own {
-		_ = unix.Rmdir(p.path) // others may have theirs there
-	}
+	p.leave(own)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	return err
+}
+
+// leave removes the directory if it is one that is made by instances, and empty.
+func (p *place) leave(own bool) {
+	if own {
+		_ = unix.Rmdir(p.path) // others may have theirs there
+	}
+}
+
+// bury removes the sockets that processes have left of which nothing is there any
+// more but an id in a name. It asks nobody who lives.
+func (p *place) bury() {
+	entries, err := os.ReadDir(p.path)
+	if err != nil {
+		return // bind says it
+	}
+	for _, e := range entries {
+		name, isSocket := strings.CutSuffix(e.Name(), suffix)
+		if pid, ok := maker(name); isSocket && ok && unix.Kill(pid, 0) == unix.ESRCH {
+			_ = p.vacate(filepath.Join(p.path, e.Name())) // it may live, in another pid namespace
+		}
+	}
 }
 
 // Sweep removes the sockets that dead instances have left in Directory.
@@ -234,6 +259,6 @@ func Sweep() error {
 	for _, path := range names {
 		_ = p.vacate(path) // what lives, and what is no socket, stays
 	}
-	_ = unix.Rmdir(p.path) // if that was the last
+	p.leave(true)
 	return nil
 }

@@ -157,23 +157,25 @@ func TestUnsafeDirectory(t *testing.T) {
 	}
 }
 
-// TestLockedDirectory has somebody else lock a directory for good, as anybody may
-// who can read it.
+// TestLockedDirectory has somebody else lock a directory for good: anybody who can
+// read it, or an instance that was stopped.
 func TestLockedDirectory(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	if s, err := Listen(Config{Path: filepath.Join(dir, "x")}); !errors.Is(err, errLocked) {
-		t.Errorf("got %v and error %v, want %v", s, err, errLocked)
+	for mode, want := range map[os.FileMode]error{0o700: errLocked, 0o755: errLockedByOthers} {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := Listen(Config{Path: filepath.Join(dir, "x")}); !errors.Is(err, want) {
+			t.Errorf("mode %#o: got %v and error %v, want %v", mode, s, err, want)
+		}
 	}
 }
 

@@ -130,13 +130,20 @@ type bench struct {
 // newBench starts a server, which runs until the test ends.
 func newBench(t testing.TB) *bench {
 	t.Helper()
+	return newBenchOf(t, Config{Name: "web", Version: "v1"})
+}
+
+// newBenchOf is newBench with this configuration, whose path is made up.
+func newBenchOf(t testing.TB, cfg Config) *bench {
+	t.Helper()
 	b := &bench{
 		instance: newFakeInstance(),
 		table:    portfwd.NewTable(portfwd.TableConfig{Carrier: deadEnd{}, Diag: noDiag}),
 		path:     filepath.Join(t.TempDir(), "api.sock"),
 	}
 	t.Cleanup(b.table.Close)
-	s, err := Listen(Config{Name: "web", Path: b.path, Version: "v1"})
+	cfg.Path = b.path
+	s, err := Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,10 +18,18 @@ const suffix = ".sock"
 // somebody else counts as none: su(1) leaves the variable as it was, and a directory
 // of root's would shut out whose it is.
 func Directory() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) && isOurs(dir) {
+	if dir, ok := runtimeDir(); ok {
 		return filepath.Join(dir, "taproot")
 	}
 	return "/tmp/taproot-" + strconv.Itoa(os.Geteuid()) // not $TMPDIR: all sessions shall agree
+}
+
+// runtimeDir returns $XDG_RUNTIME_DIR if it is our user's. In a user namespace that is
+// the user who is called as we are there: podman and rootlesskit call the one who
+// started them 0, and /run/user/1000 is that one's in there, too.
+func runtimeDir() (dir string, ok bool) {
+	dir = os.Getenv("XDG_RUNTIME_DIR")
+	return dir, filepath.IsAbs(dir) && isOurs(dir)
 }
 
 // isOurs tells whether a file belongs to our user.
@@ -77,4 +85,11 @@ func NewName(word string) string {
 		word = "run"
 	}
 	return word[:min(len(word), longest)] + "-" + strconv.Itoa(os.Getpid())
+}
+
+// maker returns the process whose id ends a name as NewName returns it.
+func maker(name string) (pid int, ok bool) {
+	_, number, found := strings.Cut(name, "-")
+	pid, err := strconv.Atoi(number)
+	return pid, found && err == nil && pid > 0
 }

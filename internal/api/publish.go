@@ -29,6 +29,9 @@ func (s *Server) postRules(w http.ResponseWriter, r *http.Request) {
 	if f == nil && p.Adopt && (len(wanted.Rules) != 1 || len(wanted.Auto) > 0 || len(files) != 1) {
 		f = badRequest("adopt: %d rules and %d descriptors, want one of each", len(wanted.Rules)+len(wanted.Auto), len(files))
 	}
+	if f == nil {
+		f = s.allows(wanted)
+	}
 	if f != nil {
 		s.fail(w, f)
 		return

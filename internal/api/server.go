@@ -54,6 +54,10 @@ type Config struct {
 	// Source holds for published ports that do not say it.
 	Source portfwd.SourceMode
 
+	// Closed are rules that cannot be added: who started the instance has closed
+	// what they would open.
+	Closed []Closed
+
 	// Log gets what goes wrong with clients, at debug level; nil means nothing
 	// is logged.
 	Log *slog.Logger
@@ -64,6 +68,7 @@ type Config struct {
 type Server struct {
 	cfg      Config
 	own      bool // the directory is Directory
+	unasked  bool // nobody wants to hear of it
 	started  time.Time
 	listener *net.UnixListener
 	file     os.FileInfo // the socket in the file system
@@ -84,11 +89,16 @@ type Server struct {
 // Listen makes the socket, in place of one that is left from a dead instance.
 // Clients may connect from then on; Run answers them. The error wraps ErrLive if
 // somebody else has the name.
-func Listen(cfg Config) (*Server, error) {
+func Listen(cfg Config) (*Server, error) { return listen(cfg, false) }
+
+func listen(cfg Config, unasked bool) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, own: cfg.Path == "", started: time.Now(), streams: make(chan struct{}, maxStreams), slots: make(chan struct{}, maxConns)}
+	s := &Server{
+		cfg: cfg, own: cfg.Path == "", unasked: unasked, started: time.Now(),
+		streams: make(chan struct{}, maxStreams), slots: make(chan struct{}, maxConns),
+	}
 	if s.own {
 		s.cfg.Path = Path(cfg.Name)
 	}
@@ -101,7 +111,11 @@ func Listen(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("API socket: %w", err)
 	}
 	defer p.unlock()
+	if unasked {
+		p.bury() // callers kill such instances, and nobody runs `taproot ls`
+	}
 	if s.listener, err = p.bind(filepath.Base(s.cfg.Path)); err != nil {
+		p.leave(s.own)
 		return nil, err
 	}
 	if s.file, err = os.Lstat(s.cfg.Path); err != nil {
@@ -116,13 +130,18 @@ func (s *Server) Path() string { return s.cfg.Path }
 
 // Close stops listening, ends all connections, which ends Run, and removes the
 // socket's file if it is still ours. It waits for what Start began. More calls wait
-// for the first and return the same.
+// for the first and return the same. If nobody has asked for the socket, what goes
+// wrong is logged at debug level instead.
 func (s *Server) Close() error {
 	if s == nil {
 		return nil
 	}
 	err := s.shut()
 	s.running.Wait()
+	if err != nil && s.unasked {
+		s.cfg.Log.Debug("API socket", "error", err)
+		return nil
+	}
 	return err
 }
 
@@ -165,7 +184,11 @@ func (s *Server) Start(ctx context.Context, instance Instance, rules Table) {
 	}
 	s.running.Go(func() {
 		if err := s.Run(ctx, instance, rules); err != nil {
-			s.cfg.Log.Warn("API socket", "error", err)
+			level := slog.LevelWarn
+			if s.unasked {
+				level = slog.LevelDebug
+			}
+			s.cfg.Log.Log(ctx, level, "API socket", "error", err)
 		}
 	})
 }

@@ -78,14 +78,20 @@ func eachPodman(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
 	lab.Need(t, lab.SubIDs)
 	each(t, append(containerPrograms, "podman"), func(t *testing.T, w *world) {
-		w.prepareContainers(t)
-		w.needContainers(t)
-		t.Cleanup(func() {
-			w.podman("rm", "--all", "--force", "--time=0").MustStart().Status()
-			// Stops the process that holds podman's own user namespace.
-			w.podman("system", "migrate").MustStart().Status()
-		})
+		w.preparePodman(t)
 		test(t, w)
+	})
+}
+
+// preparePodman makes a world one for podman.
+func (w *world) preparePodman(t *testing.T) {
+	t.Helper()
+	w.prepareContainers(t)
+	w.needContainers(t)
+	t.Cleanup(func() {
+		w.podman("rm", "--all", "--force", "--time=0").MustStart().Status()
+		// Stops the process that holds podman's own user namespace.
+		w.podman("system", "migrate").MustStart().Status()
 	})
 }
 

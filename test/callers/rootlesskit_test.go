@@ -83,15 +83,13 @@ func TestRootlesskitPorts(t *testing.T) {
 }
 
 // TestRootlesskitPortsLater publishes and takes back while the command runs, as
-// dockerd's proxy does, and has taproot ctl see it where the environment asks for
-// its socket.
+// dockerd's proxy does, and has taproot ctl see it.
 func TestRootlesskitPortsLater(t *testing.T) {
 	t.Parallel()
 	eachRootlesskit(t, func(t *testing.T, w *world) {
 		lab.NeedProgram(t, "rootlessctl")
 		state := w.Dir + "/state"
 		c := w.rootlesskit("--state-dir="+state+" --port-driver=slirp4netns", w.ProgramArgs("serve", ":80")...)
-		c.Env = append(c.Env, "TAPROOT_API=auto")
 		c.MustStart()
 		ctl := func(args ...string) *lab.Cmd {
 			return w.user("rootlessctl", append([]string{"--socket=" + state + "/api.sock"}, args...)...)

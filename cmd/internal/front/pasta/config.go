@@ -108,7 +108,7 @@ func (o *options) planner() planner {
 	}
 	p := planner{Copy: c}
 	for i := range p.foreign {
-		p.foreign[i] = o.loopbackOff || o.loopbacks[i].IsValid()
+		p.foreign[i] = o.loopbackOff != "" || o.loopbacks[i].IsValid()
 	}
 	return p
 }

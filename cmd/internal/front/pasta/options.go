@@ -40,7 +40,7 @@ type options struct {
 	dhcpDNS, dhcpSearch  bool
 	hostname, fqdn       string
 	loopbacks            perFamily // what means the host's loopback
-	loopbackOff          bool
+	loopbackOff          string    // the option by which nothing means it, "" for none
 	guestAddrs           perFamily // what means the host's own address
 	noTCP, noUDP, noICMP bool
 	noDHCP, noDHCPv6     bool
@@ -324,9 +324,14 @@ func (o *options) addSearch(text string) error {
 
 func (o *options) addHost(s *getopt.Set) {
 	s.Value("map-host-loopback", "", func(text string) error {
-		return mapped(text, &o.loopbacks, &o.loopbackOff, "address for the host's loopback")
+		off := false
+		err := mapped(text, &o.loopbacks, &off, "address for the host's loopback")
+		if off {
+			o.loopbackOff = "--map-host-loopback none"
+		}
+		return err
 	})
-	flag(s, "no-map-gw", "", &o.loopbackOff)
+	s.Flag("no-map-gw", "", func() error { o.loopbackOff = "--no-map-gw"; return nil })
 	s.Value("map-guest-addr", "", func(text string) error {
 		return mapped(text, &o.guestAddrs, new(bool), "address for the host")
 	})

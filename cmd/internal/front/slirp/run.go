@@ -141,7 +141,7 @@ func (p *program) serve(ctx context.Context, o *options) (err error) {
 	cfg.Warn = func(message, _ string) { // hints name options of taproot's own
 		fmt.Fprintf(p.err, "%s: warning: %s\n", p.name, message)
 	}
-	ours, err := native.ListenAsked(native.Config{Name: native.NewName(Name), Version: p.version, Log: cfg.Log})
+	ours, err := native.ListenAsked(native.Config{Name: native.NewName(Name), Version: p.version, Closed: o.closed(), Log: cfg.Log})
 	if err != nil {
 		cfg.Warn("no API socket: "+err.Error(), "")
 	}
@@ -167,6 +167,14 @@ func (p *program) serve(ctx context.Context, o *options) (err error) {
 		return nil
 	}
 	return err
+}
+
+// closed returns what the options close, and taproot's API is not to open.
+func (o *options) closed() []native.Closed {
+	if !o.disableLoopback {
+		return nil
+	}
+	return native.ClosedHost("--disable-host-loopback")
 }
 
 // descriptors takes what the caller passed by number.
