@@ -9,10 +9,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+	"taproot/test/settle"
+)
 
 // newGuestWire is newWire with a guest that has not sent anything yet, and
 // serves what the handlers say.
@@ -23,7 +22,7 @@ func newGuestWire(t *testing.T, guest func(*Request)) (wire, context.Context) {
 			g.HandleTCP(guest)
 		}
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), settle.Patience)
 	t.Cleanup(cancel)
 	return w, ctx
 }

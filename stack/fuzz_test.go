@@ -10,6 +10,7 @@ import (
 
 	"taproot/tap"
 	"taproot/tap/taptest"
+	"taproot/test/settle"
 )
 
 // FuzzFrame gives the gateway any bytes as a frame, with any virtio-net
@@ -81,7 +82,7 @@ func await(t *testing.T, what string, ch <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-ch:
-	case <-time.After(10 * time.Second):
+	case <-time.After(settle.Patience):
 		b := make([]byte, 1<<20)
 		t.Fatalf("%s did not come; goroutines:\n%s", what, b[:runtime.Stack(b, true)])
 	}

@@ -42,7 +42,7 @@ func TestPortIsUsedAgainAfterReset(t *testing.T) {
 			}
 		})
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), settle.Patience)
 	defer cancel()
 	from := tcpip.FullAddress{NIC: nic, Addr: toAddress(guest4), Port: 4000}
 	to := tcpip.FullAddress{NIC: nic, Addr: toAddress(server4), Port: 80}

@@ -20,6 +20,7 @@ import (
 
 	"taproot/tap"
 	"taproot/tap/taptest"
+	"taproot/test/settle"
 )
 
 var (
@@ -124,7 +125,7 @@ func TestTCPEcho(t *testing.T) {
 				}
 			})
 		})
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), settle.Patience)
 		defer cancel()
 		conn, err := w.dial(ctx, netip.AddrPortFrom(server, 80))
 		if err != nil {
@@ -154,7 +155,7 @@ func TestTCPRefusedAndForgotten(t *testing.T) {
 			r.Refuse()
 		})
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), settle.Patience)
 	defer cancel()
 	_, err := w.dial(ctx, netip.AddrPortFrom(server4, 80))
 	if op, ok := err.(*net.OpError); !ok || op.Err.Error() != "connection was refused" {
@@ -194,7 +195,7 @@ func TestUDPBothWays(t *testing.T) {
 					if got.from != from || !bytes.Equal(got.payload, payload) || got.segment != 0 {
 						t.Errorf("got %d bytes from %v, want %d from %v", len(got.payload), got.from, size, from)
 					}
-				case <-time.After(10 * time.Second):
+				case <-time.After(settle.Patience):
 					t.Errorf("no datagram from %v", from)
 				}
 			}
@@ -281,7 +282,7 @@ func TestPortIsUsedAgainAtOnce(t *testing.T) {
 			}
 		})
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), settle.Patience)
 	defer cancel()
 	from := tcpip.FullAddress{NIC: nic, Addr: toAddress(guest4), Port: 4000}
 	to := tcpip.FullAddress{NIC: nic, Addr: toAddress(server4), Port: 80}

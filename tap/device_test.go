@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"taproot/tap"
+	"taproot/test/settle"
 )
 
 // open makes a device, or fails the test.
@@ -247,7 +248,7 @@ func setUp(t *testing.T, name string) {
 }
 
 // packetSocket returns a socket for the experimental EtherType on the guest's
-// side of a device. Reads from it end after patience.
+// side of a device. Reads from it end after settle.Patience.
 func packetSocket(t *testing.T, name string) int {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
@@ -262,7 +263,7 @@ func packetSocket(t *testing.T, name string) int {
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: binary.NativeEndian.Uint16([]byte{0x88, 0xb5}), Ifindex: ifce.Index}); err != nil {
 		t.Fatal(err)
 	}
-	limit := unix.NsecToTimeval(patience.Nanoseconds())
+	limit := unix.NsecToTimeval(settle.Patience.Nanoseconds())
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		t.Fatal(err)
 	}

@@ -8,11 +8,8 @@ import (
 
 	"taproot/tap"
 	"taproot/tap/taptest"
+	"taproot/test/settle"
 )
-
-// patience is how long a test waits for what must happen. It is far above what
-// a busy machine needs; no test waits it out to pass.
-const patience = 10 * time.Second
 
 func newPair(t testing.TB) (a, b *tap.Device) {
 	t.Helper()
@@ -41,7 +38,7 @@ func next[T any](t *testing.T, what string, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(patience):
+	case <-time.After(settle.Patience):
 		t.Fatalf("%s did not come", what)
 		panic("unreachable")
 	}
@@ -268,7 +265,7 @@ func TestCloseEndsWrite(t *testing.T) {
 		case <-started: // room for one more
 		case <-done:
 			return
-		case <-time.After(patience):
+		case <-time.After(settle.Patience):
 			t.Fatal("writer did not end")
 		}
 	}

@@ -100,21 +100,25 @@ func TestReplace(t *testing.T) {
 
 // TestReplaceFails wants the engine to stay when the other does not come up.
 func TestReplaceFails(t *testing.T) {
-	tests := []struct{ name, script, path, want string }{
-		{"it dies", "stay die", "", "the engine stays as it is: engine: exit status 3"},
-		{"it refuses", "stay fail", "", "start the engine: as told"},
-		{"it is no engine", "stay stranger", "", "it is no engine"},
-		{"it is too new", "stay future", "", "speaks protocol 2, this instance 1"},
-		{"it hangs", "stay stuck", "", "no sign of life"},
-		{"a program that knows no engines", "stay", "/bin/true", "exit status 0"},
-		{"no program", "stay", "/etc/passwd", "execute /etc/passwd: permission denied"},
-		{"nothing", "stay", "/nowhere", "open /nowhere: no such file"},
-		{"a directory", "stay", "/", "execute /: not a regular file"},
+	const soon = 100 * time.Millisecond
+	tests := []struct {
+		name, script, path, want string
+		beat                     time.Duration // of the other one only
+	}{
+		{"it dies", "stay die", "", "the engine stays as it is: engine: exit status 3", 0},
+		{"it refuses", "stay fail", "", "start the engine: as told", 0},
+		{"it is no engine", "stay stranger", "", "it is no engine", 0},
+		{"it is too new", "stay future", "", "speaks protocol 2, this instance 1", 0},
+		{"it hangs", "stay stuck", "", "no sign of life", soon},
+		{"a program that knows no engines", "stay", "/bin/true", "exit status 0", 0},
+		{"no program", "stay", "/etc/passwd", "execute /etc/passwd: permission denied", 0},
+		{"nothing", "stay", "/nowhere", "open /nowhere: no such file", 0},
+		{"a directory", "stay", "/", "execute /: not a regular file", 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			k := newKeeping(t, tt.script)
-			k.beat = 100 * time.Millisecond // of the other one only
+			k.beat = tt.beat
 			old := k.current()
 			if err := k.restartNow(t, tt.path); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q in it", err, tt.want)

@@ -17,7 +17,7 @@ func TestRollBack(t *testing.T) {
 		beat              time.Duration
 	}{
 		{"it dies", "stay take-die stay", "exit status 4", 0},
-		{"it gives no sign of life", "stay take-silent stay", "no sign of life for 300ms", 100 * time.Millisecond},
+		{"it gives no sign of life", "stay take-silent stay", "no sign of life for 3s", time.Second},
 		{"it is dead when its turn comes", "stay ready-die stay", "exit status 4", 0},
 	}
 	for _, tt := range tests {

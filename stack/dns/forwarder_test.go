@@ -21,7 +21,7 @@ import (
 // and another has to answer in time, on a busy machine too.
 const (
 	short = 100 * time.Millisecond
-	fair  = 2 * time.Second
+	fair  = 4 * time.Second
 )
 
 // forwarder returns a forwarder that runs until the test ends.
