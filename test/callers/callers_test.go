@@ -174,7 +174,7 @@ const greeting = "hello, guest"
 
 // fetch is a command line that gets the page from the outside, by name.
 func (w *world) fetch() string {
-	return "curl -sS --max-time 20 -4 " + w.url("www.example.test")
+	return "curl -sS --max-time 40 -4 " + w.url("www.example.test")
 }
 
 // serveWeb starts a web server.

@@ -17,7 +17,7 @@ func TestPodman(t *testing.T) {
 		w.wantCall(t, "--disable-host-loopback --mtu=65520 --enable-sandbox --enable-seccomp --enable-ipv6 -c -e 3 -r 4 "+
 			"--netns-type=path /run/user/1000/netns/netns-ID tap0")
 		if lab.IPv6.Available() {
-			out := w.run("", "curl -sS --max-time 20 -6 "+w.url("www.example.test")).MustRun()
+			out := w.run("", "curl -sS --max-time 40 -6 "+w.url("www.example.test")).MustRun()
 			wantContains(t, "container over IPv6", out, greeting)
 		}
 	})
@@ -44,7 +44,7 @@ func TestPodmanHostLoopback(t *testing.T) {
 	t.Parallel()
 	eachPodman(t, func(t *testing.T, w *world) {
 		private := serveWeb(t, w.Host)
-		line := fmt.Sprintf("curl -sS --max-time 20 http://10.0.2.2:%d/", portOf(private.Addr()))
+		line := fmt.Sprintf("curl -sS --max-time 40 http://10.0.2.2:%d/", portOf(private.Addr()))
 		c := w.run("", line).MustStart()
 		if got := c.Status(); got != 7 { // "couldn't connect", at once
 			t.Errorf("default: got status %d (%s), want curl's 7", got, c.Out())
@@ -164,7 +164,7 @@ func TestPodmanBridge(t *testing.T) {
 	lab.NeedProgram(t, "/usr/lib/podman/netavark", "iptables")
 	eachPodman(t, func(t *testing.T, w *world) {
 		w.podman("network", "create", "--disable-dns", "bridge1").MustRun()
-		c := w.run("--network=bridge1", "curl -sS --max-time 20 "+w.url(lab.Outside4))
+		c := w.run("--network=bridge1", "curl -sS --max-time 40 "+w.url(lab.Outside4))
 		wantContains(t, "container", c.MustRun(), greeting)
 		w.wantCall(t, "--disable-host-loopback --mtu=65520 --enable-sandbox --enable-seccomp --enable-ipv6 -c -r 3 "+
 			"--netns-type=path /run/user/1000/netns/rootless-netns-ID tap0")

@@ -176,7 +176,7 @@ func buildahClosed(t *testing.T, w *world) {
 	line := "exec slirp4netns --mtu 65520 -r 3 -c " + pidText(target.Process.Pid) + " tap0 <&- >&- 2>&-"
 	h := w.startAs(t, w.user("sh", "-c", line), 0)
 	out := w.user("nsenter", "--user", "--net", "--preserve-credentials", "--target="+pidText(target.Process.Pid), "--",
-		"sh", "-c", "curl -sS --max-time 20 "+w.url(lab.Outside4)).MustRun()
+		"sh", "-c", "curl -sS --max-time 40 "+w.url(lab.Outside4)).MustRun()
 	wantText(t, "page", out, greeting)
 	h.Signal(os.Kill)
 	h.Status()
@@ -196,7 +196,7 @@ func rootlesskitDetached(t *testing.T, w *world) {
 			"--userns-path=/proc/"+pid+"/ns/user", "--netns-type=path", seen, "tap0")
 		h := w.startAs(t, c, 0)
 		in := &pause{world: w, pid: child.Process.Pid, netns: path}
-		out := in.inNetNS("curl", "-sS", "--max-time", "20", w.url(lab.Outside4)).MustRun()
+		out := in.inNetNS("curl", "-sS", "--max-time", "40", w.url(lab.Outside4)).MustRun()
 		wantText(t, "page", out, greeting)
 		h.Signal(os.Kill)
 		h.Status()
