@@ -87,11 +87,14 @@ func (d *Datagram) fromIPv6(ip header.IPv6) (size int, ok bool) {
 	return size, true
 }
 
+// fragment4 are the bits of the IPv4 header's word with the flags that fragments have:
+// more fragments, and the offset (RFC 791 §3.1).
+const fragment4 = 0x3fff
+
 // isPlain4 tells whether a header has no options and is not of a fragment.
 func isPlain4(ip []byte) bool {
 	const plain = 4<<4 | header.IPv4MinimumSize/4 // version, and length without options
-	const fragment = 0x3fff                       // more fragments, and the offset
-	return ip[0] == plain && binary.BigEndian.Uint16(ip[6:])&fragment == 0
+	return ip[0] == plain && binary.BigEndian.Uint16(ip[6:])&fragment4 == 0
 }
 
 // isOrdinary4 tells whether an address is neither of this network, nor

@@ -16,6 +16,7 @@ const (
 	atIP           = header.EthernetMinimumSize
 	atARPSender    = header.EthernetMinimumSize + 14 // RFC 826, Ethernet and IPv4
 	atARPTarget    = header.EthernetMinimumSize + 24
+	atIPv4Flags    = atIP + 6
 	atIPv4Protocol = atIP + 9
 	atIPv4Source   = atIP + 12
 	atIPv6Next     = atIP + 6
@@ -32,7 +33,8 @@ const (
 // wrongly: requests for the hardware address of somebody else, which a stack
 // that sends from any address believes to be its own; neighbour solicitations,
 // which gVisor would answer as a host, whereupon the guest forgets its router
-// (RFC 4861 §7.2.5); and router solicitations, which it does not answer.
+// (RFC 4861 §7.2.5); and router solicitations, which it does not answer. Of fragments
+// it gets the packets that they make.
 func (s *Stack) Classify(f *link.Frame) bool {
 	head := f.Head
 	s.asked = false
@@ -56,6 +58,9 @@ func (s *Stack) classifyIPv4(f *link.Frame, head []byte) bool {
 	if len(head) <= atIPv4Protocol {
 		return false
 	}
+	if binary.BigEndian.Uint16(head[atIPv4Flags:])&fragment4 != 0 {
+		return s.reassemble(f)
+	}
 	switch head[atIPv4Protocol] {
 	case uint8(header.ICMPv4ProtocolNumber):
 		return s.classifyRefusal(f)
@@ -74,6 +79,9 @@ func (s *Stack) classifyIPv6(f *link.Frame, head []byte) bool {
 		return s.classifyICMPv6(f, head)
 	case uint8(header.TCPProtocolNumber):
 		return s.classifyTCP(f)
+	case uint8(header.IPv6FragmentHeader), uint8(header.IPv6HopByHopOptionsExtHdrIdentifier),
+		uint8(header.IPv6RoutingExtHdrIdentifier), uint8(header.IPv6DestinationOptionsExtHdrIdentifier):
+		return s.reassemble(f)
 	}
 	return s.classifyUDP(f)
 }

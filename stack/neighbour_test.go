@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 
@@ -148,6 +149,12 @@ func TestLinkLocalRefused(t *testing.T) {
 // a request that it always answers.
 func answers(t *testing.T, cfg Config, frame []byte, prepare ...func(*Stack)) (sent [][]byte) {
 	t.Helper()
+	return answersToAll(t, cfg, [][]byte{frame}, prepare...)
+}
+
+// answersToAll is answers for several frames.
+func answersToAll(t *testing.T, cfg Config, frames [][]byte, prepare ...func(*Stack)) (sent [][]byte) {
+	t.Helper()
 	device, guest, err := taptest.Pair(tap.Features{})
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +175,7 @@ func answers(t *testing.T, cfg Config, frame []byte, prepare ...func(*Stack)) (s
 	}()
 	w := guest.NewWriter()
 	last := arpRequest("10.0.2.99", gateway4.String())
-	for _, f := range [][]byte{frame, last} {
+	for _, f := range append(slices.Clone(frames), last) {
 		w.Add(f)
 		if err := w.Flush(); err != nil {
 			t.Fatal(err)

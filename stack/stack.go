@@ -24,6 +24,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"taproot/stack/link"
+	"taproot/stack/reassembly"
 	"taproot/tap"
 )
 
@@ -38,10 +39,6 @@ const largestMTU = 9000
 // MaxPending is how many TCP requests may wait for their host at once, by default.
 // The usual listen queue of Linux is 4096 as well (net.core.somaxconn).
 const MaxPending = 4096
-
-// MaxFragments is how many bytes of incomplete packets of each family are kept. It is
-// gVisor's (fragmentation.HighFragThreshold), as is that the oldest are dropped.
-const MaxFragments = 4 << 20
 
 // AsksPerSecond is how often the guest may ask who has an address or is a router, by
 // default: as many times as Linux sends ICMP errors (icmp_msgs_per_sec), and a thousand
@@ -95,6 +92,10 @@ type Config struct {
 	// AsksPerSecond is how often the guest may ask who has an address or is a router; 0
 	// means the constant of that name.
 	AsksPerSecond int
+
+	// MaxFragments is how many bytes of packets that are not complete may be held.
+	// Zero means reassembly.DefaultLimit.
+	MaxFragments int
 }
 
 // A Stack is the gateway. Its methods are safe for concurrent use; handlers
@@ -132,6 +133,9 @@ type Stack struct {
 	asked bool // the guest's last frame asks who has an address; the reader's
 
 	memory *keeper
+
+	fragments *reassembly.Table
+	overdue   *rate.Limiter // ICMP errors about packets that were never complete
 
 	fragmentID    atomic.Uint32 // of the last packet that was cut
 	datagramHeads sync.Pool     // of *datagramHead
@@ -176,6 +180,8 @@ func New(cfg Config) (*Stack, error) {
 	s.datagramHeads.New = func() any { return new(datagramHead) }
 	perSecond := cmp.Or(cfg.AsksPerSecond, AsksPerSecond)
 	s.asks = rate.NewLimiter(rate.Limit(perSecond), perSecond)
+	s.fragments = reassembly.New(reassembly.Config{Limit: cfg.MaxFragments, Expired: s.tellOverdue})
+	s.overdue = rate.NewLimiter(overduePerSecond, overduePerSecond)
 	if s.maxPending <= 0 {
 		s.maxPending = MaxPending
 	}
@@ -312,12 +318,8 @@ func (s *Stack) Pending() (now int, dropped uint64) {
 // router, were too many.
 func (s *Stack) Suppressed() uint64 { return s.suppressed.Load() }
 
-// Incomplete returns how many packets the guest was told of that their fragments did
-// not arrive in time. gVisor sends that, and counts what it has sent.
-func (s *Stack) Incomplete() uint64 {
-	icmp := s.stack.Stats().ICMP
-	return icmp.V4.PacketsSent.TimeExceeded.Value() + icmp.V6.PacketsSent.TimeExceeded.Value()
-}
+// Fragments returns the numbers of packets that are not complete.
+func (s *Stack) Fragments() *reassembly.Stats { return &s.fragments.Stats }
 
 // Stop ends Run after the packets that the guest has sent until now, with those that
 // wait in its kernel for an answer to who has the gateway's address.
@@ -330,6 +332,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	var late sync.WaitGroup
 	late.Go(func() { s.deliverLate(lateCtx) })
 	late.Go(func() { s.memory.run(lateCtx) })
+	late.Go(func() { s.fragments.Run(lateCtx) })
 	err := s.link.Run(ctx)
 	stopLate()
 	late.Wait()

@@ -75,6 +75,8 @@ func linkCounters() []counter {
 		{"frames_malformed", "Frames of the guest that were dropped because they contradict themselves.", func(g *gateway) *atomic.Uint64 { return &g.stack.Link().Malformed }},
 		{"frames_foreign", "Frames of the guest to another hardware address.", func(g *gateway) *atomic.Uint64 { return &g.stack.Link().Foreign }},
 		{"frames_spoofed", "Frames of the guest from an address that is not its own.", func(g *gateway) *atomic.Uint64 { return &g.stack.Link().Spoofed }},
+		{"fragments_expired", "Packets of the guest whose fragments did not all come in time.", func(g *gateway) *atomic.Uint64 { return &g.stack.Fragments().Expired }},
+		{"fragments_malformed", "Fragments of the guest that contradict themselves or others of their packet.", func(g *gateway) *atomic.Uint64 { return &g.stack.Fragments().Malformed }},
 		{"frames_unsent", "Frames that the guest's device did not take.", func(g *gateway) *atomic.Uint64 { return &g.stack.Link().Unsent }},
 	}
 }

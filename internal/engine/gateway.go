@@ -128,7 +128,7 @@ func (g *gateway) addStack(st start) error {
 	c := stack.Config{
 		Device: device, MTU: p.MTU, MAC: p.GatewayMAC, LinkLocal: p.LinkLocal,
 		Addresses: g.spec.own(), Source: g.rules.Source, Capture: st.capture, Memory: g.limits.tcpMemory,
-		MaxPending: int(g.limits.dialsFrames), AsksPerSecond: int(g.limits.asks),
+		MaxPending: int(g.limits.dialsFrames), AsksPerSecond: int(g.limits.asks), MaxFragments: int(g.limits.fragments),
 	}
 	if p.Neighbours {
 		c.Neighbours = g.neighbour

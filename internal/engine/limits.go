@@ -5,6 +5,7 @@ import (
 	"taproot/stack/dns"
 	"taproot/stack/flow"
 	"taproot/stack/nat"
+	"taproot/stack/reassembly"
 )
 
 // A Limit says how much there may be of something in the engine, how much there
@@ -83,9 +84,9 @@ func dnsLimits() []limit {
 		{name: "neighbour_requests", help: "Requests of the guest for hardware addresses and for routers that are heard, in a second; how many there are now is not counted.", use: asksUse,
 			usual: fixed(stack.AsksPerSecond), least: 10, number: func(n *numbers) *uint64 { return &n.asks },
 			reason: "A kernel keeps the answer for half a minute. Each costs an answer; who gets none asks again after a second."},
-		{name: "fragments", help: "Bytes of incomplete packets of the guest, of each family; how many there are is not known, and only those whose time was up are counted.", use: fragmentsUse,
-			usual: fixed(stack.MaxFragments), number: func(n *numbers) *uint64 { return &n.fragments },
-			reason: "64 of the largest packets, as in Linux (ipfrag_high_thresh). The oldest give way; time is up after 30 seconds, of IPv6 after 60 (RFC 8200 §4.5)."},
+		{name: "fragments", help: "Bytes of the guest's packets that are not complete, of both families, with what they cost besides.", use: fragmentsUse,
+			usual: fixed(reassembly.DefaultLimit), least: 128 << 10, number: func(n *numbers) *uint64 { return &n.fragments },
+			reason: "64 of the largest packets, as in Linux (ipfrag_high_thresh). The oldest give way; time is up after 15 seconds, as the guest is one hop away and sends those of a packet one after the other."},
 	}
 }
 

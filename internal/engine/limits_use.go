@@ -70,7 +70,8 @@ func fragmentsUse(g *gateway, _ *flow.Totals) Use {
 	if g.stack == nil {
 		return Use{}
 	}
-	return Use{Refused: g.stack.Incomplete()}
+	f := g.stack.Fragments()
+	return Use{Now: uint64(f.Held.Load()), Refused: f.Evicted.Load()}
 }
 
 // memoryUse counts as Go's runtime does for its limit.

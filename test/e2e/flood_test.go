@@ -68,11 +68,11 @@ func floods() []flood {
 		{"dns", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
 			return unix.ETH_P_IP, dnsFrame(n)
 		}},
-		{"fragments", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) { // the first ones only
+		{"fragments", "fragments", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) { // the first ones only
 			f := &fragment{id: uint16(n), offset: uint16(n>>16) * 1400, more: true}
 			return unix.ETH_P_IP, ipPacket(netip.MustParseAddr(guest4), netip.MustParseAddr(lab.Outside4), unix.IPPROTO_UDP, 0, f, make([]byte, 1400))
 		}},
-		{"fragments ipv6", "", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
+		{"fragments ipv6", "fragments", func(_ *rawLink, _ []byte, n uint32) (uint16, []byte) {
 			f := &fragment{id: uint16(n), offset: uint16(n>>16) * 1400, more: true}
 			return unix.ETH_P_IPV6, ipPacket(netip.MustParseAddr(guest6), netip.MustParseAddr(lab.Outside6), unix.IPPROTO_UDP, 0, f, make([]byte, 1400))
 		}},
@@ -260,9 +260,11 @@ func (v *victim) flood(t *testing.T, f flood, behaved *speaker, length time.Dura
 	if got := flooding.line(); got != "flooding" {
 		t.Fatalf("got %q", got)
 	}
-	spent, begun := engineTime(t, v.l), time.Now()
+	before, begun := shares(v.l), time.Now()
+	spent := engineTime(t, v.l)
 	beside = pace(t, behaved, length)
 	busy = (engineTime(t, v.l) - spent).Seconds() / time.Since(begun).Seconds()
+	t.Logf("%s: processors, had and waited for:%s", f.name, between(before, shares(v.l), time.Since(begun)))
 	if f.limit != "" {
 		lab.Eventually(t, f.name+": "+f.limit+" is met", func() bool { return v.w.limit(f.limit).Refused > 0 })
 	}
@@ -421,7 +423,7 @@ func unreadProgram(args []string) int {
 // newFlooded starts an instance with little memory.
 func newFlooded(t *testing.T, l *lab.Lab, options ...string) *web {
 	t.Helper()
-	c := guest(l, append(options, "--name=web"), "sh")
+	c := guest(l, append(options, "--name=web", "--limit=fragments=128K"), "sh")
 	c.Env = append(c.Env, fmt.Sprintf("GOMEMLIMIT=%d", floodLimit))
 	return newWebOf(l, startShell(t, c))
 }

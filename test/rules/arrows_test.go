@@ -37,12 +37,12 @@ func arrows() map[string][]string {
 
 		"internal/engine": {
 			"internal/plan", "internal/relay", "internal/socket", "portfwd", // socket: docs/decisions/034-limits.md
-			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy", "stack/shortcut",
+			"stack", "stack/dhcp", "stack/dns", "stack/flow", "stack/nat", "stack/ndp", "stack/policy", "stack/reassembly", "stack/shortcut", // reassembly: its default limit
 			"tap", "userns", "userns/sandbox",
 		},
 		"portfwd":   {"internal/relay", "internal/socket", "stack/flow", "stack/policy"},
 		"stack/nat": {"internal/relay", "internal/socket", "stack", "stack/flow", "stack/policy"},
-		"stack":     {"stack/link", "tap"},
+		"stack":     {"stack/link", "stack/reassembly", "tap"}, // docs/decisions/034-limits.md
 		"stack/shortcut": { // docs/decisions/018-shortcut-arrows.md
 			"internal/relay", "internal/socket", "stack", "stack/flow", "stack/nat", "stack/policy", "stack/shortcut/mark",
 		},
@@ -58,6 +58,7 @@ func arrows() map[string][]string {
 		"stack/dns":               {"internal/socket"}, // docs/decisions/004-dns.md
 		"stack/flow":              {},
 		"stack/ndp":               {},
+		"stack/reassembly":        {},
 		"stack/policy":            {},
 		"stack/policy/policytest": {}, // the table that tests and docs/policy.md share
 		"tap":                     {},
