@@ -68,7 +68,7 @@ e2e: $(SUMMARY) build ## tests in real namespaces, as an ordinary user
 .PHONY: soak
 soak: build ## use and disturb an instance for SOAKTIME (10m), start and stop 1,000 times
 	@SOAKTIME='$(SOAKTIME)' TAPROOT_STARTS='$(STARTS)' TAPROOT_SLOW=1 \
-	    $(GO) test -count=1 -v -timeout=60m -run '^Test(Soak|Starts|Attachments|Suspended)$$' ./test/e2e
+	    $(GO) test -count=1 -v -timeout=60m -run '^Test(Soak|Starts|Attachments|Suspended|PublishHalfOpen)$$' ./test/e2e
 
 .PHONY: cross
 cross:

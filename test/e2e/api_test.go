@@ -1,7 +1,7 @@
 package e2e
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -288,47 +287,73 @@ func TestControlEngineKilled(t *testing.T) {
 	}
 }
 
-// TestControlCrowd has many clients publish and unpublish, a hundred at once: who
-// says nothing for five seconds, on a machine that is slow, is hung up on.
+// A request is on its way to the API, on a connection of its own.
+type request struct {
+	net.Conn
+	*http.Request
+}
+
+// send makes a request and does not wait for the answer. It is sent at once: who says
+// nothing for five seconds is hung up on.
+func (w *web) send(method, path, body string) request {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), method, "http://taproot"+path, strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c, err := net.Dial("unix", w.path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { c.Close() })
+	r.Close = true
+	if err := r.Write(c); err != nil {
+		w.t.Fatal(err)
+	}
+	return request{c, r}
+}
+
+// answer waits for the answer, wants its status and reads what is in it.
+func (r request) answer(t *testing.T, status int, v any) {
+	t.Helper()
+	defer r.Conn.Close()
+	r.SetDeadline(time.Now().Add(lab.Patience))
+	answer, err := http.ReadResponse(bufio.NewReader(r.Conn), r.Request)
+	if err != nil {
+		t.Fatalf("%s %s: %v", r.Method, r.URL, err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != status {
+		t.Errorf("%s %s: got %s, want %d", r.Method, r.URL, answer.Status, status)
+	}
+	if err := json.NewDecoder(answer.Body).Decode(v); err != nil && err != io.EOF {
+		t.Errorf("%s %s: %v", r.Method, r.URL, err)
+	}
+}
+
+// TestControlCrowd has a thousand clients publish and unpublish at once.
 func TestControlCrowd(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	w := newWeb(t, l)
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, 100)
+	var published, unpublished []request
 	for range 1000 {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			var b bytes.Buffer
-			answer, err := w.http.Post("http://taproot/v1/rules", "application/json", strings.NewReader(`{"publish":["127.0.0.1::80"]}`))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer answer.Body.Close()
-			var rules struct {
-				Rules []struct {
-					ID int `json:"id"`
-				} `json:"rules"`
-			}
-			if err := json.NewDecoder(io.TeeReader(answer.Body, &b)).Decode(&rules); err != nil || len(rules.Rules) != 1 {
-				t.Errorf("got %s, want a rule", b.String())
-				return
-			}
-			r, _ := http.NewRequest("DELETE", fmt.Sprintf("http://taproot/v1/rules/%d", rules.Rules[0].ID), nil)
-			gone, err := w.http.Do(r)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			gone.Body.Close()
-			if gone.StatusCode != http.StatusNoContent {
-				t.Errorf("unpublish: got %s", gone.Status)
-			}
-		})
+		published = append(published, w.send("POST", "/v1/rules", `{"publish":["127.0.0.1::80"]}`))
 	}
-	wg.Wait()
+	for _, r := range published {
+		var answer struct {
+			Rules []struct {
+				ID int `json:"id"`
+			} `json:"rules"`
+		}
+		if r.answer(t, http.StatusCreated, &answer); len(answer.Rules) != 1 {
+			t.Fatalf("publish: got %+v, want a rule", answer)
+		}
+		unpublished = append(unpublished, w.send("DELETE", fmt.Sprintf("/v1/rules/%d", answer.Rules[0].ID), ""))
+	}
+	for _, r := range unpublished {
+		r.answer(t, http.StatusNoContent, nil)
+	}
 	if answer, _ := w.ask("GET", "/v1/rules", ""); len(answer["rules"].([]any)) != 0 {
 		t.Errorf("left: %v", answer["rules"])
 	}

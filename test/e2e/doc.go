@@ -7,8 +7,8 @@
 //	TAPROOT_BIN=$PWD/bin/taproot go test -count=1 -run TestHTTP ./test/e2e
 //
 // TestBehaviour holds the ways of TCP against the kernel's own forwarding, by a
-// table of scripts. With TAPROOT_SLOW=1 windows stay closed for a minute in it, and
-// TestSuspended suspends for one. SOAKTIME and TAPROOT_STARTS say how long TestSoak
+// table of scripts. With TAPROOT_SLOW=1 windows stay closed for a minute in it,
+// TestSuspended suspends for one, and TestPublishHalfOpen has 10,000 clients. SOAKTIME and TAPROOT_STARTS say how long TestSoak
 // lasts and how often TestStarts starts; make soak sets all three.
 //
 // The clients are those of Debian (curl, dig, ping, traceroute, nc, git,
