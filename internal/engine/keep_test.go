@@ -47,6 +47,7 @@ func newBeating(t *testing.T, script string, beat time.Duration) *keeping {
 
 		restartRequests: make(chan restartRequest), kept: make(chan struct{}),
 	}
+	t.Cleanup(k.closeBinaries)
 	var wg sync.WaitGroup
 	last, release := context.WithCancel(context.Background())
 	launcher := testLauncher(newThreads(last, &wg))
@@ -177,13 +178,13 @@ func TestUnborn(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.file.Close() // cannot be executed
-	k.setBinary(b)
+	k.setBinary(b, false)
 	k.endTrial()
 	if err := k.current().process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	settle.Until(t, "one is not started", func() bool { return strings.HasPrefix(k.status().Why, "start the engine: ") })
-	k.setBinary(nil)
+	k.setBinary(nil, false)
 	settle.Until(t, "another one runs", func() bool { return k.status().Engine == EngineRunning && countLives(t) == 2 })
 }
 

@@ -43,8 +43,9 @@ type restartRequest struct {
 // and other flows are reset. The one that runs goes when the other is
 // ready, and stays if that does not come up, which is the error. One that ends before it
 // has given a sign of life is an error as well; if it or the next ones of another program
-// die soon, engines are made of the program before again. The error wraps ErrNoEngine
-// if none runs, and ErrBusy if one is being replaced.
+// die soon, engines are made of the program before again: the first of them only if it
+// has inherited no connections. The error wraps ErrNoEngine if none runs, and ErrBusy if
+// one is being replaced.
 func (i *Instance) Restart(ctx context.Context, binary string) error {
 	s := i.supervisor
 	if !s.restarting.CompareAndSwap(false, true) {
@@ -135,7 +136,7 @@ func (s *supervisor) exchange(ctx context.Context, r *replacement) error {
 		if r.err != nil {
 			return fmt.Errorf("the other engine did not take over: %w", r.process.ended(r.err))
 		}
-		return s.prove(ctx, r.process, isOther)
+		return s.prove(ctx, r, isOther)
 	case <-s.kept:
 	case <-ctx.Done():
 	}
@@ -232,7 +233,7 @@ func (s *supervisor) replaced(ctx context.Context) bool {
 	s.countRestart()
 	s.events.tell(EventEngineReplaced, r.binary.String())
 	s.log.Debug("engine replaced", "program", r.binary.String(), "flows", r.flows)
-	s.setBinary(r.binary)
+	s.setBinary(r.binary, r.flows > 0)
 	orphans := s.orphans(ctx)
 	if r.err = s.handOver(r.process); r.err != nil {
 		s.log.Debug("engine did not take over", "error", r.err)

@@ -17,20 +17,25 @@ type trial struct {
 	before *build // the program before, nil for our own; or one that has failed
 	until  time.Time
 	on     bool
+	heir   bool // its engine goes on with connections that the one before had
 }
 
 // setBinary sets what engines are from now on. Another program than before is on trial
-// first: if its engine dies soon, engines are made of the one before again.
-func (s *supervisor) setBinary(b *build) {
+// first: if its engine dies soon, engines are made of the one before again. heir tells
+// whether that has inherited connections.
+func (s *supervisor) setBinary(b *build, heir bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b == s.binary {
 		return
 	}
 	s.trial.before.closeUnless(b)
-	s.trial = trial{before: s.binary, until: time.Now().Add(trialBeats * s.beatLength()), on: true}
+	s.trial = trial{before: s.binary, until: s.trialEnd(), on: true, heir: heir}
 	s.binary, s.rolledBack = b, ""
 }
+
+// trialEnd returns when a trial is over that begins now.
+func (s *supervisor) trialEnd() time.Time { return time.Now().Add(trialBeats * s.beatLength()) }
 
 // closeBinaries closes all programs. No engine is started any more.
 func (s *supervisor) closeBinaries() {
@@ -43,11 +48,22 @@ func (s *supervisor) closeBinaries() {
 
 // rollBack has engines made of the program before again, if the one of now, whose
 // engine has died, is on trial.
+//
+// An engine that has inherited connections may have died of them: if the one before was
+// taken over, the guest has copies of their sockets perhaps, and can have any call wait
+// that is made on these. That must not lead back to the program with the hole. So the
+// first such death is forgiven, and the trial begins again, with an engine that has
+// inherited nothing.
 func (s *supervisor) rollBack(why error) {
 	s.mu.Lock()
 	t := &s.trial
 	if !t.on || time.Now().After(t.until) {
 		t.on = false
+		s.mu.Unlock()
+		return
+	}
+	if t.heir {
+		t.heir, t.until = false, s.trialEnd()
 		s.mu.Unlock()
 		return
 	}
@@ -70,8 +86,8 @@ func nameOf(b *build) string {
 
 // prove waits until an engine that has taken over has given a sign of life. The error
 // is why it has not.
-func (s *supervisor) prove(ctx context.Context, p *process, isOther bool) error {
-	more := uint64(0)
+func (s *supervisor) prove(ctx context.Context, r *replacement, isOther bool) error {
+	p, more := r.process, uint64(0)
 	err := p.signs.ask(func() error { return p.wire.try(message{Ping: true}) })
 	if err != nil { // it does not read yet, or is dead, which is seen below
 		s.log.Debug("engine not asked", "error", err)
@@ -87,7 +103,10 @@ func (s *supervisor) prove(ctx context.Context, p *process, isOther bool) error 
 		return ctx.Err()
 	}
 	err = fmt.Errorf("the other engine has taken over and ended: %w", p.ended(errEnded))
-	if isOther {
+	switch {
+	case isOther && r.flows > 0:
+		return fmt.Errorf("%w; its program is tried once more, without the connections", err)
+	case isOther:
 		return fmt.Errorf("%w; engines are made of the program before again", err)
 	}
 	return err

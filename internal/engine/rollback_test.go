@@ -86,3 +86,25 @@ func TestProve(t *testing.T) {
 	}
 	settle.Until(t, "another engine runs", func() bool { return countLives(t) == 3 && k.status().Engine == EngineRunning })
 }
+
+// TestForgiven wants the death of an engine that has inherited connections not to be held
+// against its program, and the next one to be.
+func TestForgiven(t *testing.T) {
+	k := newKeeping(t, "stay")
+	path := program(t, 0o755)
+	if err := k.restartNow(t, path); err != nil {
+		t.Fatal(err)
+	}
+	k.mu.Lock()
+	k.trial.heir = true
+	k.mu.Unlock()
+	for i, want := range []string{path, ""} {
+		if err := k.current().process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		settle.Until(t, "another engine runs", func() bool { return countLives(t) == 3+i && k.status().Engine == EngineRunning })
+		if got := k.status(); got.Binary != want || (got.RolledBack == "") != (want == path) {
+			t.Errorf("death %d: got %+v, want %q", i+1, got, want)
+		}
+	}
+}

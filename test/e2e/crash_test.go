@@ -310,7 +310,12 @@ func TestRestartInVain(t *testing.T) {
 	guest := networkOf(t, l, w.shell)
 	old, outside := process(t, l, engineName), l.Outside.Listen("tcp", ":0")
 	client, server := open(t, guest, join(lab.Outside4, port(outside.Addr())), outside)
+	noProgram := copied(t, l, l.TaprootPath())
+	if err := os.Chmod(noProgram, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for binary, want := range map[string]string{
+		noProgram:            "permission denied",
 		l.ProgramArgs("")[0]: "belongs to another user", l.Dir: "not a regular file", "/nowhere": "no such file",
 		copied(t, l, "/bin/true"): "the engine stays as it is: it is no engine",
 	} {
