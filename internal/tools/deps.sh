@@ -12,7 +12,8 @@ tests="gcc:gcc curl:curl dig:bind9-dnsutils ping:iputils-ping traceroute:tracero
        rdisc6:ndisc6 newuidmap:uidmap ip:iproute2
        slirp4netns:slirp4netns pasta:passt
        podman:podman crun:crun /usr/lib/podman/netavark:netavark iptables:iptables nft:nftables
-       buildah:buildah rootlesskit:rootlesskit bwrap:bubblewrap"
+       buildah:buildah rootlesskit:rootlesskit bwrap:bubblewrap
+       apparmor_parser:apparmor"
 peers="slirp4netns:slirp4netns pasta:passt rootlesskit:rootlesskit newuidmap:uidmap"
 
 # Some of them live where an ordinary user's PATH does not lead.
