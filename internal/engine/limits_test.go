@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -156,4 +157,29 @@ func TestNumbers(t *testing.T) {
 			t.Errorf("of %d descriptors: got %+v", test.descriptors, n)
 		}
 	}
+}
+
+// FuzzParseLimits wants what is taken for a setting to be one that an engine can have,
+// and the same again when it is said again.
+func FuzzParseLimits(f *testing.F) {
+	for _, text := range []string{"flows_tcp=5", "memory=4G", "memory=18446744073709551615K", "flows_udp=-1", "=", "flows_tcp=1,flows_tcp=2", "flows_tcp=0x10", "K=K"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		settings, err := ParseLimits(strings.Split(text, ","))
+		if err != nil {
+			return
+		}
+		var again []string
+		for name, n := range settings {
+			if l, err := settable(name); err != nil || n < l.least || n > mostLimit {
+				t.Errorf("%q: got %s=%d and %v", text, name, n, err)
+			}
+			again = append(again, fmt.Sprintf("%s=%d", name, n))
+		}
+		if got, err := ParseLimits(again); err != nil || !maps.Equal(got, settings) {
+			t.Errorf("%q: got %v and %v, want %v", again, got, err, settings)
+		}
+		settings.on(machine{descriptors: 1024, memory: 1 << 30})
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -115,4 +116,42 @@ func TestToJournal(t *testing.T) {
 func deviceAndInode(i os.FileInfo) string {
 	st := i.Sys().(*syscall.Stat_t)
 	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
+
+// FuzzEnvironment has the caller's environment say anything of a service manager: it is
+// understood or none of ours, and no time is one that cannot be.
+func FuzzEnvironment(f *testing.F) {
+	f.Add("/nowhere", "", "", "30000000", "8:1")
+	f.Add("@nobody", "1", "2", "18446744073709551615", ":")
+	f.Add("vsock:2:1", "x", "-1", "-1", "8:")
+	f.Add("@", "", "", "0x10", "\xff")
+	f.Fuzz(func(t *testing.T, socket, exec, pid, usec, journal string) {
+		for name, value := range map[string]string{notifySocket: socket, execPID: exec, watchdogPID: pid, watchdogUsec: usec, journalStream: journal} {
+			if strings.ContainsRune(value, 0) {
+				return // no environment has it
+			}
+			t.Setenv(name, value)
+		}
+		if d := watchdogTime(); d < 0 || d > longestWatchdog {
+			t.Errorf("watchdog: got %v", d)
+		}
+		m, err := NewManager()
+		if m != nil {
+			t.Errorf("%q: got a manager where none listens", socket)
+		}
+		if ours := err != nil; ours && os.Getenv(notifySocket) != "" {
+			t.Errorf("%q: left to others, who are not meant", socket)
+		}
+		if ToJournal(os.Stderr) && journal == "" {
+			t.Error("journal: got one that nobody has told of")
+		}
+		for line := range strings.Lines(PriorityInfo.Mark(socket)) {
+			if !strings.HasPrefix(line, "<6>") {
+				t.Errorf("got line %q, want it marked", line)
+			}
+		}
+		if strings.Contains(NotifyStatus(journal), "\n") {
+			t.Errorf("%q: more than one word for the manager", journal)
+		}
+	})
 }
