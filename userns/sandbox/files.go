@@ -109,17 +109,25 @@ func restrictThreads(abi int, rules uintptr) error {
 		}
 		return nil
 	}
-	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
-	if errno == unix.ENOTSUP {
-		return errCgo
+	if err := noNewPrivileges(); err != nil {
+		return err
 	}
-	if errno != 0 {
-		return fmt.Errorf("set no_new_privs: %w", errno)
-	}
-	if _, _, errno = syscall.AllThreadsSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, rules, 0, 0); errno != 0 {
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, rules, 0, 0); errno != 0 {
 		return fmt.Errorf("restrict all threads: %w", errno)
 	}
 	return nil
+}
+
+// noNewPrivileges sets no_new_privs (prctl(2)) of all threads.
+func noNewPrivileges() error {
+	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+	switch errno {
+	case 0:
+		return nil
+	case unix.ENOTSUP:
+		return errCgo
+	}
+	return fmt.Errorf("set no_new_privs: %w", errno)
 }
 
 // errCgo says why a program cannot restrict all of its threads

@@ -26,10 +26,14 @@ func Seccomp() error {
 // Forgo makes the kernel kill the process when it does what no process of ours
 // has to: look into another one, change the kernel or the machine, use one of the
 // kernel's large interfaces. See neededByNobody. Everything else stays allowed, to
-// its children too, which cannot gain privileges by execve(2) any more.
+// its children too, which cannot gain privileges by execve(2) any more. The latter holds
+// where there is no filter for the processor too, which is the error then.
 func Forgo() error {
 	program, err := commonFilter()
 	if err != nil {
+		if gains := noNewPrivileges(); gains != nil {
+			return gains
+		}
 		return err
 	}
 	return install(program)
