@@ -107,8 +107,8 @@ type supervisor struct {
 	forgone SandboxStep
 }
 
-// supervise makes the guest's network work until the guest is gone.
-func supervise(ctx context.Context, cfg Config, w world) error {
+// newSupervisor returns the supervisor of a guest, which does nothing yet.
+func newSupervisor(cfg Config, w world) *supervisor {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -117,8 +117,22 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	s := &supervisor{cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w, gone: make(chan error, 1), needed: make(chan socketRequest, socketKinds), connects: make(chan connectRequest, maxConnects), missed: make(chan struct{}, 1), restartRequests: make(chan restartRequest), kept: make(chan struct{})}
+	s := &supervisor{
+		cfg: cfg, log: cfg.Log.With("role", "supervisor"), world: w,
+		gone:            make(chan error, 1),
+		needed:          make(chan socketRequest, socketKinds),
+		connects:        make(chan connectRequest, maxConnects),
+		missed:          make(chan struct{}, 1),
+		restartRequests: make(chan restartRequest),
+		kept:            make(chan struct{}),
+	}
 	s.diversion.doubted = make(chan struct{}, 1)
+	return s
+}
+
+// supervise makes the guest's network work until the guest is gone.
+func supervise(ctx context.Context, cfg Config, w world) error {
+	s := newSupervisor(cfg, w)
 	defer w.close()
 
 	// Everything below ends with this context, except the thread that started
@@ -147,6 +161,23 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	defer s.closeDevice()
 	defer s.rules.Close()
 	defer cancel() // so that nobody who publishes waits for an engine that does not listen
+	s.serve(ctx, launcher, &wg)
+	if err := s.publish(ctx, &wg); err != nil {
+		return err
+	}
+	if err := s.forgo(); err != nil {
+		return err
+	}
+	if cfg.Ready != nil {
+		if err := cfg.Ready(s.instance()); err != nil {
+			return err
+		}
+	}
+	return w.live(ctx, s)
+}
+
+// serve has wg keep the engine, and do what it asks for, until ctx ends.
+func (s *supervisor) serve(ctx context.Context, launcher *launcher, wg *sync.WaitGroup) {
 	wg.Go(func() { s.keep(ctx, launcher) })
 	wg.Go(func() { s.serveRestarts(ctx, launcher) })
 	if s.refuser != nil {
@@ -158,6 +189,11 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 	if s.diversion.rules != nil {
 		wg.Go(func() { s.keepDiversion(ctx) })
 	}
+}
+
+// publish publishes the ports of the configuration, and has wg follow those of the guest
+// and what changes on the host until ctx ends.
+func (s *supervisor) publish(ctx context.Context, wg *sync.WaitGroup) error {
 	if err := s.addRules(ctx); err != nil {
 		return err
 	}
@@ -165,20 +201,12 @@ func supervise(ctx context.Context, cfg Config, w world) error {
 		return err
 	}
 	wg.Go(func() { s.rules.Follow(ctx) })
-	if cfg.NoFollow {
+	if s.cfg.NoFollow {
 		wg.Go(func() { s.followWaiting(ctx) })
 	} else {
 		wg.Go(func() { s.followHost(ctx) })
 	}
-	if err := s.forgo(); err != nil {
-		return err
-	}
-	if cfg.Ready != nil {
-		if err := cfg.Ready(s.instance()); err != nil {
-			return err
-		}
-	}
-	return w.live(ctx, s)
+	return nil
 }
 
 // begin makes the guest's network and has the engine serve it.
