@@ -54,6 +54,22 @@ func (m *manager) await(prefix string) string {
 	}
 }
 
+// awaitSilence waits until nothing has been told for a while.
+func (m *manager) awaitSilence(d time.Duration) {
+	m.t.Helper()
+	b := make([]byte, 4096)
+	for end := time.Now().Add(lab.Patience); time.Now().Before(end); {
+		m.conn.SetReadDeadline(time.Now().Add(d))
+		switch _, err := m.conn.Read(b); {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return
+		case err != nil:
+			m.t.Fatal(err)
+		}
+	}
+	m.t.Fatalf("something is told all the time, want %v of silence", d)
+}
+
 // wantNothing wants nothing with a prefix to be told for a while.
 func (m *manager) wantNothing(prefix string, d time.Duration) {
 	m.t.Helper()
@@ -101,6 +117,29 @@ func TestService(t *testing.T) {
 				t.Errorf("status: got %d, want 0", got)
 			}
 		})
+	}
+}
+
+// TestServiceHangs: while the engine hangs the manager hears nothing, so that it would
+// start the service again if we did not start the engine.
+func TestServiceHangs(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	name := filepath.Join(l.Dir, "notify")
+	m := newManager(t, l, name)
+	s := guest(l, nil, "sh")
+	s.Env = append(s.Env, "NOTIFY_SOCKET="+name, "WATCHDOG_USEC=100000", "SYSTEMD_EXEC_PID=")
+	startShell(t, s)
+	m.await("WATCHDOG=1")
+	old := process(t, l, engineName)
+	if err := syscall.Kill(old.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	m.awaitSilence(time.Second)
+	wantContains(t, "status", m.await("STATUS=the engine is being started"), "no sign of life for 6s")
+	m.await("WATCHDOG=1")
+	if now := process(t, l, engineName); now.PID == old.PID {
+		t.Errorf("engine: got still %v", now)
 	}
 }
 
