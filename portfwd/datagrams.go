@@ -23,9 +23,10 @@ const (
 	// RFC 4787 REQ-5: not less than 2 minutes.
 	defaultUDPIdle = 2 * time.Minute
 
-	// unansweredIdle is the same until the target has answered, as Linux has it
-	// (nf_conntrack_udp_timeout). In a full table such flows give way at once.
-	unansweredIdle = 30 * time.Second
+	// unassuredIdle is the same for a client from outside until it goes on after an
+	// answer, as Linux has it (nf_conntrack_udp_timeout): who was invented does not
+	// hear what it is answered.
+	unassuredIdle = 30 * time.Second
 
 	// receiveBuffer is what waits in a published socket while we do not run, in
 	// bytes. The kernel's default, 208 KiB, is less than what 1,000 clients send
@@ -90,6 +91,7 @@ type udpFlow struct {
 	flow     *flow.Flow
 	seen     atomic.Uint32 // tick of the last datagram either way
 	answered atomic.Bool
+	assured  atomic.Bool // the client has gone on after an answer
 
 	// The rest is guarded by datagrams.mu. A local flow has a peer, a socket
 	// that is connected to the target. Until it is open, datagrams wait in queue.
@@ -197,13 +199,13 @@ func (d *datagrams) detach(f *udpFlow) {
 
 // sweep lets a tick pass and ends the flows that were idle for too long.
 func (d *datagrams) sweep() {
-	now, answered, other := d.now.Add(1), ticks(d.idle), ticks(min(d.idle, unansweredIdle))
+	now, assured, other := d.now.Add(1), ticks(d.idle), ticks(min(d.idle, unassuredIdle))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for f := range d.flows {
 		idle := other
-		if f.answered.Load() {
-			idle = answered
+		if f.isAssured() {
+			idle = assured
 		}
 		// The tick in which it was seen does not count, so it is never early.
 		if now-f.seen.Load() > idle {

@@ -71,6 +71,7 @@ func (d *datagrams) fromClient(l *udpListener, m socket.Message, segment int) {
 		}
 	}
 	d.touch(f)
+	f.hear()
 	if f.local {
 		d.toPeer(f, m.Payload, segment)
 		return

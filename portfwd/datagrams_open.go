@@ -52,7 +52,7 @@ func (d *datagrams) open(l *udpListener, c client, to socket.Address) *udpFlow {
 }
 
 // enter opens the flow in the table of all, or counts that it is full. Whoever can
-// invent senders could fill it, so one that was never answered gives way.
+// invent senders could fill it, so others give way.
 func (d *datagrams) enter(f *udpFlow, initiator, target netip.AddrPort) bool {
 	flows, k := d.p.cfg.Flows, flow.Key{Proto: flow.UDP, Initiator: initiator, Target: target}
 	var err error
@@ -68,9 +68,6 @@ func (d *datagrams) enter(f *udpFlow, initiator, target netip.AddrPort) bool {
 	f.flow.SetRule(f.listener.Rule, f.listener.Direction == Inbound)
 	return true
 }
-
-// Kill implements flow.Killer.
-func (f *udpFlow) Kill() { f.listener.owner.detach(f) }
 
 // attach enters a flow in the tables, with another source port where another
 // client looks the same to the guest.

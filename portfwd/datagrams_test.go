@@ -126,13 +126,17 @@ func TestIdleUDP(t *testing.T) {
 	c := newClient(t, e.at("127.0.0.1"))
 	c.Write([]byte("question"))
 	d := b.wantAsked(t, "question")
-	for range int(unansweredIdle / tickLength) {
-		b.publisher.datagrams.sweep()
+	sweep := func(idle time.Duration) {
+		for range int(idle / tickLength) {
+			b.publisher.datagrams.sweep()
+		}
 	}
-	b.answer(t, d, "answer") // just in time, and more than new life
-	for range int(defaultUDPIdle / tickLength) {
-		b.publisher.datagrams.sweep()
-	}
+	sweep(unassuredIdle)
+	b.answer(t, d, "answer") // just in time
+	sweep(unassuredIdle)
+	c.Write([]byte("more")) // just in time, and more than new life
+	b.wantAsked(t, "more")
+	sweep(defaultUDPIdle)
 	if got := b.flows.Len(flow.UDP); got != 1 {
 		t.Errorf("flows: got %d, want 1", got)
 	}
@@ -166,29 +170,43 @@ func TestRemoveUDP(t *testing.T) {
 	}
 }
 
-// TestFullUDP fills the table: clients who were never answered give way to others,
-// those who were do not.
+// TestFullUDP fills the table: clients who were never answered give way to others, and
+// so do those who have said nothing after the answer. Those who have do only when they
+// are idle.
 func TestFullUDP(t *testing.T) {
 	b := newBench(t, flow.Config{MaxUDP: 1})
 	e := b.add(t, Rule{Proto: flow.UDP, Listen: addrPort("127.0.0.1:0")})
 	var c *net.UDPConn
-	for _, word := range []string{"first", "second", "third"} {
+	for _, word := range []string{"first", "second", "answered", "assured"} {
 		c = newClient(t, e.at("127.0.0.1"))
 		c.Write([]byte(word))
 		d := b.wantAsked(t, word)
-		if word == "third" {
+		if word == "answered" || word == "assured" {
 			b.answer(t, d, "answer")
 			wantAnswer(t, c, "answer")
 		}
 	}
-	stats := &b.publisher.Stats
-	if full, evicted := stats.Full.Load(), stats.Evicted.Load(); full != 0 || evicted != 2 {
-		t.Errorf("never answered: got %d refused and %d evicted, want 0 and 2", full, evicted)
+	say := func(word string) {
+		t.Helper()
+		c.Write([]byte(word))
+		b.wantAsked(t, word)
 	}
-	newClient(t, e.at("127.0.0.1")).Write([]byte("fourth"))
+	say("more")
+	stats := &b.publisher.Stats
+	if full, evicted := stats.Full.Load(), stats.Evicted.Load(); full != 0 || evicted != 3 {
+		t.Errorf("not assured: got %d refused and %d evicted, want 0 and 3", full, evicted)
+	}
+	newClient(t, e.at("127.0.0.1")).Write([]byte("refused"))
 	settle.Until(t, "the limit", func() bool { return stats.Full.Load() == 1 })
-	c.Write([]byte("fifth"))
-	b.wantAsked(t, "fifth")
+	say("still there")
+	for range 2 { // seconds
+		b.publisher.datagrams.sweep()
+	}
+	c = newClient(t, e.at("127.0.0.1"))
+	say("in place of who is idle")
+	if full, evicted := stats.Full.Load(), stats.Evicted.Load(); full != 1 || evicted != 4 {
+		t.Errorf("assured and idle: got %d refused and %d evicted, want 1 and 4", full, evicted)
+	}
 }
 
 // TestFullLocalUDP does the same with clients who are led past the stack.

@@ -60,8 +60,8 @@ type PublisherConfig struct {
 	HoldBack bool
 
 	// UDPIdle is how long a UDP flow lives without a datagram either way; 0
-	// means 2 minutes (RFC 4787 REQ-5). It is rounded up to seconds. One without
-	// an answer lives 30 seconds at most.
+	// means 2 minutes (RFC 4787 REQ-5). It is rounded up to seconds. One whose
+	// client has not gone on after an answer lives 30 seconds at most.
 	UDPIdle time.Duration
 
 	// Refused is told of TCP listeners whose clients the guest refuses, each ten
@@ -93,7 +93,7 @@ type Stats struct {
 	Refused     atomic.Uint64 // TCP: by the target; the client was reset
 	Unreachable atomic.Uint64 // TCP: no way to the target, or no answer; the client was reset
 	Full        atomic.Uint64 // flows that met the limit; TCP clients were reset
-	Evicted     atomic.Uint64 // UDP flows without an answer that were ended for these
+	Evicted     atomic.Uint64 // UDP flows that were ended for these
 	Exhausted   atomic.Uint64 // times that there was no descriptor left, for a client at least
 	Dropped     atomic.Uint64 // UDP: messages that the next socket or the guest's link did not take
 	Unroutable  atomic.Uint64 // clients for whom the guest has no address, or we have none to show

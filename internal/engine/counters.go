@@ -110,7 +110,7 @@ func datagramCounters() []counter {
 	return []counter{
 		{"udp_denied", "Datagrams of the guest that the policy denied.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Denied }},
 		{"udp_full", "Datagrams of the guest that were dropped at the limit of flows or descriptors.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Full }},
-		{"udp_evicted", "UDP flows that were never answered and gave way to others of the guest.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Evicted }},
+		{"udp_evicted", "UDP flows that gave way to others of the guest: never answered, or of clients of published ports.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Evicted }},
 		{"udp_dropped", "Datagrams of the guest that were dropped because the host was not ready.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Dropped }},
 		{"udp_filtered", "Datagrams from outside that nobody in the guest had asked for.", func(g *gateway) *atomic.Uint64 { return &g.udp.Stats.Filtered }},
 		{"icmp_denied", "Echo requests of the guest that the policy denied.", func(g *gateway) *atomic.Uint64 { return &g.echo.Stats.Denied }},
@@ -125,7 +125,7 @@ func portsCounters() []counter {
 		{"ports_refused", "Connections by published ports that the target refused.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Refused }},
 		{"ports_unreachable", "Connections by published ports whose target was out of reach.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Unreachable }},
 		{"ports_full", "Flows by published ports that met the limit.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Full }},
-		{"ports_evicted", "UDP flows that were never answered and gave way to clients of published ports.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Evicted }},
+		{"ports_evicted", "UDP flows that gave way to clients of published ports: never answered, or of other clients.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Evicted }},
 		{"ports_exhausted", "Times that published ports had no descriptor left.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Exhausted }},
 		{"ports_dropped", "Datagrams by published ports that were dropped.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Dropped }},
 		{"ports_unroutable", "Clients of published ports for whom the guest has no address.", func(g *gateway) *atomic.Uint64 { return &g.ports.Stats.Unroutable }},

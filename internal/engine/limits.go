@@ -49,7 +49,7 @@ func flowLimits() []limit {
 			reason: "22 KB each, when they are idle, are 360 MB of the engine's 1 GiB."},
 		{name: "flows_udp", help: "UDP address pairs.", use: flowsUse(flow.UDP),
 			usual: shared(flow.DefaultUDP, 4), least: 1, number: func(n *numbers) *uint64 { return &n.flowsUDP },
-			reason: "They live for two minutes after the last datagram (RFC 4787 REQ-5): 68 new ones a second for ever. Each may need a descriptor, of which they get a quarter. At the limit one that was never answered gives way."},
+			reason: "They live for two minutes after the last datagram (RFC 4787 REQ-5): 68 new ones a second for ever. Each may need a descriptor, of which they get a quarter. At the limit one that was never answered gives way, then a client of a published port."},
 		{name: "flows_icmp", help: "Echo identifiers.", use: flowsUse(flow.ICMP),
 			usual: shared(flow.DefaultICMP, 4), least: 1, number: func(n *numbers) *uint64 { return &n.flowsICMP },
 			reason: "A ping each, which lives for a minute (RFC 5508 REQ-2). More of them at once are a flood. They give way like those of UDP."},

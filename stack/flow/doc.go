@@ -14,5 +14,5 @@
 //
 // Only the owner of a flow closes it; the table counts and lists. Others may ask
 // the owner to, by Flow.Kill. Where the table is full, Table.MakeRoom asks the owner
-// of a flow that was never answered.
+// of a flow that was never answered, or that says itself that it gives way (Yielder).
 package flow

@@ -1,6 +1,9 @@
 package flow
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // An owner closes its flow when it is asked to.
 type owner struct{ *Flow }
@@ -36,6 +39,44 @@ func TestMakeRoom(t *testing.T) {
 	for f, want := range map[*Flow]bool{answered: false, unanswered: true, unowned: false, other: false} {
 		if got := f.closed.Load(); got != want {
 			t.Errorf("%v closed: got %v, want %v", f.Key, got, want)
+		}
+	}
+}
+
+// A yielder is an owner that says what speaks for its flow.
+type yielder struct {
+	owner
+	claim  Claim
+	yields bool
+}
+
+func (y yielder) Claim() (Claim, bool) { return y.claim, y.yields }
+
+// TestYielders wants flows that were answered to give way in the order of what speaks
+// for them, and none that is in use.
+func TestYielders(t *testing.T) {
+	table := New(Config{})
+	var flows []*Flow
+	for port, y := range []yielder{
+		{claim: Claim{Idle: 3 * time.Second}, yields: true},
+		{claim: Claim{Idle: time.Second}, yields: true},
+		{claim: Claim{Assured: true, Idle: time.Minute}, yields: true},
+		{claim: Claim{Assured: true, Idle: busy}, yields: true},
+		{claim: Claim{Assured: true, Idle: busy - 1}, yields: true},
+		{claim: Claim{Idle: time.Hour}},
+	} {
+		f, err := table.Open(key(UDP, uint16(port)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.ToInitiator.Store(1)
+		y.owner = owner{f}
+		f.SetKiller(y)
+		flows = append(flows, f)
+	}
+	for i, f := range flows {
+		if want := i < 4; table.MakeRoom(UDP) != want || f.closed.Load() != want {
+			t.Errorf("flow %d: closed %v, want %v", i, f.closed.Load(), want)
 		}
 	}
 }

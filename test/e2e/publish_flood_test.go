@@ -33,15 +33,30 @@ func clientsProgram(args []string) int {
 	return 0
 }
 
-// TestPublishUDPFlood: clients who are never answered fill the table of flows, and
-// give way to others and to the guest's own.
+// TestPublishUDPFlood: clients who are never answered, or who are and do not hear it,
+// fill the table of flows, and give way to others and to the guest's own.
 func TestPublishUDPFlood(t *testing.T) {
 	t.Parallel()
+	for name, serve := range map[string]func(t *testing.T, guest *lab.Namespace){
+		"silent":   func(_ *testing.T, guest *lab.Namespace) { guest.ListenPacket("udp", ":80") },
+		"answered": func(t *testing.T, guest *lab.Namespace) { serveUDPEcho(t, guest, ":80") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			floodPublishedUDP(t, serve)
+		})
+	}
+}
+
+// floodPublishedUDP floods a published port behind which something is served, and wants
+// others to be served beside it.
+func floodPublishedUDP(t *testing.T, serve func(t *testing.T, guest *lab.Namespace)) {
+	t.Helper()
 	const clients = 10000 // more than may be
 	l := newLab(t)
 	w := newFlooded(t, l, "-p", "*:8080:80/udp", "-p", "*:8081:81/udp")
 	guest := networkOf(t, l, w.shell)
-	guest.ListenPacket("udp", ":80") // who does not answer
+	serve(t, guest)
 	serveUDPEcho(t, guest, ":81")
 	serveName(t, l.Outside, "udp4", ":7000", "outside")
 	l.Eventually("the table is full", func() bool {
