@@ -36,7 +36,8 @@ const (
 // somebody listens on them. It opens no port itself; each port is a rule of its
 // own (Entry.By), as long as somebody listens. A port that the Table has on the
 // same side already, for the other direction, is ours and not somebody's; one
-// that cannot be bound is left out quietly, and tried again later.
+// that cannot be bound is left out quietly, and tried again later. A rule that names
+// a port takes it over, see Table.Add.
 type AutoConfig struct {
 	// Direction is Inbound for ports of the guest that shall be reached from
 	// the host, Outbound for ports of the host's loopback that shall be

@@ -230,6 +230,50 @@ func TestAutoRemove(t *testing.T) {
 	}
 }
 
+// TestAutoYields wants a port that is named to be had by who has named it, although it
+// was published automatically, and automatically again when that one is gone.
+func TestAutoYields(t *testing.T) {
+	table, w := newFollowing(t)
+	first := freeRange(t, 3)
+	id, _ := addAuto(t, table, AutoConfig{Listen: netip.IPv4Unspecified()})
+	var listening []Open
+	for i := range uint16(3) {
+		listening = append(listening, Open{flow.TCP, netip.IPv4Unspecified(), first + i})
+	}
+	w.set(nil, listening...)
+	want := func(when string, automatic, named int) {
+		t.Helper()
+		table.follow(t.Context())
+		got := [2]int{}
+		for _, e := range ofPorts(table) {
+			if e.By == id {
+				got[0]++
+			} else {
+				got[1]++
+			}
+		}
+		if got != [2]int{automatic, named} {
+			t.Errorf("%s: got %d automatic and %d named, want %d and %d", when, got[0], got[1], automatic, named)
+		}
+	}
+	want("at first", 3, 0)
+	local := addrPort("127.0.0.1:" + strconv.Itoa(int(first)))
+	named, err := table.Add(t.Context(), Rule{Listen: local, Ports: 2, Target: port(80)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("two of them named", 1, 1)
+	var bind *BindError
+	if _, err := table.Add(t.Context(), Rule{Listen: local}); !errors.As(err, &bind) || bind.Holder != "rule "+strconv.Itoa(named) {
+		t.Errorf("named again: got %v, want rule %d to hold it", err, named)
+	}
+	want("one named again", 1, 1)
+	if err := table.Remove(named); err != nil {
+		t.Fatal(err)
+	}
+	want("none named any more", 3, 0)
+}
+
 // TestAutoUnknown wants no automatic rule where nobody can tell who listens.
 func TestAutoUnknown(t *testing.T) {
 	table, _ := newRecorded(t)

@@ -127,13 +127,14 @@ func NewTable(cfg TableConfig) *Table {
 
 // Add opens the sockets of a rule, gives them to the engine and returns the
 // rule's id. Ids count from 1 and are never used again. If a port cannot be
-// bound, nothing is left of the rule and the error is a *BindError. A port whose
+// bound, nothing is left of the rule and the error is a *BindError. Ports of
+// automatic rules are no obstacle: they are r's as long as there is r. A port whose
 // owner is about to be gone is waited for up to leavingGrace; else ctx ends only
 // the wait for sockets of the guest's namespace.
 func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) {
 	ends := time.Now().Add(leavingGrace)
 	for pause := leavingPause; ; pause *= 2 {
-		if id, err = t.add(ctx, r, 0); err == nil {
+		if id, err = t.addNamed(ctx, r); err == nil {
 			return id, nil
 		}
 		if err = t.explain(ctx, r, err); !isLeaving(err) || time.Now().After(ends) {

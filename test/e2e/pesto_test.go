@@ -121,6 +121,22 @@ func TestPestoAuto(t *testing.T) {
 	wantSame(t, "pesto --show", strings.Fields(p.run(0, "--show")), []string{"HOST", "SPLICE"})
 }
 
+// TestPestoNamesAuto: a port that auto has published is what pesto says of it, as it
+// would have been had pasta been told at the start, and auto's again afterwards.
+func TestPestoNamesAuto(t *testing.T) {
+	t.Parallel()
+	p := newPesto(t)
+	serveEchoes(t, p.container.Namespace, 80, 8080)
+	p.run(0, "-A", "-t", "auto")
+	awaitCall(t, p.Outside, "tcp", join(lab.Host4, 8080), "8080 "+lab.Outside4)
+	p.run(0, "-A", "-t", "8080:80")
+	for range 3 {
+		wantCall(t, p.Outside, "tcp", join(lab.Host4, 8080), "80 "+lab.Outside4)
+	}
+	p.run(0, "-D", "-t", "8080:80")
+	awaitCall(t, p.Outside, "tcp", join(lab.Host4, 8080), "8080 "+lab.Outside4)
+}
+
 // TestPestoWay: connections to ports that came later are flows of their rules,
 // take the way of those that were there, and outlive their rule.
 func TestPestoWay(t *testing.T) {

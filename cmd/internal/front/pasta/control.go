@@ -85,6 +85,7 @@ func (c completed) AddAuto(ctx context.Context, a portfwd.AutoConfig) (id int, e
 		Local: a.Local, Loopback: a.Loopback, Freebind: a.Freebind,
 	})
 	a.Local, a.Loopback, a.Freebind = r.Local, r.Loopback, r.Freebind
+	a.Period = automaticPeriod
 	return c.Table.AddAuto(ctx, a)
 }
 
