@@ -7,6 +7,7 @@ SHELL       := /bin/bash
 .DEFAULT_GOAL := build
 MAKEFLAGS += --no-print-directory
 
+OUT     ?= bin
 PREFIX  ?= /usr/local
 DESTDIR ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -34,9 +35,9 @@ E2E  := ./test/e2e/... ./test/callers/... ./test/lab/...
 UNIT  = $$($(GO) list ./... | grep -v -e /test/e2e -e /test/callers -e /test/lab -e /test/bench -e /test/rules)
 
 .PHONY: build
-build: ## build bin/taproot (the default)
-	@mkdir -p bin
-	$(GOBUILD) -o bin/taproot ./cmd/taproot
+build: ## build bin/taproot (the default; OUT=DIR for elsewhere)
+	@mkdir -p $(OUT)
+	$(GOBUILD) -o $(OUT)/taproot ./cmd/taproot
 
 .PHONY: demo
 demo: build ## show it: git clones over HTTP out of a new namespace
@@ -142,30 +143,36 @@ $(QUIC):
 	@CGO_ENABLED=0 $(GO) build -C test/bench/quic -o $(CURDIR)/$@ . || echo 'the QUIC load generator is not built' >&2
 
 .PHONY: man
-man: ## compress the man pages into bin/
-	@mkdir -p bin
-	@for page in docs/man/*.1; do gzip -9 -n -c $$page >bin/$${page##*/}.gz; done
+man: ## compress the man pages into bin/ (OUT)
+	@mkdir -p $(OUT)
+	@for page in docs/man/*.1; do gzip -9 -n -c $$page >$(OUT)/$${page##*/}.gz; done
+
+# Where install puts what.
+TO     = $(DESTDIR)$(PREFIX)
+PUT   := install -D -m 0644 /dev/stdin
+ALIASES := slirp4netns pasta pesto
 
 .PHONY: install
 install: build man ## install under PREFIX (/usr/local) of DESTDIR
-	install -D -m 0755 bin/taproot $(DESTDIR)$(PREFIX)/bin/taproot
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 0644 bin/*.1.gz $(DESTDIR)$(PREFIX)/share/man/man1
-	install -d $(DESTDIR)$(PREFIX)/libexec/taproot
-	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/slirp4netns
-	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/pasta
-	ln -sf ../../bin/taproot $(DESTDIR)$(PREFIX)/libexec/taproot/pesto
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/user
-	sed 's|@BINDIR@|$(PREFIX)/bin|' docs/systemd/taproot@.service >$(DESTDIR)$(PREFIX)/lib/systemd/user/taproot@.service
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	bin/taproot completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/taproot
-	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	bin/taproot completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_taproot
-	bin/taproot completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/taproot.fish
+	install -D -m 0755 $(OUT)/taproot $(TO)/bin/taproot
+	install -D -m 0644 -t $(TO)/share/man/man1 $(OUT)/*.1.gz
+	install -d $(TO)/libexec/taproot
+	for name in $(ALIASES); do ln -sf ../../bin/taproot $(TO)/libexec/taproot/$$name; done
+	sed 's|@BINDIR@|$(PREFIX)/bin|' docs/systemd/taproot@.service | $(PUT) $(TO)/lib/systemd/user/taproot@.service
+	$(OUT)/taproot completion bash | $(PUT) $(TO)/share/bash-completion/completions/taproot
+	$(OUT)/taproot completion zsh | $(PUT) $(TO)/share/zsh/site-functions/_taproot
+	$(OUT)/taproot completion fish | $(PUT) $(TO)/share/fish/vendor_completions.d/taproot.fish
 ifeq ($(APPARMOR),yes)
-	install -d $(DESTDIR)/etc/apparmor.d
-	sed 's,@BINDIR@,$(PREFIX)/bin,' contrib/apparmor/taproot >$(DESTDIR)/etc/apparmor.d/taproot
+	sed 's,@BINDIR@,$(PREFIX)/bin,' contrib/apparmor/taproot | $(PUT) $(DESTDIR)/etc/apparmor.d/taproot
 endif
+
+.PHONY: uninstall
+uninstall: ## remove what install has put there
+	rm -f $(TO)/bin/taproot $(patsubst docs/man/%,$(TO)/share/man/man1/%.gz,$(wildcard docs/man/*.1))
+	rm -f $(ALIASES:%=$(TO)/libexec/taproot/%) $(TO)/lib/systemd/user/taproot@.service
+	rm -f $(TO)/share/bash-completion/completions/taproot $(TO)/share/zsh/site-functions/_taproot
+	rm -f $(TO)/share/fish/vendor_completions.d/taproot.fish $(DESTDIR)/etc/apparmor.d/taproot
+	if [ -d $(TO)/libexec/taproot ]; then rmdir --ignore-fail-on-non-empty $(TO)/libexec/taproot; fi
 
 .PHONY: release
 release: ## check that this commit can be a release, and build it into out/release

@@ -75,6 +75,7 @@ func arrows() map[string][]string {
 		"test/callers": {},
 		"test/demo":    {},
 		"test/e2e":     {},
+		"test/install": {},
 		"test/lab":     {"internal/probe"},
 		"test/rules":   {},
 		"test/settle":  {},
