@@ -129,15 +129,14 @@ func NewTable(cfg TableConfig) *Table {
 // rule's id. Ids count from 1 and are never used again. If a port cannot be
 // bound, nothing is left of the rule and the error is a *BindError. Ports of
 // automatic rules are no obstacle: they are r's as long as there is r. A port whose
-// owner is about to be gone is waited for up to leavingGrace; else ctx ends only
+// owner is about to be gone is waited for, see leavingPause; else ctx ends only
 // the wait for sockets of the guest's namespace.
 func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) {
-	ends := time.Now().Add(leavingGrace)
 	for pause := leavingPause; ; pause *= 2 {
 		if id, err = t.addNamed(ctx, r); err == nil {
 			return id, nil
 		}
-		if err = t.explain(ctx, r, err); !isLeaving(err) || time.Now().After(ends) {
+		if err = t.explain(ctx, r, err); !isLeaving(err) || pause > leavingLongest {
 			return 0, err
 		}
 		t.cfg.Log.Debug("rule waits for a port", "rule", r.String(), "error", err)
@@ -149,12 +148,14 @@ func (t *Table) Add(ctx context.Context, r Rule) (id int, err error) {
 	}
 }
 
-// leavingGrace is how long a port is waited for that is about to be free: another
-// instance that was killed has it for some milliseconds more, and whoever starts one
-// again at once is not to fail. leavingPause is between the first two attempts.
+// A port that is about to be free is tried again: another instance that was killed
+// has it for some milliseconds more, and whoever starts one again at once is not to
+// fail. The pause is leavingPause at first, and twice as long each time up to
+// leavingLongest, which is 1.3 s in all. It is no limit of time: on a busy machine it
+// may take longer than that to look who has the port.
 const (
-	leavingGrace = time.Second
-	leavingPause = 10 * time.Millisecond
+	leavingPause   = 10 * time.Millisecond
+	leavingLongest = 64 * leavingPause
 )
 
 // add is Add for automatic rules too, which do not want to know who has a port; by is
