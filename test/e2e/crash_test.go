@@ -219,13 +219,20 @@ func TestGivenUp(t *testing.T) {
 	l := newLab(t)
 	w := newWeb(t, l)
 	last := 0
-	l.Eventually("it is given up", func() bool {
+	kill := func() (killed bool) {
 		for _, p := range l.Processes() {
 			if strings.HasPrefix(p.Args, engineName) && p.PID != last && p.State != 'Z' {
-				last = p.PID
+				last, killed = p.PID, true
 				syscall.Kill(p.PID, syscall.SIGKILL)
 			}
 		}
+		return killed
+	}
+	for range 11 {
+		l.Eventually("another engine", kill)
+	}
+	l.Eventually("it is given up", func() bool {
+		kill()
 		info, _ := w.ask("GET", "/v1/info", "")
 		return info["engine"].(map[string]any)["state"] == "gone"
 	})

@@ -23,7 +23,8 @@ func askMany(t *testing.T, conns []net.Conn, datagrams []string) {
 		}
 		missing[c][d] = true
 	}
-	for end := time.Now().Add(lab.Patience); len(missing) > 0; {
+	wait := time.Second // longer each time: what is asked again is more to do
+	for end := time.Now().Add(lab.Patience); len(missing) > 0; wait *= 2 {
 		if time.Now().After(end) {
 			t.Fatalf("%d of %d clients miss answers", len(missing), len(conns))
 		}
@@ -34,7 +35,7 @@ func askMany(t *testing.T, conns []net.Conn, datagrams []string) {
 				}
 			}
 		}
-		pause := time.Now().Add(time.Second)
+		pause := time.Now().Add(wait)
 		for c, wanted := range missing {
 			collectAnswers(t, c, wanted, pause)
 			if len(wanted) == 0 {
