@@ -193,7 +193,7 @@ func TestPastaBuildah(t *testing.T) {
 		if h.original { // It cannot open what belongs to a process with more rights.
 			words = append(words, "setpriv", "--bounding-set=-all", "--inh-caps=-all")
 		}
-		c := e.hold(e.command(words[0], append(words[1:], "cat")...))
+		c := e.holdNetwork(e.command(words[0], append(words[1:], "cat")...))
 		e.podman("--config-net", "--dns-forward", podmanResolver, "-t", "none", "-u", "none", "-T", "none", "-U", "none",
 			"--no-map-gw", "--quiet", "--netns", "/proc/"+c.pid+"/ns/net")
 		wantSame(t, "addresses", addressesOf(c), []string{lab.Host4 + "/24", lab.Host6 + "/64"})

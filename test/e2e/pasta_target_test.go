@@ -36,7 +36,7 @@ func TestPastaTargets(t *testing.T) {
 				return c
 			}, "wants its user namespace, too"},
 			{"user without rights inside", func(h *host) *container {
-				c := h.hold(h.command("unshare", "--user", "--net", "cat"))
+				c := h.holdNetwork(h.command("unshare", "--user", "--net", "cat"))
 				h.attach("--config-net", c.pid)
 				return c
 			}, ""},
@@ -48,13 +48,13 @@ func TestPastaTargets(t *testing.T) {
 			}, ""},
 			{"process, as the engine", func(h *host) *container {
 				e := h.engineer()
-				c := e.hold(e.command("unshare", "--net", "cat"))
+				c := e.holdNetwork(e.command("unshare", "--net", "cat"))
 				e.attach("--config-net", "--netns-only", c.pid)
 				return c
 			}, "cannot open what belongs to a process with more rights"},
 			{"process of a namespace below the engine's", func(h *host) *container {
 				e := h.engineer()
-				c := e.hold(e.command("unshare", "--user", "--map-user=7", "--net", "cat"))
+				c := e.holdNetwork(e.command("unshare", "--user", "--map-user=7", "--net", "cat"))
 				e.attach("--config-net", c.pid)
 				return c
 			}, ""},

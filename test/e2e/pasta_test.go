@@ -158,11 +158,17 @@ type container struct {
 // container starts a process in new user and network namespaces.
 func (h *host) container() *container {
 	h.t.Helper()
-	c := h.hold(h.command("unshare", "--user", "--map-root-user", "--net", "cat"))
+	return h.holdNetwork(h.command("unshare", "--user", "--map-root-user", "--net", "cat"))
+}
+
+// holdNetwork is hold for a command that has a network of its own.
+func (h *host) holdNetwork(c *lab.Cmd) *container {
+	h.t.Helper()
+	held := h.hold(c)
 	if h.original {
-		c.calm()
+		held.calm()
 	}
-	return c
+	return held
 }
 
 // calm turns duplicate address detection off in a container. For the second or
@@ -222,10 +228,7 @@ func (e *engineer) command(name string, args ...string) *lab.Cmd {
 // stands for it.
 func (e *engineer) container() *container {
 	e.t.Helper()
-	c := e.hold(e.command("unshare", "--net", "cat"))
-	if e.original {
-		c.calm()
-	}
+	c := e.holdNetwork(e.command("unshare", "--net", "cat"))
 	c.netns = e.nsfile(c.pid)
 	return c
 }
