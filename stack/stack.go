@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/log"
@@ -92,6 +93,9 @@ type Config struct {
 	// AsksPerSecond is how often the guest may ask who has an address or is a router; 0
 	// means the constant of that name.
 	AsksPerSecond int
+
+	// Rest is link.Config.Rest.
+	Rest func() time.Duration
 
 	// MaxFragments is how many bytes of packets that are not complete may be held.
 	// Zero means reassembly.DefaultLimit.
@@ -201,6 +205,7 @@ func New(cfg Config) (*Stack, error) {
 			}
 		},
 		Linger: s.linger,
+		Rest:   cfg.Rest,
 	})
 	if err := s.setOptions(); err != nil {
 		return nil, err

@@ -69,7 +69,9 @@ type gateway struct {
 
 	// services are the gateway's own answers that are being worked out.
 	services sync.WaitGroup
-	ctx      context.Context // ends with run
+
+	restraint restraint       // of the guest's frames
+	ctx       context.Context // ends with run
 }
 
 // hostName is the name of the gateway inside the guest.
@@ -129,6 +131,7 @@ func (g *gateway) addStack(st start) error {
 		Device: device, MTU: p.MTU, MAC: p.GatewayMAC, LinkLocal: p.LinkLocal,
 		Addresses: g.spec.own(), Source: g.rules.Source, Capture: st.capture, Memory: g.limits.tcpMemory,
 		MaxPending: int(g.limits.dialsFrames), AsksPerSecond: int(g.limits.asks), MaxFragments: int(g.limits.fragments),
+		Rest: g.rest,
 	}
 	if p.Neighbours {
 		c.Neighbours = g.neighbour

@@ -100,7 +100,7 @@ func (l *launcher) climbDown(foreign bool, start func(level) (*os.Process, error
 		cell := (*userns.CellError)(nil)
 		lower := errors.As(err, &cell) && (!l.settled || foreign && cell.NotStatic())
 		if !lower || len(refused)+1 == len(levels) {
-			return nil, nil, err
+			return nil, nil, l.mode.required(err)
 		}
 		refused = append(slices.Clip(refused), err)
 	}

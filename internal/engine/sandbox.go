@@ -82,13 +82,31 @@ const (
 
 // sandboxError is what SandboxRequire refuses to run with.
 type sandboxError struct {
-	step SandboxStep
-	hint string
+	step  SandboxStep
+	hint  string
+	cause error // nil if the engine has told
 }
 
 // Error names the step and why it was not taken.
 func (e *sandboxError) Error() string {
 	return fmt.Sprintf("sandbox: %s: %s", e.step.Name, e.step.Detail)
+}
+
+// Unwrap returns the cause.
+func (e *sandboxError) Unwrap() error { return e.cause }
+
+// required returns the error of a cell as one of the step of the sandbox that it was
+// for, if all steps are required.
+func (m SandboxMode) required(err error) error {
+	cell := (*userns.CellError)(nil)
+	if m != SandboxRequire || !errors.As(err, &cell) || !cell.Namespaces && !cell.Root {
+		return err
+	}
+	step := SandboxStep{Name: StepNamespaces, Detail: cell.Error()}
+	if cell.Root {
+		step.Name = StepRoot
+	}
+	return &sandboxError{step: step, hint: cell.Hint(), cause: err}
 }
 
 // Hint returns the remedy.

@@ -48,6 +48,11 @@ type Config struct {
 	// Linger is tap.Reader.Linger. nil means not at all.
 	Linger func() time.Duration
 
+	// Rest is asked on the reader, when there have been frames for a while without a
+	// pause, how long it shall leave those that follow in the device, whose queue is
+	// the guest's. nil means not at all.
+	Rest func() time.Duration
+
 	// Capture gets every frame both ways, as the device has it but without the
 	// virtio-net header, in the format of pcap. The endpoint closes it. nil
 	// captures nothing.
@@ -79,6 +84,7 @@ type Endpoint struct {
 	filter     func([]byte) bool
 	idle       func()
 	linger     func() time.Duration
+	rest       func() time.Duration
 	classifier Classifier
 	capture    *capture // nil if there is none
 	mtu        atomic.Uint32
@@ -112,6 +118,7 @@ func New(cfg Config) *Endpoint {
 		filter:     cfg.Filter,
 		idle:       cfg.Idle,
 		linger:     cfg.Linger,
+		rest:       cfg.Rest,
 		classifier: cfg.Classifier,
 		queue:      make(chan *stack.PacketBuffer, queueLen),
 		met:        make(chan struct{}),

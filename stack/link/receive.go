@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -60,7 +61,12 @@ func (e *Endpoint) receive() error {
 	r.reader.Idle, r.reader.Linger = e.idle, e.linger
 	if turn, err := socket.NewTurn(); err == nil { // else others wait for 10 ms when there is a flood
 		defer turn.Close()
-		r.reader.Yield = turn.Yield
+		r.reader.Yield = func() {
+			turn.Yield()
+			if e.rest != nil {
+				time.Sleep(e.rest())
+			}
+		}
 	}
 	return r.reader.Run(r.receive)
 }

@@ -242,10 +242,10 @@ type victim struct {
 	sink   string // takes what it gets
 }
 
-func newVictim(t *testing.T) *victim {
+func newVictim(t *testing.T, options ...string) *victim {
 	t.Helper()
 	l := newLab(t)
-	v := &victim{l: l, w: newFlooded(t, l)}
+	v := &victim{l: l, w: newFlooded(t, l, options...)}
 	v.server = join(lab.Outside4, serveTCP(t, l.Outside, echo))
 	v.sink = join(lab.Outside4, serveTCP(t, l.Outside, func(c *net.TCPConn) { io.Copy(io.Discard, c) }))
 	v.guest = networkOf(t, l, v.w.shell)
@@ -300,18 +300,12 @@ func TestFlood(t *testing.T) {
 // given back.
 func measureFloods(t *testing.T) {
 	length := floodTime(t)
-	for _, f := range floods() {
-		t.Run(f.name, func(t *testing.T) {
-			v := newVictim(t)
-			for _, beside := range []struct{ program, to, unit string }{{"pingpong", v.server, "exchanges"}, {"stream", v.sink, "KiB"}} {
-				behaved := speak(t, v.guest, beside.program, beside.to)
-				alone := pace(t, behaved, length)
-				n, busy := v.flood(t, f, behaved, length)
-				t.Logf("%s: %s: %d alone, %d in the flood (%.2f), engine busy for %.2f", f.name, beside.unit, alone, n, float64(n)/float64(max(alone, 1)), busy)
-				behaved.in.Close()
-				behaved.Wait()
-			}
-		})
+	for _, way := range []string{"on", "off"} {
+		for _, f := range floods() {
+			t.Run("shortcut "+way+"/"+f.name, func(t *testing.T) {
+				measureFlood(t, newVictim(t, "--shortcut="+way), f, length)
+			})
+		}
 	}
 	t.Run("all", func(t *testing.T) {
 		v := newVictim(t)
@@ -331,6 +325,18 @@ func measureFloods(t *testing.T) {
 		}
 		t.Logf("memory is given back after %v", time.Since(begun))
 	})
+}
+
+// measureFlood looks what becomes of exchanges and of bulk beside a flood.
+func measureFlood(t *testing.T, v *victim, f flood, length time.Duration) {
+	for _, beside := range []struct{ program, to, unit string }{{"pingpong", v.server, "exchanges"}, {"stream", v.sink, "KiB"}} {
+		behaved := speak(t, v.guest, beside.program, beside.to)
+		alone := pace(t, behaved, length)
+		n, busy := v.flood(t, f, behaved, length)
+		t.Logf("%s: %s: %d alone, %d in the flood (%.2f), engine busy for %.2f", f.name, beside.unit, alone, n, float64(n)/float64(max(alone, 1)), busy)
+		behaved.in.Close()
+		behaved.Wait()
+	}
 }
 
 // streamProgram ADDRESS sends as fast as it can until its standard input ends, and
