@@ -25,31 +25,27 @@ const (
 func (p *Publisher) accept() error {
 	p.spare.fill()
 	defer p.spare.spend()
-	var ready []socket.Readiness
-	var err error
-	for {
-		if ready, err = p.acceptor.Wait(ready[:0]); err != nil {
-			if p.ctx.Err() != nil {
-				return nil
-			}
-			return err
+	err := p.acceptor.Serve(func(r socket.Readiness) (more bool) {
+		more, err := p.acceptFrom(r.ID)
+		if err != nil {
+			p.pause()
 		}
-		for _, r := range ready {
-			if !p.acceptFrom(r.ID) {
-				p.pause()
-			}
-		}
+		return more
+	})
+	if p.ctx.Err() != nil {
+		return nil
 	}
+	return err
 }
 
-// acceptFrom accepts what waits at a listener. It returns false if there is no
-// descriptor left.
-func (p *Publisher) acceptFrom(id uint64) bool {
+// acceptFrom accepts what waits at a listener, and tells whether more may be
+// waiting. An error means that there is no descriptor left.
+func (p *Publisher) acceptFrom(id uint64) (more bool, err error) {
 	p.mu.Lock()
 	l := p.ids[id]
 	p.mu.Unlock()
 	if l == nil || !l.socket.Acquire() {
-		return true
+		return false, nil
 	}
 	defer l.socket.Release()
 	for range acceptTurn {
@@ -63,21 +59,25 @@ func (p *Publisher) acceptFrom(id uint64) bool {
 			}
 			p.admit(l.Listener, fd, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()))
 		case syscall.EAGAIN:
-			return true
+			return false, nil
 		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
 			p.Stats.Exhausted.Add(1)
-			if err := p.turnAway(l); err != nil {
-				return err == syscall.EAGAIN
+			switch err := p.turnAway(l); err {
+			case nil:
+			case syscall.EAGAIN:
+				return false, nil
+			default:
+				return true, err
 			}
 		case syscall.EINVAL: // shut down: it will never be ready again, nor silent
 			if p.shutDown(l) {
 				p.remove(l.Rule)
 			}
-			return true
+			return true, nil
 		}
 		// Anything else is about one connection, accept(2) says.
 	}
-	return true
+	return true, nil
 }
 
 // pause waits until a descriptor may be free.

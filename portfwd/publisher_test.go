@@ -260,6 +260,25 @@ func TestRestart(t *testing.T) {
 	wantEcho(t, dial(t, e.at("127.0.0.1")))
 }
 
+// TestManyWaiting has more clients wait for a Publisher than one turn takes, and wants
+// it to serve all of them, though nobody comes after them.
+func TestManyWaiting(t *testing.T) {
+	b := newBench(t, flow.Config{})
+	e := b.add(t, Rule{Proto: flow.TCP, Listen: netip.MustParseAddrPort("127.0.0.1:0")})
+	b.kill()
+	const many = 2*acceptTurn + 1
+	for range many {
+		dial(t, e.at("127.0.0.1"))
+	}
+	b.start(t)
+	if err := b.table.Republish(); err != nil {
+		t.Fatal(err)
+	}
+	for range many {
+		<-b.guest.dialed
+	}
+}
+
 // TestShutDown wants a listener that somebody shut down to be dropped.
 func TestShutDown(t *testing.T) {
 	b := newBench(t, flow.Config{})

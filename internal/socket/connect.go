@@ -38,19 +38,54 @@ func Stream(fd int) {
 // little, its own choice is better (SO_BUF_LOCK, Linux 5.14).
 const innerBuffer = 1 << 20
 
-// Inner is Stream for a socket inside, whose other end is one more socket of the same
+// Inner is Stream for sockets inside, the other end of each of which is one more socket of the same
 // namespace, over lo, or mostly: of a nested network's it is not far. Congestion control has nothing to do there, and one that paces
 // (BBR, where that is the machine's) sends by a timer what could have gone at once:
 // so it is reno, which everybody may choose (tcp(7)). Nor has it the round-trip time
 // for which the kernel's own choice grows to tens of megabytes, which are full then and
 // in no cache: a smaller buffer costs both ends less.
-func Inner(fd int) {
-	Stream(fd)
-	_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
-	set(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, innerBuffer)
-	if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil && got < 2*innerBuffer {
-		set(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0)
+//
+// The sockets were made together in one namespace: what the first one has, or may not
+// have, is not asked of the others.
+func Inner(fds ...int) {
+	if len(fds) == 0 {
+		return
 	}
+	paces := congestion(fds[0]) != inside
+	shrinks := shrink(fds[0])
+	for i, fd := range fds {
+		Stream(fd)
+		if paces {
+			_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, inside)
+		}
+		if shrinks && i > 0 {
+			set(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, innerBuffer)
+		}
+	}
+}
+
+// inside is the congestion control of sockets inside.
+const inside = "reno"
+
+// congestion returns the congestion control of a socket, "" if it does not tell.
+func congestion(fd int) string {
+	name, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// shrink gives a socket innerBuffer, and tells whether the kernel gives it whole. Where
+// it does not, the socket keeps the kernel's choice.
+func shrink(fd int) bool {
+	set(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, innerBuffer)
+	got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err == nil && got < 2*innerBuffer {
+		set(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0)
+		return false
+	}
+	return true
 }
 
 // set is setsockopt(2) of a number.

@@ -7,8 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -279,69 +277,6 @@ func closedPort(t *testing.T) netip.AddrPort {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).AddrPort()
-}
-
-// TestInner finds congestion control that does not pace, whatever the machine's is,
-// and a receive buffer of fixed size, also in what a listener accepts.
-func TestInner(t *testing.T) {
-	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	listener, err := l.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := listener.Control(func(fd uintptr) { Inner(int(fd)) }); err != nil {
-		t.Fatal(err)
-	}
-	client, err := net.Dial("tcp4", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	c, err := l.AcceptTCP()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	accepted, err := c.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, end := range map[string]syscall.RawConn{"listener": listener, "accepted": accepted} {
-		var got string
-		var buffer int
-		var cause, cause2 error
-		err := end.Control(func(fd uintptr) {
-			got, cause = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
-			buffer, cause2 = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
-		})
-		if err := errors.Join(err, cause, cause2); err != nil {
-			t.Fatal(err)
-		}
-		if got != "reno" {
-			t.Errorf("%s: got %q, want %q", name, got, "reno")
-		}
-		if want := 2 * min(innerBuffer, maxReceiveBuffer(t)); buffer != want {
-			t.Errorf("%s: got a receive buffer of %d, want %d", name, buffer, want)
-		}
-	}
-}
-
-// maxReceiveBuffer returns what may be asked for, in bytes (socket(7)).
-func maxReceiveBuffer(t *testing.T) int {
-	t.Helper()
-	b, err := os.ReadFile("/proc/sys/net/core/rmem_max")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 func TestConnectAndAccept(t *testing.T) {

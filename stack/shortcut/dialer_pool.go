@@ -89,9 +89,7 @@ func (d *Dialer) Supply(family int, fds []int, err error) {
 	if family == unix.AF_INET6 {
 		i = ip6
 	}
-	for _, fd := range fds {
-		socket.Inner(fd)
-	}
+	socket.Inner(fds...)
 	if len(fds) == 0 && err == nil {
 		err = syscall.EMFILE // unix(7): they got lost on the way
 	}
