@@ -158,7 +158,7 @@ func (c *Client) open(ctx context.Context, method, path string, body any) (io.Re
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err // the words around it name a URL that nobody knows
 		}
-		return nil, fmt.Errorf("%s: %w", c.path, err)
+		return nil, unreached(c.path, err)
 	}
 	if answer.StatusCode/100 == 2 {
 		return answer.Body, nil

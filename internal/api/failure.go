@@ -18,6 +18,9 @@ func failureOf(err error) *Failure {
 	if h := (interface{ Hint() string })(nil); errors.As(err, &h) {
 		f.Remedy = h.Hint()
 	}
+	if f.Remedy == "" {
+		f.Remedy = remedyOf(err)
+	}
 	if bind := (*portfwd.BindError)(nil); errors.As(err, &bind) {
 		f.Port = bind.Port
 	}

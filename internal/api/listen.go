@@ -93,7 +93,11 @@ func (p *place) take(own bool) error {
 func checkOurs(path string, dir os.FileInfo) error {
 	st, ok := dir.Sys().(*syscall.Stat_t)
 	if !ok || !dir.IsDir() || int(st.Uid) != os.Geteuid() || dir.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("directory %s: it is not ours alone (want owner %d and mode 0700)", path, os.Geteuid())
+		err := fmt.Errorf("directory %s: it is not ours alone (want owner %d and mode 0700)", path, os.Geteuid())
+		if ok && dir.IsDir() && int(st.Uid) == os.Geteuid() {
+			return &remedied{err, "chmod 700 " + path}
+		}
+		return &remedied{err, "XDG_RUNTIME_DIR names a directory of yours for it"}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"strings"
@@ -57,15 +58,19 @@ func (p *program) serve(o *apiOptions, word string, source portfwd.SourceMode, l
 	if o.api != "auto" {
 		cfg.Path = o.api
 	}
+	const remedy = "--api=off leaves it out, --api=PATH puts it elsewhere"
 	s, err := p.listen(cfg)
 	if err != nil && (o.name != "" || o.api != "auto") {
 		if errors.Is(err, api.ErrLive) {
 			err = &explained{err, "taproot ls shows it; choose another name"}
 		}
+		if hint(err) == "" {
+			err = &explained{err, remedy}
+		}
 		return nil, err
 	}
 	if err != nil {
-		p.warn(err.Error(), "--api=off leaves it out, --api=PATH puts it elsewhere")
+		p.warn(err.Error(), cmp.Or(hint(err), remedy))
 	}
 	return s, nil
 }
