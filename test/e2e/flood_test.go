@@ -295,6 +295,28 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// TestFloodFew floods an engine that may have 64 descriptors: a connection beside goes
+// on, and afterwards there are new ones.
+func TestFloodFew(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	server := join(lab.Outside4, serveTCP(t, l.Outside, echo))
+	w := newFew(t, l, 64)
+	guest := networkOf(t, l, w.shell)
+	behaved := speak(t, guest, "pingpong", server)
+	for _, f := range floods() {
+		flooding := speak(t, guest, "flood", strings.Fields(f.name)...)
+		wantText(t, f.name, flooding.line(), "flooding")
+		from := behaved.number()
+		lab.Eventually(t, "the connection beside goes on", func() bool { return behaved.number() >= from+10 })
+		flooding.in.Close()
+		flooding.line()
+	}
+	lab.Eventually(t, "others are connected", func() bool {
+		return guest.Program("connect", server).MustRun() == "connected\n"
+	})
+}
+
 // measureFloods has a new instance for each flood, and looks what becomes of
 // exchanges and of bulk beside it. With all of them together it waits until memory is
 // given back.
