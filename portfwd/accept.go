@@ -25,27 +25,31 @@ const (
 func (p *Publisher) accept() error {
 	p.spare.fill()
 	defer p.spare.spend()
-	err := p.acceptor.Serve(func(r socket.Readiness) (more bool) {
-		more, err := p.acceptFrom(r.ID)
-		if err != nil {
-			p.pause()
+	var ready []socket.Readiness
+	var err error
+	for {
+		if ready, err = p.acceptor.Wait(ready[:0]); err != nil {
+			if p.ctx.Err() != nil {
+				return nil
+			}
+			return err
 		}
-		return more
-	})
-	if p.ctx.Err() != nil {
-		return nil
+		for _, r := range ready {
+			if !p.acceptFrom(r.ID) {
+				p.pause()
+			}
+		}
 	}
-	return err
 }
 
-// acceptFrom accepts what waits at a listener, and tells whether more may be
-// waiting. An error means that there is no descriptor left.
-func (p *Publisher) acceptFrom(id uint64) (more bool, err error) {
+// acceptFrom accepts what waits at a listener. It returns false if there is no
+// descriptor left.
+func (p *Publisher) acceptFrom(id uint64) bool {
 	p.mu.Lock()
 	l := p.ids[id]
 	p.mu.Unlock()
 	if l == nil || !l.socket.Acquire() {
-		return false, nil
+		return true
 	}
 	defer l.socket.Release()
 	for range acceptTurn {
@@ -59,25 +63,21 @@ func (p *Publisher) acceptFrom(id uint64) (more bool, err error) {
 			}
 			p.admit(l.Listener, fd, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()))
 		case syscall.EAGAIN:
-			return false, nil
+			return true
 		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
 			p.Stats.Exhausted.Add(1)
-			switch err := p.turnAway(l); err {
-			case nil:
-			case syscall.EAGAIN:
-				return false, nil
-			default:
-				return true, err
+			if err := p.turnAway(l); err != nil {
+				return err == syscall.EAGAIN
 			}
 		case syscall.EINVAL: // shut down: it will never be ready again, nor silent
 			if p.shutDown(l) {
 				p.remove(l.Rule)
 			}
-			return true, nil
+			return true
 		}
 		// Anything else is about one connection, accept(2) says.
 	}
-	return true, nil
+	return true
 }
 
 // pause waits until a descriptor may be free.
