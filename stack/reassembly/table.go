@@ -51,11 +51,12 @@ type Stats struct {
 type Table struct {
 	Stats Stats
 
-	limit   int64
 	expired func([]byte)
 	wake    chan struct{} // capacity 1: there is something again
 
 	mu sync.Mutex
+	// +checklocks:mu
+	limit int64
 	// +checklocks:mu
 	packets map[key]*list.Element
 	// +checklocks:mu
@@ -68,7 +69,7 @@ func New(cfg Config) *Table {
 		limit: int64(cfg.Limit), expired: cfg.Expired, wake: make(chan struct{}, 1),
 		packets: make(map[key]*list.Element), order: list.New(),
 	}
-	if t.limit <= 0 {
+	if cfg.Limit <= 0 {
 		t.limit = DefaultLimit
 	}
 	if t.expired == nil {
