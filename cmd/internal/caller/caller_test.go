@@ -151,15 +151,15 @@ func TestSeal(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
-	ctx, caught := Signals(t.Context())
+	ctx, caught := Signals(t.Context()) // under nohup(1) it leaves SIGHUP alone
 	if got := caught(); got != 0 {
 		t.Errorf("before: got %v, want none", got)
 	}
-	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	<-ctx.Done()
-	if got := caught(); got != syscall.SIGHUP {
-		t.Errorf("got %v, want %v", got, syscall.SIGHUP)
+	if got := caught(); got != syscall.SIGTERM {
+		t.Errorf("got %v, want %v", got, syscall.SIGTERM)
 	}
 }
