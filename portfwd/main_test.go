@@ -58,7 +58,7 @@ func newDirectBench(t *testing.T, limits flow.Config, d Direct) *bench {
 	t.Helper()
 	b := &bench{
 		direct: d, refused: make(chan SocketID, 1000),
-		guest: &guest{dialed: make(chan dialed, 100), datagrams: make(chan datagram, 1000)}, flows: flow.New(limits),
+		guest: &guest{dialed: make(chan dialed, 1000), datagrams: make(chan datagram, 1000)}, flows: flow.New(limits),
 	}
 	b.root = t.TempDir()
 	b.table = NewTable(TableConfig{Carrier: b, Sockets: socketsHere, Root: b.openRoot})
