@@ -21,7 +21,7 @@ const resting = time.Millisecond
 func (r *restraint) rest(frames, refused uint64) time.Duration {
 	newFrames, newRefused := frames-r.frames, refused-r.refused
 	r.frames, r.refused = frames, refused
-	if newRefused < newFrames/2 || newFrames == 0 {
+	if newRefused == 0 || 2*newRefused < newFrames {
 		return 0
 	}
 	return resting

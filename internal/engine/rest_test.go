@@ -14,6 +14,7 @@ func TestRestraint(t *testing.T) {
 		want            time.Duration
 	}{
 		{"nothing", 0, 0, 0},
+		{"one that took long", 1, 0, 0},
 		{"all well", 1000, 0, 0},
 		{"few in vain", 2000, 499, 0},
 		{"all in vain", 3000, 1499, resting},
