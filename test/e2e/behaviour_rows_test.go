@@ -89,7 +89,7 @@ func opening() []behaviour {
 			net mend
 			guest2 connect open
 			guest2 send 5
-			server accept
+			server accept used
 			server recv 5
 			guest2 close
 			server recv 1: EOF`},

@@ -150,7 +150,9 @@ func connectWord(p *play, actor string, args []string) (string, error) {
 	return "", p.sockets[actor].finish()
 }
 
-// acceptWord takes a connection from the listener. "accept none" wants none.
+// acceptWord takes a connection from the listener. "accept none" wants none. "accept
+// used" passes over those that end without a byte: a target may have accepted what
+// the guest had given up before.
 func acceptWord(p *play, actor string, args []string) (string, error) {
 	listener, err := p.socket("listener")
 	if err != nil {
@@ -163,6 +165,10 @@ func acceptWord(p *play, actor string, args []string) (string, error) {
 		return "there is one", nil
 	}
 	s, err := listener.accept()
+	for err == nil && len(args) == 1 && args[0] == "used" && !s.isUsed() {
+		s.close()
+		s, err = listener.accept()
+	}
 	if err != nil {
 		return "", err
 	}
@@ -171,6 +177,15 @@ func acceptWord(p *play, actor string, args []string) (string, error) {
 		return "", nil
 	}
 	return p.wrongWay(actor)
+}
+
+// isUsed waits for the first byte, or the end, and tells whether it was a byte.
+func (s *plainSocket) isUsed() bool {
+	if _, err := s.poll(unix.POLLIN, lab.Patience); err != nil {
+		return false
+	}
+	n, _, err := unix.Recvfrom(s.fd, make([]byte, 1), unix.MSG_PEEK)
+	return err == nil && n > 0
 }
 
 // wrongWay says which way the last connection goes if it is not the column's. The
