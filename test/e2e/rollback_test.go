@@ -51,12 +51,8 @@ func TestRollBack(t *testing.T) {
 		t.Run(habit, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			lab.Need(t, lab.IPv6)
-			needTProxy(t, l)
-			w, odd := newOdd(t, l, habit, "--shortcut=on", "-p", "*:8080:80", "-p", "8081:81")
-			guest := networkOf(t, l, w.shell)
-			serveEchoes(t, guest, 81)
-			conversations, links := converse(t, l, guest), guest.Links()
+			w, odd, guest, conversations := converseBeforeOdd(t, l, habit)
+			links := guest.Links()
 			events := taproot(l, "ctl", "web", "events").MustStart()
 			l.Eventually("events are told", func() bool { return strings.Contains(events.Out(), "start") })
 			c := taproot(l, "ctl", "web", "restart", "--binary="+odd)
@@ -76,6 +72,18 @@ func TestRollBack(t *testing.T) {
 			l.Eventually("it is told", func() bool { return strings.Contains(events.Out(), "engine-rolled-back") })
 		})
 	}
+}
+
+// converseBeforeOdd is newOdd with ports that are published, where the guest has
+// connections of all kinds by the shortcut and answers at port 81.
+func converseBeforeOdd(t *testing.T, l *lab.Lab, habit string) (w *web, odd string, guest *lab.Namespace, all []conversation) {
+	t.Helper()
+	lab.Need(t, lab.IPv6)
+	needTProxy(t, l)
+	w, odd = newOdd(t, l, habit, "--shortcut=on", "-p", "*:8080:80", "-p", "8081:81")
+	guest = networkOf(t, l, w.shell)
+	serveEchoes(t, guest, 81)
+	return w, odd, guest, converse(t, l, guest)
 }
 
 // TestRestartSilent: what does not say that it is an engine, or that it is ready, takes
@@ -115,12 +123,7 @@ func TestRestartOtherWords(t *testing.T) {
 		t.Run(habit, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			lab.Need(t, lab.IPv6)
-			needTProxy(t, l)
-			w, odd := newOdd(t, l, habit, "--shortcut=on", "-p", "*:8080:80", "-p", "8081:81")
-			guest := networkOf(t, l, w.shell)
-			serveEchoes(t, guest, 81)
-			conversations := converse(t, l, guest)
+			w, odd, _, conversations := converseBeforeOdd(t, l, habit)
 			w.ctl("restart", "--binary="+odd)
 			for _, c := range conversations {
 				c.wantReset(t)
